@@ -1,0 +1,125 @@
+"""Reads a YAML file, applies `key=value` overrides at any depth, and validates the whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from configs.errors import ConfigError, config_error
+from configs.spec import Spec
+
+SpecT = TypeVar("SpecT", bound=Spec)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML 1.2 numbers (5e-4 is a float) and no duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem=f"the key '{key}' is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# PyYAML follows YAML 1.1, where a float needs a dot: 5e-4 would be text.
+_FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.\d+(?:[eE][-+]?\d+)?|\.(?:inf|Inf|nan|NaN))$")
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:float"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader subclass
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{source}{where}: not readable as YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not readable as YAML: {error}") from None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError if it cannot be read, has duplicate keys or is no mapping."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: cannot be read: not UTF-8 text") from None
+    tree = _parse(text, str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a mapping is expected at the top level, found {type(tree).__name__}")
+    return tree
+
+
+_STEP = re.compile(r"""(?:^|\.)(?P<key>[^.\[\]=]+)|\[(?P<index>-?\d+)\]|\["(?P<quoted>[^"]+)"\]""")
+
+
+def parse_override(text: str) -> tuple[list[int | str], Any]:
+    """`stacks[1].block.mixer.n_heads=8` as its path and value; keys with odd characters are quoted: `layers["-2:"]`."""
+    steps: list[int | str] = []
+    position = 0
+    while match := _STEP.match(text, position):
+        steps.append(int(match["index"]) if match["index"] is not None else match["key"] or match["quoted"])
+        position = match.end()
+    if not steps or text[position : position + 1] != "=":
+        raise ConfigError(f"override '{text}': expected key=value, for example train.lr=1e-3 or stacks[1].n_blocks=4")
+    return steps, _parse(text[position + 1 :], f"override '{text}'")
+
+
+def apply_override(tree: Any, text: str) -> None:
+    """Set one `key=value` in the raw tree; mappings on the way are made, list items must exist."""
+    steps, value = parse_override(text)
+    for number, step in enumerate(steps):
+        is_last = number == len(steps) - 1
+        if isinstance(step, int):
+            if not isinstance(tree, list) or not -len(tree) <= step < len(tree):
+                found = f"a list of {len(tree)}" if isinstance(tree, list) else f"a {type(tree).__name__}"
+                raise ConfigError(f"override '{text}': [{step}] does not exist, there is {found}")
+        elif not isinstance(tree, dict):
+            raise ConfigError(f"override '{text}': '{step}' is no key, there is a {type(tree).__name__}")
+        if is_last:
+            tree[step] = value
+        elif isinstance(step, str):
+            if tree.get(step) is None:
+                tree[step] = {}
+            tree = tree[step]
+        else:
+            tree = tree[step]
+
+
+def validate(spec_class: type[SpecT], tree: Mapping[str, Any], source: str) -> SpecT:
+    """The spec that a raw tree describes; ConfigError with all its problems, each at its path."""
+    try:
+        return spec_class.model_validate(tree)
+    except ValidationError as error:
+        raise config_error(source, error) from None
+
+
+def load(spec_class: type[SpecT], path: str | Path, overrides: Sequence[str] = ()) -> SpecT:
+    """Read, override and validate a YAML file.
+
+    Args:
+        spec_class: what the file describes.
+        path: the YAML file.
+        overrides: `key=value` texts applied before validation, in order.
+
+    Raises:
+        ConfigError: with every problem of the file at once.
+    """
+    tree = read_yaml(path)
+    for text in overrides:
+        apply_override(tree, text)
+    return validate(spec_class, tree, str(path))

@@ -1,0 +1,93 @@
+"""Registry: kinds found by module name, and the spec of each read off its constructor."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainValidator, SerializeAsAny, create_model
+from pydantic_core import PydanticCustomError
+
+from configs.errors import known_names, raise_unknown
+from configs.spec import Spec
+
+
+class Part(Spec):
+    """A component picked by `kind`; its other fields are the keyword arguments of the class behind it."""
+
+    kind: str
+
+    def options(self) -> dict[str, Any]:
+        """The constructor's keyword arguments, without what the rack hands down."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in Part.model_fields}
+
+
+class Registry(Mapping[str, type]):
+    """The classes in the modules of a package: `registry["gated_delta_net"]` is `GatedDeltaNet` in `gated_delta_net.py`.
+
+    A new file is a new kind; nothing is listed anywhere. Hyphens and underscores are the same in a name. `handed_down` are the
+    constructor arguments that whoever builds the part supplies; the others are the part's options, written in its spec.
+    """
+
+    __eq__ = object.__eq__  # a registry is itself, not its contents
+    __hash__ = object.__hash__
+
+    def __init__(self, package: str, noun: str, handed_down: tuple[str, ...] = ()) -> None:
+        self.package = package
+        self.noun = noun
+        self.handed_down = handed_down
+
+    def __iter__(self) -> Iterator[str]:
+        path = importlib.import_module(self.package).__path__
+        return iter(sorted(module.name for module in pkgutil.iter_modules(path)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, kind: object) -> bool:
+        return isinstance(kind, str) and kind.replace("-", "_") in set(self)
+
+    def __getitem__(self, kind: str) -> type:
+        if kind not in self:
+            raise_unknown(self.noun, kind, self)
+        name = kind.replace("-", "_")
+        module = importlib.import_module(f"{self.package}.{name}")
+        spelling = name.replace("_", "")
+        return next(item for title, item in vars(module).items() if isinstance(item, type) and title.lower() == spelling)
+
+    def part(self, value: Any) -> Part:
+        """Validate `{kind: ..., options}` (or a bare kind) against the constructor of that kind."""
+        if isinstance(value, Part):
+            value = value.to_dict()
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+            raise PydanticCustomError("rule", "{text}", {"text": f"a {self.noun} needs a kind; {known_names('', self)}"})
+        if value["kind"] not in self:
+            text = f"unknown {self.noun} '{value['kind']}'; {known_names(value['kind'], self)}"
+            raise PydanticCustomError("rule", "{text}", {"text": text})
+        kind = value["kind"].replace("-", "_")
+        return _part_spec(self[kind], kind, self.handed_down).model_validate({**value, "kind": kind})
+
+    def field(self) -> Any:
+        """The annotation of a spec field that holds a part of this registry, or null where the field's default may be."""
+        return Annotated[SerializeAsAny[Part] | None, PlainValidator(lambda value: None if value is None else self.part(value))]
+
+    def build(self, part: Part, **handed_down: Any) -> Any:
+        """Construct the component; of what is handed down it gets what its constructor names."""
+        component = self[part.kind]
+        names = inspect.signature(component).parameters
+        return component(**part.options(), **{name: value for name, value in handed_down.items() if name in names})
+
+
+@cache
+def _part_spec(component: type, kind: str, handed_down: tuple[str, ...]) -> type[Part]:
+    fields: dict[str, Any] = {"kind": (Literal[kind], kind)}
+    for name, parameter in inspect.signature(component, eval_str=True).parameters.items():
+        if name not in handed_down:
+            fields[name] = (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+    return create_model(f"{component.__name__}Spec", __base__=Part, **fields)

@@ -1,0 +1,60 @@
+"""Spec: frozen, closed data with a fingerprint; the base of everything a user can set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from configs.errors import Problems, known_names, message_of
+
+
+class Spec(BaseModel):
+    """Data that describes a run or a part of one.
+
+    Frozen; unknown keys are errors that suggest the nearest key; equal content gives an equal `fingerprint()`, which names
+    caches, checkpoints and results. `short_forms` are keys that a subclass accepts and expands before validation; they are known
+    to error messages and gone from a saved spec.
+    """
+
+    short_forms: ClassVar[tuple[str, ...]] = ()
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def expand(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+        """Turn short forms into what they stand for; what is wrong with them is added to `problems`, and validation goes on."""
+        del problems
+        return raw
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _validate_all(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        problems = Problems()
+        if isinstance(data, dict):
+            data = cls.expand(dict(data), problems)
+        try:
+            spec = handler(data)
+        except ValidationError as error:
+            for line in error.errors():
+                message = message_of(line)
+                if line["type"] == "extra_forbidden" and len(line["loc"]) == 1:
+                    key = str(line["loc"][0])
+                    message = f"unknown key '{key}'; {known_names(key, [*cls.model_fields, *cls.short_forms])}"
+                problems.add(line["loc"], message, line["input"])
+        problems.raise_if_any(cls.__name__)
+        return spec
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, every default filled in; `type(spec)(**spec.to_dict()) == spec`."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that depend on the content alone."""
+        text = json.dumps([type(self).__name__, self.to_dict()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def __hash__(self) -> int:
+        return int(self.fingerprint(), 16)

@@ -1,0 +1,36 @@
+"""Joins the Ray cluster there is, or starts one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Read by Ray when it is imported, so set before: nothing is reported to anyone, and our own lines stand for Tune's tables.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+import ray
+
+
+@contextmanager
+def cluster() -> Iterator[dict[str, float]]:
+    """Connect for the time of the block; yields the cluster's resources.
+
+    `RAY_ADDRESS` (set by `ray job submit`, or by hand) says which cluster; without it one is started here, on loopback and
+    without a dashboard, and stopped at the end.
+    """
+    if ray.is_initialized():
+        yield ray.cluster_resources()
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.ERROR)
+    else:
+        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()

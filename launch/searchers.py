@@ -1,0 +1,87 @@
+"""Where Ray Tune gets the next trial from: a list, or one Optuna study for each setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+Config = dict[str, Any]
+
+
+class _Searcher(Searcher):
+    """A searcher without saved state: a resumed run is told what is left, by the trial log, when it is made."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class ListSearch(_Searcher):
+    """Hands out given configurations in order."""
+
+    def __init__(self, configs: Sequence[Config], *, metric: str, mode: str) -> None:
+        super().__init__(metric=metric, mode=mode)
+        self._left = list(configs)
+
+    def suggest(self, trial_id: str) -> Config | str:
+        """The next configuration, or the word that there is none."""
+        del trial_id
+        return self._left.pop(0) if self._left else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
+        """A list does not learn."""
+
+
+class StudySearch(_Searcher):
+    """Several Optuna studies side by side, asked in turn, `n_samples` draws each.
+
+    What is best for one setting says nothing about another, so each has a study of its own; all are kept in one journal file,
+    which optuna-dashboard shows. A draw that an interruption cut short is drawn again.
+    """
+
+    def __init__(
+        self,
+        studies: Mapping[str, Config],
+        n_left: Mapping[str, int],
+        space: dict[str, optuna.distributions.BaseDistribution],
+        storage: optuna.storages.BaseStorage,
+        *,
+        metric: str,
+        mode: str,
+    ) -> None:
+        """Give each study its fixed settings (merged into every draw), and how many draws are left in it."""
+        super().__init__(metric=metric, mode=mode)
+        self._fixed = dict(studies)
+        self._searches = {
+            name: OptunaSearch(space, metric=metric, mode=mode, study_name=name, storage=storage, sampler=_sampler(name))
+            for name in studies
+            if n_left[name]
+        }
+        self._left = [name for _, name in sorted((draw, name) for name in studies for draw in range(n_left[name]))]
+        self._study_of: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> Config | str:
+        """A draw of the study whose turn it is."""
+        if not self._left:
+            return str(Searcher.FINISHED)
+        name = self._study_of[trial_id] = self._left.pop(0)
+        return {**self._fixed[name], **self._searches[name].suggest(trial_id)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tell the study how the trial goes."""
+        self._searches[self._study_of[trial_id]].on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Tell the study how the trial ended."""
+        self._searches[self._study_of[trial_id]].on_trial_complete(trial_id, result, error)
+
+
+def _sampler(name: str) -> optuna.samplers.BaseSampler:
+    """TPE, seeded by the study's name; draws under way count as they stand, so that parallel ones spread out."""
+    return optuna.samplers.TPESampler(seed=sum(name.encode()), constant_liar=True)

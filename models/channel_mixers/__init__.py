@@ -1,0 +1,1 @@
+"""The channel mixers: one kind a file, found by its name."""

@@ -1,0 +1,30 @@
+"""The gated perceptron of Shazeer 2020 (arXiv 2002.05202)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.mixer import ChannelMixer
+from models.ops.checks import at_least
+
+
+class SwiGLU(ChannelMixer):
+    """down(SiLU(gate(x)) * up(x)).
+
+    `d_ff` None is 2/3 of 4 * d_model, as many parameters as an MLP has, rounded up to a multiple of 16.
+    """
+
+    def __init__(self, d_model: int, *, d_ff: int | None = None, bias: bool = False) -> None:
+        super().__init__()
+        self.d_ff = -(-(8 * d_model // 3) // 16) * 16 if d_ff is None else d_ff
+        at_least(1, d_ff=self.d_ff)
+        self.gate = nn.Linear(d_model, self.d_ff, bias=bias)
+        self.up = nn.Linear(d_model, self.d_ff, bias=bias)
+        self.down = nn.Linear(self.d_ff, d_model, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the channels: [..., d_model] -> same."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+    def flops(self, seq_len: int) -> int:
+        """Three products."""
+        return 2 * seq_len * 3 * self.up.weight.numel()

@@ -1,0 +1,1 @@
+"""The read-outs of a rack: one kind a file, found by its name."""

@@ -1,0 +1,59 @@
+"""The read-out of the compression task: everything must come back out of one position (Poli et al. 2024, appendix B.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class Autoencoder(nn.Module):
+    """Pools the sequence to one vector and decodes `max_length` positions from it.
+
+    encoding [batch, d_model] + fixed sinusoidal position table [max_length, d_model], then twice norm-linear-GELU, then norm and
+    a linear to the vocabulary. `pooling` takes the last position, the first, or the mean over positions.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        vocab_size: int,
+        max_length: int,
+        make_norm: Callable[[], nn.Module],
+        *,
+        pooling: Literal["last", "first", "mean"] = "last",
+        bias: bool = True,
+    ) -> None:
+        if d_model % 2:
+            raise ValueError(f"d_model {d_model} is odd, but half of the position table is sines and half cosines")
+        super().__init__()
+        self.pooling = pooling
+        self.register_buffer("positions", sinusoidal_positions(max_length, d_model), persistent=False)
+        self.decoder = nn.Sequential(
+            *(layer for _ in range(2) for layer in (make_norm(), nn.Linear(d_model, d_model, bias=bias), nn.GELU()))
+        )
+        self.norm = make_norm()
+        self.output = nn.Linear(d_model, vocab_size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, time, d_model] -> [batch, max_length, vocab_size]."""
+        encoding = {"last": x[:, -1], "first": x[:, 0]}[self.pooling] if self.pooling != "mean" else x.mean(1)
+        decoded = self.decoder(encoding.unsqueeze(1) + self.positions)
+        return self.output(self.norm(decoded))
+
+    def flops(self, seq_len: int) -> int:
+        """Forward floating-point operations for one sequence; the length decoded is fixed."""
+        del seq_len
+        linears = [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
+        return 2 * len(self.positions) * sum(layer.weight.numel() for layer in linears)
+
+
+def sinusoidal_positions(length: int, width: int) -> Tensor:
+    """Sines in the first half of the channels, cosines in the second, wavelengths from 2π to 20000π: [length, width]."""
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half) * (-math.log(10_000.0) / max(half - 1, 1)))
+    angles = torch.arange(length).unsqueeze(1) * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=1)

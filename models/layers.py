@@ -1,0 +1,119 @@
+"""Short forms of backbones: the layer names of the MAD suite, and one norm for all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
+from configs import Problems, Registry, read_yaml
+from configs.errors import Location, known_names
+from models.checks import UNKNOWN_LENGTH, check_part
+from models.registries import CHANNEL_MIXERS, MIXERS
+
+LAYERS = Path(__file__).parent.parent / "configs" / "layers"
+
+
+@cache
+def layer_names() -> tuple[str, ...]:
+    """The names that `layers:` knows: the files in `configs/layers/`."""
+    return tuple(sorted(path.stem for path in LAYERS.glob("*.yaml")))
+
+
+def layer(value: Any) -> tuple[Registry, dict[str, Any]]:
+    """A layer by name (`mh-attention`) or as `{kind: ..., options}`: its registry and raw part; ValueError if unknown."""
+    if isinstance(value, str):
+        name = value.replace("_", "-")
+        if name not in layer_names():
+            raise ValueError(f"unknown layer '{value}'; {known_names(value, layer_names())}")
+        value = read_yaml(LAYERS / f"{name}.yaml")
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        raise ValueError(f"a layer is a name or a mapping with a kind; {known_names('', layer_names())}")
+    for registry in (MIXERS, CHANNEL_MIXERS):
+        if value["kind"] in registry:
+            return registry, value
+    kinds = [*MIXERS, *CHANNEL_MIXERS]
+    raise ValueError(f"unknown kind '{value['kind']}'; {known_names(value['kind'], kinds)}")
+
+
+def expand_layers(raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    """`layers: [mixer, channel mixer, ...]` as `stacks:`; a mixer and the channel mixer after it make one block.
+
+    In a pre-norm rack that is the same function as one residual unit a layer. Problems are reported at the layers' places.
+    """
+    if "layers" not in raw:
+        return raw
+    layers = raw["layers"]
+    if "stacks" in raw:
+        problems.add(("layers",), "give layers or stacks, not both")
+    if not isinstance(layers, list | tuple) or not layers:
+        problems.add(("layers",), "a list of layers is expected", layers)
+        layers = []
+    blocks: list[dict[str, Any]] = []
+    for index, value in enumerate(layers):
+        try:
+            registry, part = layer(value)
+            message = check_raw_part(registry, part, raw)
+        except ValidationError as error:
+            problems.adopt(("layers", index), error)
+            continue
+        except ValueError as error:
+            problems.add(("layers", index), str(error), value)
+            continue
+        if message:
+            problems.add(("layers", index), message)
+        elif registry is MIXERS:
+            blocks.append({"mixer": part, "mlp": None})
+        elif blocks and blocks[-1]["mlp"] is None:
+            blocks[-1]["mlp"] = part
+        else:
+            blocks.append({"mixer": None, "mlp": part})
+    return {**{key: value for key, value in raw.items() if key != "layers"}, "stacks": [{"blocks": blocks or [{}]}]}
+
+
+def check_raw_part(registry: Registry, part: Any, raw: dict[str, Any]) -> str | None:
+    """Why a part of a raw rack cannot be built at the rack's sizes; ValidationError if the part is wrong by itself."""
+    d_model, max_length = raw.get("d_model"), raw.get("max_length") or UNKNOWN_LENGTH
+    sizes_known = all(isinstance(size, int) for size in (d_model, max_length)) and d_model > 0
+    return check_part(registry, registry.part(part), d_model, max_length) if sizes_known else None
+
+
+def raw_blocks(raw: dict[str, Any]) -> Iterator[tuple[Location, dict[str, Any]]]:
+    """The blocks of a raw rack, as far as they are mappings, and where they are written."""
+    stacks = raw.get("stacks")
+    for index, stack in enumerate(stacks if isinstance(stacks, list | tuple) else ()):
+        blocks = stack.get("blocks") if isinstance(stack, dict) else None
+        named = blocks.items() if isinstance(blocks, dict) else enumerate(blocks if isinstance(blocks, list | tuple) else ())
+        single = [(("block",), stack.get("block"))] if isinstance(stack, dict) else []
+        for location, block in (*single, *((("blocks", name), block) for name, block in named)):
+            if isinstance(block, dict):
+                yield ("stacks", index, *location), block
+
+
+def check_blocks(raw: dict[str, Any], problems: Problems) -> None:
+    """Report parts that cannot be built; what is wrong with a part by itself is left to its own validation."""
+    for location, block in raw_blocks(raw):
+        for name, registry in (("mixer", MIXERS), ("mlp", CHANNEL_MIXERS)):
+            try:
+                message = check_raw_part(registry, block[name], raw) if block.get(name) is not None else None
+            except (ValidationError, PydanticCustomError):
+                continue
+            if message:
+                problems.add((*location, name), message)
+
+
+def hand_down_norm(raw: dict[str, Any]) -> dict[str, Any]:
+    """Write the rack's `norm` into every block that does not choose its own."""
+    if "norm" not in raw:
+        return raw
+    raw = copy.deepcopy(raw)
+    for _, block in raw_blocks(raw):
+        if "norm" not in block:
+            for name in ("mixer_norm", "mlp_norm"):
+                block.setdefault(name, raw["norm"])
+    return raw

@@ -1,0 +1,69 @@
+"""The contract of mixers and channel mixers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Mixer(nn.Module):
+    """A map over the sequence: every position may look at (earlier) positions.
+
+    A kind is one file `models/mixers/<kind>.py` with one class. Its constructor takes `d_model` first (and `max_length`,
+    if the parameters depend on it: both are handed down by the rack), then keyword options with defaults; the options'
+    annotations (int, float, bool, str, None, Literal) are the schema that configurations are checked against. Sizes that
+    cannot be are a ValueError naming the option, raised before anything is allocated. Options that were left `None` to be
+    derived are kept resolved in an attribute of the same name. The module also builds on torch's meta device.
+
+    Shapes: `forward(x [batch, time, d_model]) -> [batch, time, d_model]`, causal unless the option says otherwise, for any
+    `time >= 1`, with no loop over single positions and no dependence on data-dependent shapes (so that `torch.func.vmap`
+    over stacked parameters works). Recurrences are computed in float32 also under autocast.
+
+    Mixers with a step form set `has_step = True` and define `initial_state` and `step`; stepping through a sequence gives
+    what `forward` gives, to 1e-5 in float32.
+    """
+
+    has_step = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the sequence: [batch, time, d_model] -> [batch, time, d_model]."""
+        raise NotImplementedError
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The state before the first position (a tensor or a tuple of them), on the device of the parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has no step form")
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Mix one position: ([batch, d_model], state) -> ([batch, d_model], next state)."""
+        raise NotImplementedError(f"{type(self).__name__} has no step form")
+
+    def state_size(self, seq_len: int) -> int:
+        """Numbers kept per sequence to go on after `seq_len` positions, as the MAD protocol counts them.
+
+        The recurrent state, or the key-value cache; the short convolutions' last few inputs are not counted
+        (Poli et al. 2024, section 3).
+        """
+        raise NotImplementedError
+
+    def flops(self, seq_len: int) -> int:
+        """Forward floating-point operations for one sequence of `seq_len` positions; a multiply-add is two.
+
+        Counts the matrix products, convolutions and scans of the form that `forward` runs, not element-wise work.
+        """
+        raise NotImplementedError
+
+
+class ChannelMixer(nn.Module):
+    """A map over the channels of each position alone; a kind is one file in `models/channel_mixers/`.
+
+    The rules for constructors are those of `Mixer`; `forward(x [..., d_model]) -> [..., d_model]`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the channels: [..., d_model] -> [..., d_model]."""
+        raise NotImplementedError
+
+    def flops(self, seq_len: int) -> int:
+        """Forward floating-point operations for `seq_len` positions; a multiply-add is two."""
+        raise NotImplementedError

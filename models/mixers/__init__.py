@@ -1,0 +1,1 @@
+"""The mixers: one kind a file, found by its name."""

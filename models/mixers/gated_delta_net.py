@@ -1,0 +1,102 @@
+"""Gated DeltaNet (Yang, Kautz and Hatamizadeh 2024, arXiv 2412.06464)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.mixer import Mixer
+from models.norms.rmsnorm import RMSNorm
+from models.ops.checks import at_least, scaled, split_evenly
+from models.ops.delta_rule import gated_delta_rule, gated_delta_rule_flops
+from models.ops.heads import split_heads
+from models.ops.precision import in_float32
+from models.ops.short_convolution import ShortConvolutions
+from models.ops.time_steps import inverse_softplus_of_time_steps
+
+DeltaState = tuple[Tensor, tuple[Tensor, ...]]
+
+
+class GatedDeltaNet(Mixer):
+    """A fast-weight memory that decays, and replaces what it held for a key by what it is told.
+
+    S_t = a_t S_{t-1} (I - b_t k_t k_t^T) + b_t v_t k_t^T and y_t = S_t q_t, with unit k and q, b = sigmoid and
+    a = exp(-exp(A_log) softplus(decay(x) + dt_bias)); the output is normalised per head and gated. `d_conv` is the width of
+    the causal short convolutions (with SiLU) on query, key and value (0: none). `expand_v` is the size of values by that of
+    keys, d_model / n_heads.
+    """
+
+    has_step = True
+
+    def __init__(self, d_model: int, *, n_heads: int = 1, expand_v: float = 1.0, d_conv: int = 4) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.d_key = split_evenly("d_model", d_model, parts_name="n_heads", parts=n_heads)
+        self.d_value = scaled("d_model / n_heads", self.d_key, expand_v=expand_v)
+        at_least(0, d_conv=d_conv)
+        values = n_heads * self.d_value
+        self.query = nn.Linear(d_model, d_model, bias=False)
+        self.key = nn.Linear(d_model, d_model, bias=False)
+        self.value = nn.Linear(d_model, values, bias=False)
+        self.rate = nn.Linear(d_model, n_heads, bias=False)
+        self.decay = nn.Linear(d_model, n_heads, bias=False)
+        self.gate = nn.Linear(d_model, values, bias=False)
+        self.output = nn.Linear(values, d_model, bias=False)
+        self.norm = RMSNorm(self.d_value)
+        self.convolutions = ShortConvolutions((d_model, d_model, values), d_conv, silu=True)
+        self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(1, 16).log())
+        self.dt_bias = nn.Parameter(inverse_softplus_of_time_steps(n_heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the sequence: [batch, time, d_model] -> same."""
+        parts = self.convolutions(self.query(x), self.key(x), self.value(x))
+        query, key, value = (split_heads(part, self.n_heads) for part in parts)
+        rate, log_decay = self._rate_and_decay(x)
+        mixed = gated_delta_rule(self._unit(query) / math.sqrt(self.d_key), self._unit(key), value, rate.mT, log_decay.mT)
+        return self._read_out(mixed.transpose(1, 2), x)
+
+    def initial_state(self, batch_size: int) -> DeltaState:
+        """The memory [batch, n_heads, d_key, d_value] and the convolutions' last inputs."""
+        memory = self.A_log.new_zeros(batch_size, self.n_heads, self.d_key, self.d_value)
+        return memory, self.convolutions.initial_state(batch_size)
+
+    def step(self, x: Tensor, state: DeltaState) -> tuple[Tensor, DeltaState]:
+        """Decay the memory, correct it at the key, read it at the query."""
+        memory, inputs = state
+        parts, inputs = self.convolutions.step(inputs, self.query(x), self.key(x), self.value(x))
+        query, key, value = (part.unflatten(-1, (self.n_heads, -1))[..., None, :] for part in parts)
+        query, key = self._unit(query) / math.sqrt(self.d_key), self._unit(key)
+        rate, log_decay = (part[..., None, None] for part in self._rate_and_decay(x))
+        memory = log_decay.exp() * memory
+        memory = memory + key.mT @ (rate * (value - key @ memory))
+        return self._read_out((query @ memory)[..., 0, :], x), (memory, inputs)
+
+    def state_size(self, seq_len: int) -> int:  # noqa: ARG002
+        """The memory of every head."""
+        return self.n_heads * self.d_key * self.d_value
+
+    def flops(self, seq_len: int) -> int:
+        """Projections, short convolutions and the chunked delta rule."""
+        linears = (self.query, self.key, self.value, self.rate, self.decay, self.gate, self.output)
+        projections = 2 * seq_len * sum(linear.weight.numel() for linear in linears)
+        heads = self.n_heads * gated_delta_rule_flops(seq_len, self.d_key, self.d_value)
+        return projections + heads + self.convolutions.flops(seq_len)
+
+    def _rate_and_decay(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., d_model] -> the writing rate and the log decay, [..., n_heads]."""
+        return self.rate(x).sigmoid(), _log_decay(self.decay(x), self.A_log, self.dt_bias)
+
+    def _read_out(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """[..., n_heads, d_value] and the layer's input -> [..., d_model]."""
+        normalised = self.norm(mixed).flatten(-2).to(x.dtype)
+        return self.output(normalised * F.silu(self.gate(x)))
+
+    @staticmethod
+    def _unit(x: Tensor) -> Tensor:
+        return F.normalize(x, dim=-1, eps=1e-6)
+
+
+@in_float32
+def _log_decay(logits: Tensor, log_speed: Tensor, bias: Tensor) -> Tensor:
+    return -log_speed.exp() * F.softplus(logits + bias)

@@ -1,0 +1,87 @@
+"""Mamba: a state-space model whose parameters depend on the input (Gu and Dao 2023, arXiv 2312.00752)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.mixer import Mixer
+from models.ops.checks import at_least
+from models.ops.precision import in_float32
+from models.ops.selective_scan import selective_scan
+from models.ops.short_convolution import ShortConvolution
+from models.ops.time_steps import inverse_softplus_of_time_steps
+
+MambaState = tuple[Tensor, Tensor]
+exact_softplus = in_float32(F.softplus)
+
+
+class Mamba(Mixer):
+    """The selective state-space layer (S6) between a gated pair of projections; it needs no channel mixer after it.
+
+    h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t and y_t = C_t h_t + D u_t, per channel u of `expand` * d_model with `d_state`
+    states; dt, B and C are projections of u, dt through a bottleneck of `dt_rank` (None: d_model / 16, rounded up). u has
+    passed a causal short convolution of width `d_conv` and a SiLU. A starts as the real S4D, -1 ... -d_state.
+    """
+
+    has_step = True
+
+    def __init__(self, d_model: int, *, d_state: int = 16, d_conv: int = 4, expand: int = 2, dt_rank: int | None = None) -> None:
+        super().__init__()
+        self.dt_rank = -(-d_model // 16) if dt_rank is None else dt_rank
+        at_least(1, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=self.dt_rank)
+        self.d_state, self.d_inner = d_state, expand * d_model
+        self.input = nn.Linear(d_model, 2 * self.d_inner, bias=False)
+        self.convolution = ShortConvolution(self.d_inner, d_conv, bias=True, silu=True)
+        self.select = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.time_step = nn.Linear(self.dt_rank, self.d_inner)
+        self.output = nn.Linear(self.d_inner, d_model, bias=False)
+        bound = 1 / math.sqrt(self.dt_rank)
+        nn.init.uniform_(self.time_step.weight, -bound, bound)
+        bias = nn.Parameter(inverse_softplus_of_time_steps(self.d_inner))
+        # The spread of time scales: a model that zeroes the biases of its linears must leave this one.
+        bias.keep_init = True  # type: ignore[attr-defined]
+        self.time_step.bias = bias
+        # States before channels, so that the long axis is the contiguous one.
+        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log()[:, None].repeat(1, self.d_inner))
+        self.D = nn.Parameter(torch.ones(self.d_inner))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the sequence: [batch, time, d_model] -> same."""
+        inner, gate = self.input(x).chunk(2, dim=-1)
+        inner = self.convolution(inner)
+        steps, write, read, speed = self._select(inner)
+        return self._read_out(selective_scan(steps, inner, write, read, speed), inner, gate)
+
+    def initial_state(self, batch_size: int) -> MambaState:
+        """The states [batch, d_state, d_inner] and the convolution's last inputs."""
+        return self.A_log.new_zeros(batch_size, self.d_state, self.d_inner), self.convolution.initial_state(batch_size)
+
+    def step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
+        """One step of the recurrence."""
+        states, inputs = state
+        inner, gate = self.input(x).chunk(2, dim=-1)
+        inner, inputs = self.convolution.step(inner, inputs)
+        steps, write, read, speed = self._select(inner)
+        added = write[..., None] * (steps * inner)[..., None, :]
+        states = (steps[..., None, :] * speed).exp() * states + added
+        return self._read_out((read[..., None] * states).sum(-2), inner, gate), (states, inputs)
+
+    def state_size(self, seq_len: int) -> int:  # noqa: ARG002
+        """The states of every channel."""
+        return self.d_inner * self.d_state
+
+    def flops(self, seq_len: int) -> int:
+        """Projections, the short convolution, and three multiply-adds a state: input, recurrence, read-out."""
+        linears = (self.input, self.select, self.time_step, self.output)
+        scan = 3 * self.d_inner * self.d_state
+        return 2 * seq_len * (sum(linear.weight.numel() for linear in linears) + scan) + self.convolution.flops(seq_len)
+
+    def _select(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[..., d_inner] -> time steps [..., d_inner], B and C [..., d_state], and A [d_state, d_inner]."""
+        steps, write, read = self.select(inner).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
+        return exact_softplus(self.time_step(steps)), write, read, -self.A_log.exp()
+
+    def _read_out(self, mixed: Tensor, inner: Tensor, gate: Tensor) -> Tensor:
+        return self.output((mixed.to(inner.dtype) + self.D.to(inner.dtype) * inner) * F.silu(gate))

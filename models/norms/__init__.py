@@ -1,0 +1,1 @@
+"""The normalisations: one kind a file, found by its name."""

@@ -1,0 +1,1 @@
+"""Operations that several mixers share; torch alone."""

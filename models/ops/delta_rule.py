@@ -1,0 +1,61 @@
+"""The gated delta rule (Yang, Kautz and Hatamizadeh 2024, arXiv 2412.06464), in chunks."""
+
+import torch
+from torch import Tensor
+
+from models.ops.chunks import in_chunks, join_chunks
+from models.ops.precision import in_float32
+
+CHUNK = 64
+
+
+@in_float32
+def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, rate: Tensor, log_decay: Tensor) -> Tensor:
+    """y_t = q_t S_t with S_t = a_t S_{t-1} + k_t u_t^T, where u_t = rate_t (v_t - a_t k_t S_{t-1}) and a_t = exp(log_decay_t).
+
+    Shapes: query and key [..., time, d_key] (keys of length at most 1), value [..., time, d_value], rate and log_decay
+    [..., time], log_decay <= 0 -> [..., time, d_value].
+
+    Within a chunk that starts at S, with g the cumulative log decay, (I + A) U = rate (V - e^g K S) where
+    A_ts = rate_t e^(g_t - g_s) k_t k_s for s < t: one triangular solve for both right-hand sides (the UT transform).
+    """
+    time = query.shape[-2]
+    chunk = min(CHUNK, time)
+    query, key, value, rate, log_decay = (
+        in_chunks(part, chunk) for part in (query, key, value, rate[..., None], log_decay[..., None])
+    )
+    total = log_decay.cumsum(-2)
+    lower = torch.ones(chunk, chunk, dtype=torch.bool, device=query.device).tril()
+    # Differences before the exponential, and never a positive one: nothing to overflow.
+    decay = (total - total.mT).masked_fill(~lower, -torch.inf).exp()
+    coupling = (rate * decay * (key @ key.mT)).tril(-1)
+    sources = torch.cat((rate * value, rate * total.exp() * key), dim=-1)
+    solved = torch.linalg.solve_triangular(coupling, sources, upper=False, unitriangular=True)
+    written, erased = solved.split((value.shape[-1], key.shape[-1]), dim=-1)
+    scores = decay * (query @ key.mT)
+    if time <= CHUNK:
+        return join_chunks(scores @ written, time)
+    to_end = (total[..., -1:, :] - total).exp() * key
+    states, updates = _through_chunks(written, erased, to_end, total[..., -1:, :].exp())
+    return join_chunks(scores @ updates + (total.exp() * query) @ states, time)
+
+
+def _through_chunks(written: Tensor, erased: Tensor, to_end: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
+    """The state before each chunk [..., n_chunks, d_key, d_value], and what its positions write, U."""
+    state = torch.zeros_like(to_end[..., 0, :, :].mT @ written[..., 0, :, :])
+    states, updates = [], []
+    for write, erase, key, fade in zip(*(part.unbind(-3) for part in (written, erased, to_end, decay)), strict=True):
+        update = write - erase @ state
+        states.append(state)
+        updates.append(update)
+        state = fade * state + key.mT @ update
+    return torch.stack(states, dim=-3), torch.stack(updates, dim=-3)
+
+
+def gated_delta_rule_flops(time: int, d_key: int, d_value: int) -> int:
+    """Forward operations for one head, padding included; the solve is one product with a triangle."""
+    chunk = min(CHUNK, time)
+    n_chunks = -(-time // chunk)
+    products = 2 * chunk**2 * (2 * d_key + d_value) + chunk**2 * (d_key + d_value)
+    states = 6 * chunk * d_key * d_value if n_chunks > 1 else 0
+    return n_chunks * (products + states)

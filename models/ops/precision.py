@@ -1,0 +1,28 @@
+"""Recurrences are computed in float32, whatever the precision around them."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Call `function` outside autocast and with its half-precision tensors as float32; float64 stays what it is."""
+
+    @wraps(function)
+    def exact(*tensors: Any, **options: Any) -> Any:
+        device = next(value.device.type for value in tensors if isinstance(value, Tensor))
+        tensors = tuple(_widen(value) for value in tensors)
+        if device == "meta":
+            return function(*tensors, **options)
+        with torch.autocast(device, enabled=False):
+            return function(*tensors, **options)
+
+    return exact
+
+
+def _widen(value: Any) -> Any:
+    is_half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if is_half else value

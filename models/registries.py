@@ -1,0 +1,9 @@
+"""The four registries a rack is put together from."""
+
+from configs import Registry
+
+# What must agree over a whole rack is given by the rack and never written in a part.
+MIXERS = Registry("models.mixers", "mixer", ("d_model", "max_length"))
+CHANNEL_MIXERS = Registry("models.channel_mixers", "channel mixer", ("d_model", "max_length"))
+NORMS = Registry("models.norms", "norm", ("d_model",))
+HEADS = Registry("models.heads", "head", ("d_model", "vocab_size", "max_length", "make_norm"))

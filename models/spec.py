@@ -1,0 +1,140 @@
+"""The description of a model: rack, stacks, blocks as specs. What a configuration file says about a model is said here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import Discriminator, Field, PositiveInt, PrivateAttr, Tag, model_validator
+
+from configs import Problems, Spec
+from configs.registry import Part
+from models.checks import UNKNOWN_LENGTH, check_part, check_shares
+from models.layers import check_blocks, expand_layers, hand_down_norm
+from models.patterns import PatternItem, Placed, expand_blocks
+from models.registries import CHANNEL_MIXERS, HEADS, MIXERS, NORMS
+
+if TYPE_CHECKING:
+    from models.rack import Rack
+
+
+def _rms_norm() -> Part:
+    return NORMS.part("rmsnorm")
+
+
+class BlockSpec(Spec):
+    """norm + mixer + norm + channel mixer with residuals; each part may be null.
+
+    `norm` is short for both norms. `share` names a group of blocks that are one block, used several times.
+    """
+
+    short_forms = ("norm",)
+    mixer: MIXERS.field() = None  # type: ignore[valid-type]
+    mlp: CHANNEL_MIXERS.field() = None  # type: ignore[valid-type]
+    mixer_norm: NORMS.field() = Field(default_factory=_rms_norm)  # type: ignore[valid-type]
+    mlp_norm: NORMS.field() = Field(default_factory=_rms_norm)  # type: ignore[valid-type]
+    mixer_post_norm: NORMS.field() = None  # type: ignore[valid-type]
+    mlp_post_norm: NORMS.field() = None  # type: ignore[valid-type]
+    output_scale: float = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    share: str | None = None
+
+    @classmethod
+    def expand(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+        """Expand `norm`."""
+        del problems
+        if "norm" not in raw:
+            return raw
+        norms = dict.fromkeys(("mixer_norm", "mlp_norm"), raw["norm"])
+        return {**norms, **{key: value for key, value in raw.items() if key != "norm"}}
+
+
+Blocks = Annotated[
+    Annotated[dict[str, BlockSpec], Tag("<named>")] | Annotated[tuple[BlockSpec, ...], Tag("<listed>")],
+    Discriminator(lambda value: "<listed>" if isinstance(value, list | tuple) else "<named>"),
+]
+
+
+class StackSpec(Spec):
+    """Blocks in a row, said in one of three ways.
+
+    - `block` and `n_blocks`: one block, repeated;
+    - `pattern` of names in `blocks`, repeated and cut to `n_blocks` (once through, if not given); an entry may be a pattern
+      itself, as a list or as `{pattern: [...], n_blocks: 4}`;
+    - `blocks` as a list.
+
+    `layers` overrides single blocks by index or slice of the stack: `{"0": {...}, "-2:": {mixer: {n_heads: 8}}}`, later ones win.
+    """
+
+    n_blocks: PositiveInt | None = None
+    block: BlockSpec | None = None
+    pattern: Annotated[tuple[PatternItem, ...], Field(min_length=1)] | None = None
+    blocks: Blocks | None = None
+    layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    _placed: tuple[Placed, ...] = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _expand(self) -> Self:
+        self._placed = expand_blocks(self, BlockSpec)
+        return self
+
+    def expanded(self) -> tuple[BlockSpec, ...]:
+        """The blocks, first block first, with patterns laid out and overrides applied."""
+        return tuple(placed.block for placed in self._placed)
+
+    def placed(self) -> tuple[Placed, ...]:
+        """The same blocks, each with the place in the spec that it comes from."""
+        return self._placed
+
+
+class BackboneSpec(Spec):
+    """The stacks of a rack, without embedding and head: what is compared between architectures.
+
+    `layers: [mh-attention, swiglu, ...]` is short for one stack of the MAD suite's layers, each a pre-norm residual unit.
+    `norm` is the kind of every norm that a block does not choose itself. `init_std` draws the weights of all linears from a normal
+    distribution; null keeps each layer's own initialisation.
+    """
+
+    short_forms = ("layers",)
+    d_model: PositiveInt
+    norm: NORMS.field() = Field(default_factory=_rms_norm)  # type: ignore[valid-type]
+    stacks: Annotated[tuple[StackSpec, ...], Field(min_length=1)]
+    init_std: Annotated[float, Field(gt=0)] | None = None
+
+    @classmethod
+    def expand(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+        """Expand `layers` and `norm`; check blocks here too, so that parts that do not fit are reported beside misspelt keys."""
+        raw = hand_down_norm(expand_layers(raw, problems))
+        check_blocks(raw, problems)
+        return raw
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        max_length = getattr(self, "max_length", UNKNOWN_LENGTH)
+        messages = {
+            ("stacks", index, *placed.location, name): check_part(registry, part, self.d_model, max_length)
+            for index, stack in enumerate(self.stacks)
+            for placed in stack.placed()
+            for name, registry, part in (("mixer", MIXERS, placed.block.mixer), ("mlp", CHANNEL_MIXERS, placed.block.mlp))
+        }
+        problems = Problems()
+        for location, message in messages.items():
+            if message:
+                problems.add(location, message)
+        check_shares(problems, [block for stack in self.stacks for block in stack.expanded()])
+        problems.raise_if_any(type(self).__name__)
+        return self
+
+
+class RackSpec(BackboneSpec):
+    """A whole model. `max_length` is needed by parts whose parameters depend on it (hyena, the autoencoder head)."""
+
+    vocab_size: PositiveInt
+    max_length: PositiveInt | None = None
+    tie_embeddings: bool = False
+    head: HEADS.field() = Field(default_factory=lambda: HEADS.part("language_model"))  # type: ignore[valid-type]
+
+    def build(self, seed: int = 0) -> Rack:
+        """The model, in training mode, on the current default device; the same seed gives the same weights."""
+        from models.build import build
+
+        return build(self, seed)

@@ -1,0 +1,114 @@
+"""The commands `check` and `show`: whether configuration files are right, and what they amount to."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from configs import ConfigError, Spec, read_yaml
+from configs.load import apply_override, validate
+from models import BackboneSpec, RackSpec
+from models.cost import RackCost, cost
+from models.layers import layer
+from search.mad.job import n_expected
+from search.mad.spec import MadSpec
+from search.mad.task import TaskSpec
+from search.progress import make_console
+
+JOBS: dict[str, type[Spec]] = {"mad": MadSpec}
+
+
+def add_check(jobs: Any) -> None:
+    """The arguments of the command `check`."""
+    parser = jobs.add_parser("check", help="validate configuration files; nothing is built or run")
+    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser.set_defaults(run=run_check)
+
+
+def add_show(jobs: Any) -> None:
+    """The arguments of the command `show`."""
+    parser = jobs.add_parser("show", help="print a configuration with every default filled in, and what each part costs")
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("--seq-len", type=int, metavar="N", help="positions that states and operations are counted for")
+    parser.set_defaults(run=run_show)
+
+
+def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
+    """The spec in a file, whichever kind it is of: a job names itself by `job:`, a layer by `kind:`, a task by `task:`."""
+    tree = read_yaml(path)
+    for text in overrides:
+        apply_override(tree, text)
+    if "job" in tree:
+        if tree["job"] not in JOBS:
+            raise ConfigError(f"{path}: job: unknown job '{tree['job']}'. Known: {', '.join(JOBS)}")
+        return validate(JOBS[tree["job"]], tree, str(path))
+    if "task" in tree:
+        return validate(TaskSpec, tree, str(path))
+    if "kind" in tree:
+        try:
+            layer(tree)
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        validate(BackboneSpec, {"d_model": 128, "layers": [tree]}, str(path))  # the suite's width, where the defaults belong
+        registry, part = layer(tree)
+        return registry.part(part)
+    return validate(RackSpec, tree, str(path))
+
+
+def run_check(arguments: argparse.Namespace, overrides: Sequence[str], execute: object) -> int:
+    """Say of each file whether it is right; status 2 if any is not."""
+    del execute
+    n_wrong = 0
+    for path in arguments.configs:
+        try:
+            read_spec(path, overrides)
+            print(f"{path}: ok")
+        except ConfigError as error:
+            n_wrong += 1
+            print(error, file=sys.stderr)
+    return 2 if n_wrong else 0
+
+
+def run_show(arguments: argparse.Namespace, overrides: Sequence[str], execute: object) -> int:
+    """Print the resolved tree and the cost of every part."""
+    del execute
+    spec, console = read_spec(arguments.config, overrides), make_console()
+    print(yaml.safe_dump(spec.to_dict(), sort_keys=False, width=130), end="")
+    print(f"# fingerprint {spec.fingerprint()}")
+    if isinstance(spec, RackSpec):
+        seq_len = arguments.seq_len or spec.max_length or 1024
+        print_cost(console, "rack", cost(spec, seq_len), seq_len)
+    if isinstance(spec, MadSpec):
+        for setting in spec.settings():
+            if setting.change == "baseline" and setting.spec.rack is not None:
+                seq_len = arguments.seq_len or setting.spec.setting.instance().seq_len
+                print_cost(console, f"{setting.architecture} on {setting.task}", cost(setting.spec.rack, seq_len), seq_len)
+        print(f"{n_expected(spec):,} trials, at most {sum(trial.spec.n_steps for trial in spec.trials()):,} optimizer steps")
+    return 0
+
+
+def print_cost(console: Console, title: str, costed: RackCost, seq_len: int) -> None:
+    """The table of a rack's parts."""
+    table = Table(title=f"{title}, sequences of {seq_len}", title_justify="left", title_style="bold")
+    table.add_column("part", no_wrap=True)
+    table.add_column("kind")
+    for name in ("parameters", "state", "FLOPs/token"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in costed.parts:
+        options = ", ".join(f"{name}={value}" for name, value in part.options.items())
+        state = f"{part.state:,}" if part.state else ""
+        table.add_row(
+            part.path, f"{part.kind}({options})", f"{part.n_parameters:,}", state, f"{part.flops:,.0f}" if part.flops else ""
+        )
+    table.add_section()
+    table.add_row("in all", "", f"{costed.n_parameters:,}", f"{costed.state:,}", f"{costed.flops:,.0f}")
+    console.print(table)
+    for warning in costed.warnings:
+        console.print(f"warning: {warning}", markup=False)

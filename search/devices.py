@@ -1,0 +1,42 @@
+"""Which device a run uses, in which precision, on how many threads."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def resolve_device(device: Device) -> torch.device:
+    """`auto` is CUDA where there is one; ValueError if `cuda` is asked for and missing."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch sees no CUDA device here; give 'auto' or 'cpu'")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """`auto` is bf16 autocast on CUDA and float32 on a CPU, where bf16 is slower than float32."""
+    if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def use_one_thread() -> None:
+    """One thread for this process: trials run side by side, and two processes of two threads each run 2-30x slower than of one."""
+    torch.set_num_threads(1)
+
+
+def hardware() -> str:
+    """The name of what trials run on here, for the results."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")  # Linux alone; elsewhere the architecture has to do
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

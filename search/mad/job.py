@@ -1,0 +1,134 @@
+"""The MAD job: run what is left, then sum up. Who runs the trials, this process or Ray Tune, is a parameter."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs import ConfigError
+from models.cost import RackCost, cost
+from search.devices import resolve_device
+from search.mad.report import print_scores, save_picture
+from search.mad.scores import score, to_summary
+from search.mad.spec import MadSpec
+from search.mad.trial import MakeModel, Row, Trial, run_trials
+from search.progress import Progress, label
+from search.results import TrialLog, run_folder, to_json, write_parquet, write_text
+
+Execute = Callable[[MadSpec, TrialLog, Path, Progress, MakeModel | None], None]
+
+
+def run(spec: MadSpec, out: Path, execute: Execute | None = None, make_model: MakeModel | None = None) -> int:
+    """Run the trials that the folder does not hold yet, print the table, and return the exit status.
+
+    0 if every trial ran (one that diverged did run, and is reported), 1 if any failed. Interrupted or killed, the same call goes
+    on where it stopped; trials that failed are tried again.
+
+    Args:
+        spec: the run.
+        out: its folder.
+        execute: runs what is left and adds each row to the log; None runs the trials in this process, one after the other.
+        make_model: builds the architectures that are null in the spec.
+
+    Raises:
+        ConfigError: if the folder belongs to another run, or an architecture is null and there is no `make_model`.
+    """
+    if make_model is None and None in spec.architectures.values():
+        raise ConfigError("architectures: null stands for a model given by the caller of search.benchmark")
+    with run_folder(out, spec):
+        log = TrialLog(out / "trials.jsonl")
+        n_trials, n_done = n_expected(spec), sum(row["status"] != "failed" for row in log.rows.values())
+        progress = Progress(n_trials, n_done)
+        if log.n_torn:
+            progress.say(f"{log.path.name}: {log.n_torn} line(s) cut short by a kill were dropped; those trials run again")
+        if n_done >= n_trials:
+            progress.say(f"all {n_trials} trials are finished")
+        else:
+            if n_done:
+                progress.say(f"going on: {n_done} of {n_trials} trials are finished")
+            with progress:
+                (execute or execute_here)(spec, log, out, progress, make_model)
+        return finish(spec, log, out)
+
+
+def n_expected(spec: MadSpec) -> int:
+    """How many trials the run consists of."""
+    if spec.sweep.method == "optuna":
+        return sum(1 for _ in spec.settings()) * len(spec.seeds) * spec.sweep.n_samples
+    return len(spec.trials())
+
+
+def execute_here(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_model: MakeModel | None = None) -> None:
+    """Run what is left in this process; a trial that raises becomes a row that says so, and the next one starts."""
+    if spec.sweep.method != "grid" or spec.sweep.asha:
+        raise ConfigError("sweep.method optuna and sweep.asha are scheduled by Ray Tune: use python -m launch mad")
+
+    def moved(trial: Trial, row: dict[str, float]) -> None:
+        progress.moved(trial.spec.fingerprint(), label(trial.labels()), row, trial.spec.n_steps)
+
+    for pack in packs(remaining(spec, log), pack_size(spec)):
+        try:
+            rows = run_trials(pack, make_model=make_model, on_evaluation=moved, **trial_options(spec, out))
+        except Exception:  # noqa: BLE001 - whatever a mixer raises is that trial's result
+            rows = failed_rows(pack, traceback.format_exc())
+        for row in rows:
+            log.add(row)
+            progress.finished(row)
+
+
+def remaining(spec: MadSpec, log: TrialLog) -> list[Trial]:
+    """The trials of the grid without a row, or with one that failed; each only once."""
+    done = {key for key, row in log.rows.items() if row["status"] != "failed"}
+    left = {trial.spec.fingerprint(): trial for trial in spec.trials()}
+    return [trial for key, trial in left.items() if key not in done]
+
+
+def pack_size(spec: MadSpec) -> int:
+    """How many trials are trained as one model: `auto` packs on a GPU; on a CPU one process a trial is faster."""
+    if spec.packing == "auto":
+        return spec.pack_size if resolve_device(spec.train.device).type == "cuda" else 1
+    return spec.pack_size if spec.packing == "always" else 1
+
+
+def packs(trials: Sequence[Trial], size: int) -> Iterator[list[Trial]]:
+    """Neighbours that differ in learning rate, weight decay and seed alone, at most `size` together."""
+    pack: list[Trial] = []
+    for trial in trials:
+        if pack and (len(pack) == size or trial.at(0, 1.0, 0.0).spec != pack[0].at(0, 1.0, 0.0).spec):
+            yield pack
+            pack = []
+        pack.append(trial)
+    if pack:
+        yield pack
+
+
+def trial_options(spec: MadSpec, out: Path) -> dict[str, Any]:
+    """What `run_trials` needs beside the trials."""
+    data_folder = None if spec.data_folder is None else Path(spec.data_folder)
+    return {"folder": out / "checkpoints", "data_folder": data_folder, "save_weights": spec.save_weights}
+
+
+def failed_rows(trials: Sequence[Trial], error: str) -> list[Row]:
+    """Rows for trials that raised."""
+    return [{**trial.labels(), "status": "failed", "error": error, "history": []} for trial in trials]
+
+
+def finish(spec: MadSpec, log: TrialLog, out: Path) -> int:
+    """Write the summary, the Parquet file and the picture; print the table; the exit status."""
+    rows = list(log.rows.values())
+    scores = score(spec, rows)
+    costs = baseline_costs(spec)
+    sizes = {name: {"n_parameters": costed.n_parameters, "state": costed.state} for name, costed in costs.items()}
+    write_text(out / "results.json", to_json(to_summary(scores, sizes)) + "\n")
+    write_parquet(rows, out / "trials.parquet")
+    save_picture(scores, out / "scores.png")
+    print_scores(scores, costs, out)
+    return 1 if "failed" in scores.problems() else 0
+
+
+def baseline_costs(spec: MadSpec) -> dict[str, RackCost]:
+    """The cost of each architecture at the baseline of the run's first task."""
+    first = {trial.architecture: trial.spec for trial in reversed(list(spec.settings())) if trial.spec.rack is not None}
+    return {name: cost(trial.rack, trial.setting.instance().seq_len) for name, trial in first.items() if trial.rack is not None}

@@ -1,0 +1,132 @@
+"""What a MAD run is: architectures, task settings, the grid, the mode; expanded on load to the trials it consists of."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from configs import Problems, Spec
+from configs.merge import merge
+from models import BackboneSpec
+from search.mad.task import TaskSpec, expand_tasks
+from search.mad.trial import Trial, TrialSpec, rack_for
+from search.member import TrainSpec
+
+# Each mode fills in what the file leaves out. `mad` is what the reference code does: macro accuracy a batch, model selection
+# and stopping on the test set itself, one seed. `clean` is what one would publish.
+MODES: dict[str, dict[str, Any]] = {
+    "mad": {
+        "seeds": [12345],
+        "train": {"stop_at": 0.999, "stop_metric": "macro_accuracy", "select_metric": "perplexity"},
+    },
+    "clean": {
+        "seeds": [0, 1, 2],
+        "train": {"stop_at": 0.999, "stop_metric": "accuracy", "select_metric": "loss"},
+    },
+}
+
+
+class SweepSpec(Spec):
+    """Which learning rates and weight decays are tried.
+
+    `grid` takes every pair. `optuna` draws `n_samples` pairs for each setting and seed: the rate log-uniform between the lowest
+    and the highest of `lrs`, the decay likewise (from 1e-4 up, where the lowest is 0). `asha` stops trials early that are behind
+    the others of their setting after `grace_epochs`. Both are Ray Tune's work: `python -m launch mad`.
+    """
+
+    method: Literal["grid", "optuna"] = "grid"
+    n_samples: PositiveInt = 12
+    asha: bool = False
+    grace_epochs: PositiveInt = 10
+
+
+class WorkerSpec(Spec):
+    """What a Ray worker gets, and how often a trial that died is tried again; a run in this process has no workers.
+
+    `gpus` may be a fraction; null is one GPU where there are any and packing is on, else none.
+    """
+
+    cpus: PositiveFloat = 1
+    gpus: NonNegativeFloat | None = None
+    max_concurrent: PositiveInt | None = None
+    max_failures: NonNegativeInt = 1
+
+
+class MadSpec(Spec):
+    """One run of the MAD suite.
+
+    `architectures` maps names to backbones; a list of layers is short for `{layers: [...]}`, and `d_model` (128, if not given) is
+    handed down to those that give none. `tasks` is a list of names, or a mapping from names to what differs from
+    `configs/tasks/<name>.yaml`. `changes` keeps, in every task, `all` difficulty changes, `none` (baselines alone), or those listed.
+    `mode` fills in seeds, stop rule and model selection (`MODES`). Up to `pack_size` trials that differ in rate, decay and seed
+    alone are trained as one; `packing: auto` does so on a GPU, where it pays.
+    """
+
+    short_forms = ("changes", "d_model")
+    job: Literal["mad"] = "mad"
+    mode: Literal["mad", "clean"] = "clean"
+    architectures: Annotated[dict[str, BackboneSpec | None], Field(min_length=1)]
+    tasks: Annotated[dict[str, TaskSpec], Field(min_length=1)]
+    lrs: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1e-4, 5e-4, 1e-3)
+    weight_decays: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0, 0.1)
+    sweep: SweepSpec = SweepSpec()
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+    epochs: PositiveInt = 200
+    batch_size: PositiveInt = 128
+    train: TrainSpec
+    packing: Literal["auto", "always", "never"] = "auto"
+    pack_size: PositiveInt = 6
+    data_folder: str | None = None
+    save_weights: bool = False
+    workers: WorkerSpec = WorkerSpec()
+
+    @classmethod
+    def expand(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+        """Expand the mode, the names of tasks, the layers of architectures."""
+        raw = merge(MODES.get(str(raw.get("mode", "clean")), {}), raw)
+        d_model, changes = raw.pop("d_model", 128), raw.pop("changes", "all")
+        if isinstance(raw.get("tasks"), list | tuple):
+            raw["tasks"] = {str(name): {} for name in raw["tasks"]}
+        if isinstance(raw.get("tasks"), dict):
+            raw["tasks"] = expand_tasks(raw["tasks"], changes, problems)
+        if isinstance(raw.get("architectures"), dict):
+            raw["architectures"] = {str(name): _backbone(value, d_model) for name, value in raw["architectures"].items()}
+        return raw
+
+    @model_validator(mode="after")
+    def _check_racks(self) -> Self:
+        problems = Problems()
+        for name, backbone in self.architectures.items():
+            for task in self.tasks.values() if backbone is not None else ():
+                try:
+                    rack_for(backbone, task)
+                except ValidationError as error:
+                    problems.adopt(("architectures", name), error)
+                    break
+        problems.raise_if_any("MadSpec")
+        return self
+
+    def trials(self) -> list[Trial]:
+        """All trials of the grid, those that can be packed together next to each other."""
+        points = list(itertools.product(self.seeds, self.lrs, self.weight_decays))
+        return [trial.at(seed, lr, decay) for trial in self.settings() for seed, lr, decay in points]
+
+    def settings(self) -> Iterator[Trial]:
+        """Every architecture on every task setting, at the first point of the grid."""
+        shared = self.model_dump(include={"mode", "epochs", "batch_size", "train"})
+        first = {"seed": self.seeds[0], "lr": self.lrs[0], "weight_decay": self.weight_decays[0]}
+        for architecture, backbone in self.architectures.items():
+            for task_name, task in self.tasks.items():
+                for change, setting in task.settings().items():
+                    model = {"model_id": architecture} if backbone is None else {"rack": rack_for(backbone, setting)}
+                    spec = TrialSpec(setting=setting, **model, **shared, **first)
+                    yield Trial(architecture, task_name, change, spec)
+
+
+def _backbone(value: Any, d_model: Any) -> Any:
+    if isinstance(value, list | tuple):
+        value = {"layers": value}
+    return {"d_model": d_model, **value} if isinstance(value, dict) else value

@@ -1,0 +1,120 @@
+"""Members of a training run: what each one is trained with, what became of it, and how it is kept on disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from configs import Spec
+from search import checkpoint
+from search.devices import Device, Precision
+from search.schedules import ScheduleSpec
+
+Status = Literal["running", "solved", "stopped", "finished", "diverged"]
+
+
+class TrainSpec(Spec):
+    """How members are trained; learning rate and weight decay are the members' own.
+
+    A member stops as `solved` when `stop_metric` exceeds `stop_at`, as `stopped` when it has not improved for `patience`
+    evaluations. The best weights are those with the lowest `select_metric`.
+    """
+
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    schedule: ScheduleSpec = ScheduleSpec()
+    grad_clip: PositiveFloat | None = None
+    stop_at: float | None = None
+    stop_metric: Literal["accuracy", "macro_accuracy"] = "accuracy"
+    select_metric: Literal["loss", "perplexity"] = "loss"
+    patience: PositiveInt | None = None
+    device: Device = "auto"
+    precision: Precision = "auto"
+
+
+class Batches(Protocol):
+    """Training data: the batch of any step, as a pure function of the step, on the device."""
+
+    def __getitem__(self, step: int, /) -> tuple[Tensor, Tensor]:
+        """Inputs [batch, time] and targets [batch, time]."""
+        ...
+
+
+@dataclass
+class Member:
+    """One model in training, and what became of it."""
+
+    model: nn.Module
+    batches: Batches
+    lr: float
+    weight_decay: float
+    status: Status = "running"
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    evaluations_without_gain: int = 0
+
+    def record(self, row: dict[str, float], spec: TrainSpec, *, is_last: bool) -> None:
+        """Take in one evaluation: keep the best weights, and decide whether to go on."""
+        self.history.append(row)
+        self.step = int(row["step"])
+        if not (math.isfinite(row["train_loss"]) and math.isfinite(row[spec.select_metric])):
+            self.status = "diverged"
+            return
+        peak = max((earlier[spec.stop_metric] for earlier in self.history[:-1]), default=-math.inf)
+        self.evaluations_without_gain = 0 if row[spec.stop_metric] > peak else self.evaluations_without_gain + 1
+        if not self.best or row[spec.select_metric] < self.best[spec.select_metric]:
+            self.best = row
+            self.best_weights = {name: tensor.clone() for name, tensor in checkpoint.weights(self.model).items()}
+        if spec.stop_at is not None and row[spec.stop_metric] > spec.stop_at:
+            self.status = "solved"
+        elif spec.patience is not None and self.evaluations_without_gain >= spec.patience:
+            self.status = "stopped"
+        elif is_last:
+            self.status = "finished"
+
+
+_JSON_FIELDS = ("status", "step", "seconds", "history", "best", "evaluations_without_gain")
+
+
+def save_members(path: Path, members: Sequence[Member], optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write everything that the run goes on from."""
+    tensors: dict[str, Tensor] = {}
+    for index, member in enumerate(members):
+        tensors |= {f"{index}.model.{name}": tensor for name, tensor in checkpoint.weights(member.model).items()}
+        tensors |= {f"{index}.best.{name}": tensor for name, tensor in member.best_weights.items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+    state = {"step": step, "members": [{name: getattr(member, name) for name in _JSON_FIELDS} for member in members]}
+    checkpoint.save(path, tensors, state)
+
+
+def restore_members(path: Path, members: Sequence[Member], optimizer: torch.optim.Optimizer, device: torch.device) -> int:
+    """Put members and optimizer back to where they were saved; returns the step."""
+    tensors, state = checkpoint.load(path, device)
+    for index, (member, saved) in enumerate(zip(members, state["members"], strict=True)):
+        for name, value in saved.items():
+            setattr(member, name, value)
+        for kind in ("model", "best"):
+            prefix = f"{index}.{kind}."
+            found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            if kind == "model":
+                checkpoint.load_weights(member.model, found)
+            else:
+                member.best_weights = found
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, parameter, moment = name.split(".")
+            moments.setdefault(int(parameter), {})[moment] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(state["step"])

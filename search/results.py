@@ -1,0 +1,91 @@
+"""The folder of a run: what was asked, a log of finished trials that survives a kill, and the summary."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from configs import ConfigError, Spec
+
+Row = dict[str, Any]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+def to_json(value: Any) -> str:
+    """JSON text without NaN or infinity, which JSON does not have: they become null."""
+
+    def clean(item: Any) -> Any:
+        if isinstance(item, float) and not math.isfinite(item):
+            return None
+        if isinstance(item, dict):
+            return {key: clean(inner) for key, inner in item.items()}
+        return [clean(inner) for inner in item] if isinstance(item, list | tuple) else item
+
+    return json.dumps(clean(value), allow_nan=False)
+
+
+@contextmanager
+def run_folder(out: Path, spec: Spec) -> Iterator[Path]:
+    """The folder of a run, made if need be and held by this process alone; ConfigError if it is another run's."""
+    out.mkdir(parents=True, exist_ok=True)
+    saved = out / "spec.json"
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{out}: another process is working on this run") from None
+        if saved.exists() and json.loads(saved.read_text(encoding="utf-8")) != spec.to_dict():
+            raise ConfigError(f"{out}: holds the results of another specification ({saved.name} differs); give another out=")
+        write_text(saved, json.dumps(spec.to_dict(), indent=2))
+        yield out
+
+
+class TrialLog:
+    """Rows of finished trials, one JSON object a line, appended and flushed; the last row of a key counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, Row] = {}
+        self.n_torn = 0
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                self.n_torn += 1  # a write that a kill cut short; its trial runs again
+                continue
+            self.rows[row["key"]] = row
+        if lines and not lines[-1].endswith("\n"):
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+
+    def add(self, row: Row) -> None:
+        """Append a row; it is on the disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(to_json(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows[row["key"]] = row
+
+
+def write_parquet(rows: Sequence[Row], path: Path) -> None:
+    """All rows as one Parquet file; the training history is a column of JSON text."""
+    table = pd.DataFrame([{**row, "history": to_json(row.get("history", []))} for row in rows])
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    table.to_parquet(unfinished, index=False)
+    unfinished.replace(path)

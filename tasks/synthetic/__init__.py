@@ -1,0 +1,1 @@
+"""The synthetic tasks: one kind a file, found by its name."""

@@ -1,0 +1,12 @@
+"""In-context recall: which value went with this key, earlier in the sequence?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.recall import Recall
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContextRecall(Recall):
+    """Recall without noise. Poli et al. 2024, arXiv 2403.17844."""

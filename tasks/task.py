@@ -1,0 +1,56 @@
+"""The contract of tasks: parameters in, instances out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Split = Literal["train", "validation", "test"]
+
+IGNORED = -100
+"""The target of positions that are not asked; torch's cross entropy ignores the same value."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Instances of a task: inputs [n, time] int64 and targets [n, time] int64, `IGNORED` where nothing is asked."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """What is learned. A kind is one file `tasks/synthetic/<kind>.py` with one frozen dataclass.
+
+    Its fields are the options, all with defaults (the baseline of the MAD suite, where it belongs to it); `__post_init__`
+    raises a ValueError that names the inequality that fails. `sample` is a pure function of the generator's state,
+    vectorised over instances, and draws `train` and evaluation instances by the same rules unless the task says otherwise.
+    """
+
+    vocab_size: int
+    seq_len: int
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator, n_examples: int, split: Split = "train") -> Examples:
+        """Draw instances: inputs and targets [n_examples, time]; `validation` and `test` follow the same distribution."""
+
+    @property
+    @abstractmethod
+    def input_length(self) -> int:
+        """Positions of an instance as the model sees it, the `time` of what `sample` returns."""
+
+    @property
+    def read_out(self) -> Literal["language_model", "autoencoder"]:
+        """The head a rack needs for this task."""
+        return "language_model"
+
+    def ceiling(self, n_train: int) -> float:  # noqa: ARG002 - for tasks with more to learn than a rule
+        """The best accuracy that is reachable in expectation after seeing `n_train` instances."""
+        return 1.0
