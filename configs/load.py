@@ -19,7 +19,7 @@ SpecT = TypeVar("SpecT", bound=Spec)
 class _StrictLoader(yaml.SafeLoader):
     """YAML 1.2 numbers (5e-4 is a float) and no duplicate keys."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)

@@ -7,13 +7,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Read by Ray when it is imported, so set before: nothing is reported to anyone, and our own lines stand for Tune's tables.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-
 import ray
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
+    "RAY_AIR_NEW_OUTPUT": "0",  # our own lines stand for Tune's tables
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial log and TensorBoard instead of a CSV and a JSON file a trial
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+"""What Ray and Tune read when they start; a user's own settings win."""
 
 
 @contextmanager
@@ -23,6 +25,8 @@ def cluster() -> Iterator[dict[str, float]]:
     `RAY_ADDRESS` (set by `ray job submit`, or by hand) says which cluster; without it one is started here, on loopback and
     without a dashboard, and stopped at the end.
     """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if ray.is_initialized():
         yield ray.cluster_resources()
         return

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.cluster import cluster  # isort: skip - first: it sets what Ray reads when it is imported
-
 import optuna
+from optuna.storages.journal import JournalFileBackend
 from ray import tune
 from ray.tune import Callback
 from ray.tune.logger import TBXLoggerCallback
 from ray.tune.search import Searcher
 
 from configs import ConfigError
+from launch.cluster import cluster
 from launch.schedulers import AshaPerSetting
 from launch.searchers import Config, ListSearch, StudySearch
 from search.devices import use_one_thread
@@ -110,7 +110,7 @@ def searcher_for(spec: MadSpec, log: TrialLog, out: Path, settings: dict[str, Tr
     fixed = {name: {key: value for key, value in trial.labels().items() if key in SETTING} for name, trial in settings.items()}
     done = [name_of(row) for row in log.rows.values() if row["status"] != "failed"]
     n_left = {name: max(0, spec.sweep.n_samples - done.count(name)) for name in settings}
-    backend = optuna.storages.journal.JournalFileBackend(str(out / "optuna.journal"))
+    backend = JournalFileBackend(str(out / "optuna.journal"))
     storage = optuna.storages.JournalStorage(backend)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return StudySearch(fixed, n_left, _space(spec), storage, **METRIC), sum(n_left.values())
@@ -189,7 +189,7 @@ class Recorder(Callback):
         """A trial that raised or died, for the last time."""
         del iteration, trials, info
         self._end(
-            trial, failed_rows(self._trials(trial.config), trial.get_error() and str(trial.get_error()) or "the worker died")
+            trial, failed_rows(self._trials(trial.config), (trial.get_error() and str(trial.get_error())) or "the worker died")
         )
 
     def _trials(self, config: Config) -> list[Trial]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from ray.tune.search import Searcher
@@ -29,10 +29,10 @@ class ListSearch(_Searcher):
         super().__init__(metric=metric, mode=mode)
         self._left = list(configs)
 
-    def suggest(self, trial_id: str) -> Config | str:
+    def suggest(self, trial_id: str) -> Config | None:
         """The next configuration, or the word that there is none."""
         del trial_id
-        return self._left.pop(0) if self._left else Searcher.FINISHED
+        return self._left.pop(0) if self._left else cast(None, Searcher.FINISHED)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
         """A list does not learn."""
@@ -66,12 +66,12 @@ class StudySearch(_Searcher):
         self._left = [name for _, name in sorted((draw, name) for name in studies for draw in range(n_left[name]))]
         self._study_of: dict[str, str] = {}
 
-    def suggest(self, trial_id: str) -> Config | str:
+    def suggest(self, trial_id: str) -> Config | None:
         """A draw of the study whose turn it is."""
         if not self._left:
-            return str(Searcher.FINISHED)
+            return cast(None, Searcher.FINISHED)
         name = self._study_of[trial_id] = self._left.pop(0)
-        return {**self._fixed[name], **self._searches[name].suggest(trial_id)}
+        return {**self._fixed[name], **(self._searches[name].suggest(trial_id) or {})}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell the study how the trial goes."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.mixer import Mixer
+from models.mixer import ChannelMixer, Head, Mixer
 from models.spec import RackSpec
 
 ISO_STATE = 4096
@@ -46,17 +46,17 @@ def cost(spec: RackSpec, seq_len: int) -> RackCost:
     with torch.device("meta"):
         rack = spec.build()
     seen: set[int] = set()
-    parts = [_part("embedding", "embedding", {}, rack.embedding, seq_len, seen)]
+    parts = [_part("embedding", "embedding", rack.embedding, options={}, seq_len=seq_len, seen=seen)]
     blocks = [
         (f"stacks[{i}].blocks[{j}]", block) for i, stack in enumerate(spec.stacks) for j, block in enumerate(stack.expanded())
     ]
-    modules = [block for stack in rack.stacks for block in stack.blocks]
+    modules = rack.blocks()
     for (path, block_spec), block in zip(blocks, modules, strict=True):
         for name in ("mixer_norm", "mixer", "mixer_post_norm", "mlp_norm", "mlp", "mlp_post_norm"):
             module, part = getattr(block, name), getattr(block_spec, name)
             if module is not None:
-                parts.append(_part(f"{path}.{name}", part.kind, part.options(), module, seq_len, seen))
-    parts.append(_part("head", spec.head.kind, spec.head.options(), rack.head, seq_len, seen))
+                parts.append(_part(f"{path}.{name}", part.kind, module, options=part.options(), seq_len=seq_len, seen=seen))
+    parts.append(_part("head", spec.head.kind, rack.head, options=spec.head.options(), seq_len=seq_len, seen=seen))
     mixers = [block.mixer for block in modules if isinstance(block.mixer, Mixer)]
     return RackCost(
         tuple(parts),
@@ -67,11 +67,11 @@ def cost(spec: RackSpec, seq_len: int) -> RackCost:
     )
 
 
-def _part(path: str, kind: str, options: dict[str, Any], module: nn.Module, seq_len: int, seen: set[int]) -> PartCost:
+def _part(path: str, kind: str, module: nn.Module, *, options: dict[str, Any], seq_len: int, seen: set[int]) -> PartCost:
     new = [parameter for parameter in module.parameters() if id(parameter) not in seen]
     seen.update(id(parameter) for parameter in new)
     resolved = {name: getattr(module, name, value) if value is None else value for name, value in options.items()}
-    flops = module.flops(seq_len) / seq_len if hasattr(module, "flops") else 0.0
+    flops = module.flops(seq_len) / seq_len if isinstance(module, Mixer | ChannelMixer | Head) else 0.0
     state = module.state_size(seq_len) if isinstance(module, Mixer) else 0
     return PartCost(path, kind, resolved, sum(parameter.numel() for parameter in new), state, flops)
 
@@ -88,7 +88,8 @@ def iso_state_warnings(mixers: list[Mixer], seq_len: int) -> tuple[str, ...]:
     total, expected = sum(mixer.state_size(seq_len) for mixer in fixed), ISO_STATE * len(fixed) / len(mixers)
     if total == expected:
         return ()
-    return (
+    text = (
         f"fixed-state mixers ({len(fixed)} of {len(mixers)}) hold {total:,} numbers of state; the MAD iso-state rule asks for "
-        f"{expected:,.0f}, so scores of this rack do not compare with those of racks that keep it",
+        f"{expected:,.0f}, so scores of this rack do not compare with those of racks that keep it"
     )
+    return (text,)

@@ -33,7 +33,9 @@ def layer(value: Any) -> tuple[Registry, dict[str, Any]]:
             raise ValueError(f"unknown layer '{value}'; {known_names(value, layer_names())}")
         value = read_yaml(LAYERS / f"{name}.yaml")
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-        raise ValueError(f"a layer is a name or a mapping with a kind; {known_names('', layer_names())}")
+        raise ValueError(  # noqa: TRY004 - what a user wrote, not a caller
+            f"a layer is a name or a mapping with a kind; {known_names('', layer_names())}"
+        )
     for registry in (MIXERS, CHANNEL_MIXERS):
         if value["kind"] in registry:
             return registry, value
@@ -79,8 +81,10 @@ def expand_layers(raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
 def check_raw_part(registry: Registry, part: Any, raw: dict[str, Any]) -> str | None:
     """Why a part of a raw rack cannot be built at the rack's sizes; ValidationError if the part is wrong by itself."""
     d_model, max_length = raw.get("d_model"), raw.get("max_length") or UNKNOWN_LENGTH
-    sizes_known = all(isinstance(size, int) for size in (d_model, max_length)) and d_model > 0
-    return check_part(registry, registry.part(part), d_model, max_length) if sizes_known else None
+    spec = registry.part(part)
+    if not isinstance(d_model, int) or not isinstance(max_length, int) or d_model < 1:
+        return None
+    return check_part(registry, spec, d_model, max_length)
 
 
 def raw_blocks(raw: dict[str, Any]) -> Iterator[tuple[Location, dict[str, Any]]]:

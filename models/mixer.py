@@ -1,4 +1,4 @@
-"""The contract of mixers and channel mixers."""
+"""The contracts of mixers, channel mixers and heads."""
 
 from __future__ import annotations
 
@@ -66,4 +66,22 @@ class ChannelMixer(nn.Module):
 
     def flops(self, seq_len: int) -> int:
         """Forward floating-point operations for `seq_len` positions; a multiply-add is two."""
+        raise NotImplementedError
+
+
+class Head(nn.Module):
+    """The read-out of a rack; a kind is one file in `models/heads/`.
+
+    Its constructor names what it needs of `d_model`, `vocab_size`, `max_length` and `make_norm` (each call makes one more of
+    the rack's norms), then keyword options. The linear to the vocabulary is `output`, so that it can be tied to the embedding.
+    """
+
+    output: nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, time, d_model] -> logits [batch, positions, vocab_size]."""
+        raise NotImplementedError
+
+    def flops(self, seq_len: int) -> int:
+        """Forward floating-point operations for one sequence; a multiply-add is two."""
         raise NotImplementedError

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from models.mixer import Head
+
 
 class Block(nn.Module):
     """`x + scale * mixer(norm(x))`, then the same with the channel mixer; either half may be absent.
@@ -70,9 +72,7 @@ class Rack(nn.Module):
     The head's last linear is its `output`; with `tie_embeddings` it shares the embedding's weight.
     """
 
-    def __init__(
-        self, embedding: nn.Embedding, stacks: Iterable[Stack], head: nn.Module, *, tie_embeddings: bool = False
-    ) -> None:
+    def __init__(self, embedding: nn.Embedding, stacks: Iterable[Stack], head: Head, *, tie_embeddings: bool = False) -> None:
         super().__init__()
         self.embedding = embedding
         self.stacks = nn.ModuleList(stacks)
@@ -80,6 +80,10 @@ class Rack(nn.Module):
         self.vocab_size = embedding.num_embeddings
         if tie_embeddings:
             self.head.output.weight = self.embedding.weight
+
+    def blocks(self) -> list[Block]:
+        """All blocks in the order of the data flow; a shared one appears at each of its places."""
+        return [block for stack in self.stacks for block in stack.blocks]  # type: ignore[union-attr]
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens [batch, time] -> logits [batch, time, vocab_size]."""

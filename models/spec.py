@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, PositiveInt, PrivateAttr, Tag, model_validator
 
 from configs import Problems, Spec
 from configs.registry import Part
+from models.build import build
 from models.checks import UNKNOWN_LENGTH, check_part, check_shares
 from models.layers import check_blocks, expand_layers, hand_down_norm
 from models.patterns import PatternItem, Placed, expand_blocks
+from models.rack import Rack
 from models.registries import CHANNEL_MIXERS, HEADS, MIXERS, NORMS
-
-if TYPE_CHECKING:
-    from models.rack import Rack
 
 
 def _rms_norm() -> Part:
@@ -90,8 +89,8 @@ class BackboneSpec(Spec):
     """The stacks of a rack, without embedding and head: what is compared between architectures.
 
     `layers: [mh-attention, swiglu, ...]` is short for one stack of the MAD suite's layers, each a pre-norm residual unit.
-    `norm` is the kind of every norm that a block does not choose itself. `init_std` draws the weights of all linears from a normal
-    distribution; null keeps each layer's own initialisation.
+    `norm` is the kind of every norm that a block does not choose itself. `init_std` draws the weights of all linears from a
+    normal distribution; null keeps each layer's own initialisation.
     """
 
     short_forms = ("layers",)
@@ -135,6 +134,4 @@ class RackSpec(BackboneSpec):
 
     def build(self, seed: int = 0) -> Rack:
         """The model, in training mode, on the current default device; the same seed gives the same weights."""
-        from models.build import build
-
         return build(self, seed)

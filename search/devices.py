@@ -28,7 +28,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def use_one_thread() -> None:
-    """One thread for this process: trials run side by side, and two processes of two threads each run 2-30x slower than of one."""
+    """One thread for this process: trials run side by side, and two processes of two threads each run 2-30x slower."""
     torch.set_num_threads(1)
 
 

@@ -67,9 +67,9 @@ def train(
                 losses.append(_step(pack, running, optimizer, spec, now))
             rows = _rows(running, evaluate, pack, torch.stack(losses), spec)
             seconds, started = time.monotonic() - started, time.monotonic()
-            for member, row in zip(running, rows, strict=True):
+            for member, metrics in zip(running, rows, strict=True):
                 member.seconds += seconds / len(running)
-                row = {"step": step, "lr": learning_rate(spec.schedule, member.lr, step - 1, n_steps), **row}
+                row = {"step": step, "lr": learning_rate(spec.schedule, member.lr, step - 1, n_steps), **metrics}
                 member.record(row, spec, is_last=step == n_steps)
                 if on_evaluation is not None:
                     on_evaluation(member, row)

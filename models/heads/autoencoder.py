@@ -9,13 +9,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.mixer import Head
 
-class Autoencoder(nn.Module):
+
+class Autoencoder(Head):
     """Pools the sequence to one vector and decodes `max_length` positions from it.
 
     encoding [batch, d_model] + fixed sinusoidal position table [max_length, d_model], then twice norm-linear-GELU, then norm and
     a linear to the vocabulary. `pooling` takes the last position, the first, or the mean over positions.
     """
+
+    positions: Tensor
 
     def __init__(
         self,

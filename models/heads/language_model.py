@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from models.mixer import Head
 
-class LanguageModel(nn.Module):
+
+class LanguageModel(Head):
     """[batch, time, d_model] -> logits [batch, time, vocab_size]."""
 
     def __init__(self, d_model: int, vocab_size: int, make_norm: Callable[[], nn.Module], *, bias: bool = False) -> None:

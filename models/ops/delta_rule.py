@@ -6,7 +6,7 @@ from torch import Tensor
 from models.ops.chunks import in_chunks, join_chunks
 from models.ops.precision import in_float32
 
-CHUNK = 64
+CHUNK = 32
 
 
 @in_float32
@@ -28,8 +28,10 @@ def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, rate: Tensor, lo
     lower = torch.ones(chunk, chunk, dtype=torch.bool, device=query.device).tril()
     # Differences before the exponential, and never a positive one: nothing to overflow.
     decay = (total - total.mT).masked_fill(~lower, -torch.inf).exp()
-    coupling = (rate * decay * (key @ key.mT)).tril(-1)
-    sources = torch.cat((rate * value, rate * total.exp() * key), dim=-1)
+    weighted = rate * key
+    coupling = decay * (weighted @ key.mT)
+    sources = torch.cat((rate * value, total.exp() * weighted), dim=-1)
+    # Reads the coupling below its diagonal alone.
     solved = torch.linalg.solve_triangular(coupling, sources, upper=False, unitriangular=True)
     written, erased = solved.split((value.shape[-1], key.shape[-1]), dim=-1)
     scores = decay * (query @ key.mT)

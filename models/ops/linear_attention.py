@@ -5,7 +5,7 @@ from torch import Tensor
 from models.ops.chunks import before_each, in_chunks, join_chunks
 from models.ops.precision import in_float32
 
-CHUNK = 64
+CHUNK = 32
 
 
 @in_float32

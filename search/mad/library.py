@@ -33,8 +33,8 @@ def benchmark(
     """MAD scores of a model that the caller builds.
 
     Args:
-        make_model_fn: `make_model_fn(task, vocab_size, max_length)` builds a fresh model for a task (`in-context-recall`, ...); it is
-            called under the trial's seed, once a trial. For `compression` the model must return all `max_length` positions.
+        make_model_fn: `make_model_fn(task, vocab_size, max_length)` builds a fresh model for a task (`in-context-recall`, ...); it
+            is called under the trial's seed, once a trial. For `compression` the model must return all `max_length` positions.
         model_id: names the results; give changed models another id, or another folder.
         tasks: all six, if None.
         mode: `mad` for the reference's metric and model selection, `clean` for held-out ones.
@@ -79,7 +79,7 @@ def train_task(
 
     Args:
         model: tokens [batch, time] -> logits [batch, time, vocab_size].
-        task_config: a task of the suite by name, or its spec: `{"task": {"kind": "compression", "seq_len": 64}, "n_train": 6400}`.
+        task_config: a task of the suite by name, or its spec: `{"task": {"kind": "compression"}, "n_train": 6400}`.
         lr: learning rate.
         weight_decay: of AdamW.
         epochs: the most there are; the mode's stop rule may end training earlier.
@@ -102,7 +102,11 @@ def train_task(
         "setting": task_config,
         "mode": mode,
         "train": {**MODES[mode]["train"], **(train or {})},
-        **{"epochs": epochs, "batch_size": batch_size, "seed": seed, "lr": lr, "weight_decay": weight_decay},
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "lr": lr,
+        "weight_decay": weight_decay,
     }
     trial = Trial(type(model).__name__, task_config.task.kind, "baseline", validate(TrialSpec, raw_spec, "train_task"))
     (row,) = run_trials([trial], make_model=lambda _: model)

@@ -69,9 +69,9 @@ def save_picture(scores: Scores, path: Path) -> None:
     names, tasks = list(spec.architectures), list(spec.tasks)
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(max(7.0, 3.2 * len(tasks)), 5.6), layout="constrained")
-        bars, curves = figure.subfigures(2, 1, height_ratios=(1.0, 1.1))
-        _draw_bars(bars.subplots(), scores)
-        axes = curves.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
+        grid = figure.add_gridspec(2, len(tasks), height_ratios=(1.0, 1.1))
+        _draw_bars(figure.add_subplot(grid[0, :]), scores)
+        axes = [figure.add_subplot(grid[1, column]) for column in range(len(tasks))]
         for task, axis in zip(tasks, axes, strict=True):
             _draw_curves(axis, scores, task)
         axes[0].set_ylabel("accuracy while training")

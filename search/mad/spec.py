@@ -60,8 +60,8 @@ class MadSpec(Spec):
 
     `architectures` maps names to backbones; a list of layers is short for `{layers: [...]}`, and `d_model` (128, if not given) is
     handed down to those that give none. `tasks` is a list of names, or a mapping from names to what differs from
-    `configs/tasks/<name>.yaml`. `changes` keeps, in every task, `all` difficulty changes, `none` (baselines alone), or those listed.
-    `mode` fills in seeds, stop rule and model selection (`MODES`). Up to `pack_size` trials that differ in rate, decay and seed
+    `configs/tasks/<name>.yaml`. `changes` keeps, in every task, `all` difficulty changes, `none` (baselines alone), or those
+    listed. `mode` fills in seeds, stop rule and model selection (`MODES`). Up to `pack_size` trials that differ in rate, decay and seed
     alone are trained as one; `packing: auto` does so on a GPU, where it pays.
     """
 
@@ -100,9 +100,9 @@ class MadSpec(Spec):
     def _check_racks(self) -> Self:
         problems = Problems()
         for name, backbone in self.architectures.items():
-            for task in self.tasks.values() if backbone is not None else ():
+            for task in self.tasks.values():
                 try:
-                    rack_for(backbone, task)
+                    _model(name, backbone, task)
                 except ValidationError as error:
                     problems.adopt(("architectures", name), error)
                     break
@@ -121,8 +121,7 @@ class MadSpec(Spec):
         for architecture, backbone in self.architectures.items():
             for task_name, task in self.tasks.items():
                 for change, setting in task.settings().items():
-                    model = {"model_id": architecture} if backbone is None else {"rack": rack_for(backbone, setting)}
-                    spec = TrialSpec(setting=setting, **model, **shared, **first)
+                    spec = TrialSpec(setting=setting, **_model(architecture, backbone, setting), **shared, **first)
                     yield Trial(architecture, task_name, change, spec)
 
 
@@ -130,3 +129,7 @@ def _backbone(value: Any, d_model: Any) -> Any:
     if isinstance(value, list | tuple):
         value = {"layers": value}
     return {"d_model": d_model, **value} if isinstance(value, dict) else value
+
+
+def _model(architecture: str, backbone: BackboneSpec | None, setting: TaskSpec) -> dict[str, Any]:
+    return {"model_id": architecture} if backbone is None else {"rack": rack_for(backbone, setting)}
