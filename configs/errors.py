@@ -68,13 +68,21 @@ def yaml_path(location: Location) -> str:
     return text or "(whole file)"
 
 
+# Python's words for what a YAML file has.
+_EXPECTED = {
+    "model_type": "a mapping is expected",
+    "dict_type": "a mapping is expected",
+    "tuple_type": "a list is expected",
+}
+
+
 def message_of(line: Any) -> str:
     """One pydantic error line in our words: the rule and the offending value."""
     if line["type"] == "rule":
         return str(line["msg"])
     if line["type"] == "missing":
         return "required, but not given"
-    message = str(line["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = _EXPECTED.get(line["type"], str(line["msg"])).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message[:1].lower() + message[1:]
     value = line["input"]
     return message if isinstance(value, dict | list | tuple) else f"{message} (got {value!r})"

@@ -17,25 +17,31 @@ SpecT = TypeVar("SpecT", bound=Spec)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML 1.2 numbers (5e-4 is a float) and no duplicate keys."""
+    """YAML 1.2 numbers (5e-4 is a float, 1:3 is text) and no duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+            if not isinstance(key, Hashable):
+                continue  # PyYAML's own message is about this
+            if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key '{key}' is given twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-# PyYAML follows YAML 1.1, where a float needs a dot: 5e-4 would be text.
+# PyYAML follows YAML 1.1, where a float needs a dot (5e-4 would be text), and 1:3 is a number to the base of sixty.
 _FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.\d+(?:[eE][-+]?\d+)?|\.(?:inf|Inf|nan|NaN))$")
+_INTEGER = re.compile(r"^[-+]?(?:0|[1-9][\d_]*|0x[\da-fA-F_]+|0b[01_]+)$")
 _StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:float"]
+    first: [(tag, pattern) for tag, pattern in pairs if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
 
 
 def _parse(text: str, source: str) -> Any:
@@ -64,7 +70,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return tree
 
 
-_STEP = re.compile(r"""(?:^|\.)(?P<key>[^.\[\]=]+)|\[(?P<index>-?\d+)\]|\["(?P<quoted>[^"]+)"\]""")
+_STEP = re.compile(r"""(?:^|(?<=.)\.)(?P<key>[^.\[\]=]+)|\[(?P<index>-?\d+)\]|\["(?P<quoted>[^"]+)"\]""")
 
 
 def parse_override(text: str) -> tuple[list[int | str], Any]:

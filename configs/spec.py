@@ -24,7 +24,7 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def expand(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
         """Turn short forms into what they stand for; what is wrong with them is added to `problems`, and validation goes on."""
         del problems
         return raw
@@ -34,7 +34,7 @@ class Spec(BaseModel):
     def _validate_all(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         problems = Problems()
         if isinstance(data, dict):
-            data = cls.expand(dict(data), problems)
+            data = cls.expand_short_forms(dict(data), problems)
         try:
             spec = handler(data)
         except ValidationError as error:

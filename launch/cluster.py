@@ -14,6 +14,8 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # our own lines stand for Tune's tables
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial log and TensorBoard instead of a CSV and a JSON file a trial
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Tune hands a worker that is done to the next trial only if that one is waiting already: keep some waiting.
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",
 }
 """What Ray and Tune read when they start; a user's own settings win."""
 
@@ -27,6 +29,7 @@ def cluster() -> Iterator[dict[str, float]]:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is a row with its error, told once
     if ray.is_initialized():
         yield ray.cluster_resources()
         return

@@ -57,7 +57,7 @@ def execute(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_mo
                 search_alg=searcher,
                 scheduler=_scheduler(spec),
                 num_samples=n_configs,
-                max_concurrent_trials=spec.workers.max_concurrent or _n_workers(worker, resources),
+                max_concurrent_trials=spec.workers.max_concurrent,
                 reuse_actors=True,  # a process a trial would pay for its imports each time
             ),
             run_config=tune.RunConfig(
@@ -136,7 +136,8 @@ def _space(spec: MadSpec) -> dict[str, optuna.distributions.BaseDistribution]:
 def _scheduler(spec: MadSpec) -> AshaPerSetting | None:
     if not spec.sweep.asha:
         return None
-    return AshaPerSetting(SETTING, **METRIC, max_t=spec.epochs, grace_period=min(spec.sweep.grace_epochs, spec.epochs))
+    # A trial reports once an epoch and once more with its rows; ASHA would end it at max_t, so that lies beyond.
+    return AshaPerSetting(SETTING, **METRIC, max_t=spec.epochs + 2, grace_period=min(spec.sweep.grace_epochs, spec.epochs))
 
 
 def _uses_gpu(spec: MadSpec, resources: dict[str, float]) -> bool:
@@ -153,11 +154,6 @@ def _worker(spec: MadSpec, resources: dict[str, float]) -> dict[str, float]:
                 f"workers.{key}: {wanted:g} a worker, but the cluster has {resources.get(name, 0):g} {name}(s) in all"
             )
     return {"cpu": spec.workers.cpus, "gpu": gpus}
-
-
-def _n_workers(worker: dict[str, float], resources: dict[str, float]) -> int:
-    limits = [resources.get(name, 0) / worker[key] for name, key in (("CPU", "cpu"), ("GPU", "gpu")) if worker[key]]
-    return max(1, int(min(limits)))
 
 
 class Recorder(Callback):
@@ -188,9 +184,9 @@ class Recorder(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial that raised or died, for the last time."""
         del iteration, trials, info
-        self._end(
-            trial, failed_rows(self._trials(trial.config), (trial.get_error() and str(trial.get_error())) or "the worker died")
-        )
+        told = Path(trial.error_file) if trial.error_file else None
+        error = told.read_text(encoding="utf-8") if told is not None and told.exists() else "the worker died without a word"
+        self._end(trial, failed_rows(self._trials(trial.config), error))
 
     def _trials(self, config: Config) -> list[Trial]:
         points = config.get("points") or [(config["seed"], config["lr"], config["weight_decay"])]

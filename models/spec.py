@@ -38,7 +38,7 @@ class BlockSpec(Spec):
     share: str | None = None
 
     @classmethod
-    def expand(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
         """Expand `norm`."""
         del problems
         if "norm" not in raw:
@@ -100,7 +100,7 @@ class BackboneSpec(Spec):
     init_std: Annotated[float, Field(gt=0)] | None = None
 
     @classmethod
-    def expand(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
         """Expand `layers` and `norm`; check blocks here too, so that parts that do not fit are reported beside misspelt keys."""
         raw = hand_down_norm(expand_layers(raw, problems))
         check_blocks(raw, problems)

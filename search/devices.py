@@ -9,14 +9,16 @@ from typing import Any, Literal
 
 import torch
 
+from configs import ConfigError
+
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
 def resolve_device(device: Device) -> torch.device:
-    """`auto` is CUDA where there is one; ValueError if `cuda` is asked for and missing."""
+    """`auto` is CUDA where there is one; ConfigError if `cuda` is asked for and missing."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but torch sees no CUDA device here; give 'auto' or 'cpu'")
+        raise ConfigError("device is 'cuda', but torch sees no CUDA device here; give 'auto' or 'cpu'")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 

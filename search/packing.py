@@ -16,24 +16,45 @@ class Pack:
 
     The models stay ordinary modules with their own parameters; each call stacks the parameters along a leading model dimension
     and maps the first model's function over it, so that every operation is one kernel for all models. Gradients flow
-    back to the single models, and a model that is finished is simply left out of the next pack. Buffers are the first model's.
+    back to the single models, buffers that a call in training changes are written back, and a model that is finished is
+    simply left out of the next pack.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.models = list(models)
-        self._names = [name for name, _ in models[0].named_parameters()]
+        self._parameters = [_by_module(model, of="named_parameters") for model in models]
+        self._buffers = [_by_module(model, of="named_buffers") for model in models]
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """[batch, time] for all models, or [models, batch, time] -> logits [models, batch, time, vocab_size]."""
         if len(self.models) == 1:
             return self.models[0](inputs if inputs.dim() == 2 else inputs[0]).unsqueeze(0)
         base = self.models[0]
-        parameters = [dict(model.named_parameters()) for model in self.models]
-        stacked = {name: torch.stack([single[name] for single in parameters]) for name in self._names}
+        parameters, buffers = _stack(self._parameters), _stack(self._buffers)
 
         def run(single: dict[str, Tensor], batch: Tensor) -> Tensor:
-            return functional_call(base, single, (batch,))
+            # torch's own handling of ties puts stacked tensors back into a module that stands at two places.
+            return functional_call(base, single, (batch,), tie_weights=False)
 
         # torch has no batching rule for its fused attention on a CPU; the plain form is one product for all models.
         with sdpa_kernel(SDPBackend.MATH) if inputs.device.type == "cpu" else nullcontext():
-            return vmap(run, in_dims=(0, 0 if inputs.dim() == 3 else None), randomness="different")(stacked, inputs)
+            in_dims = (0, 0 if inputs.dim() == 3 else None)
+            logits = vmap(run, in_dims=in_dims, randomness="different")(parameters | buffers, inputs)
+        if base.training:
+            for index, own in enumerate(self._buffers):
+                for name, buffer in own.items():
+                    buffer.copy_(buffers[name][index])
+        return logits
+
+
+def _by_module(model: nn.Module, *, of: str) -> dict[str, Tensor]:
+    """Parameters or buffers by name: a tied one under each module that holds it, those of a shared module once."""
+    return {
+        f"{place}.{name}" if place else name: tensor
+        for place, module in model.named_modules()
+        for name, tensor in getattr(module, of)(recurse=False)
+    }
+
+
+def _stack(tensors: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([single[name] for single in tensors]) for name in tensors[0]}

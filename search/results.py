@@ -42,14 +42,22 @@ def to_json(value: Any) -> str:
 @contextmanager
 def run_folder(out: Path, spec: Spec) -> Iterator[Path]:
     """The folder of a run, made if need be and held by this process alone; ConfigError if it is another run's."""
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written to: {error.strerror}") from None
     saved = out / "spec.json"
-    with (out / ".lock").open("w") as lock:
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"{out}: another process is working on this run") from None
-        if saved.exists() and json.loads(saved.read_text(encoding="utf-8")) != spec.to_dict():
+        try:
+            is_other = saved.exists() and json.loads(saved.read_text(encoding="utf-8")) != spec.to_dict()
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{saved}: damaged ({error}); give another out=") from None
+        if is_other:
             raise ConfigError(f"{out}: holds the results of another specification ({saved.name} differs); give another out=")
         write_text(saved, json.dumps(spec.to_dict(), indent=2))
         yield out

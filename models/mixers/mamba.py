@@ -1,7 +1,5 @@
 """Mamba: a state-space model whose parameters depend on the input (Gu and Dao 2023, arXiv 2312.00752)."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,8 +35,6 @@ class Mamba(Mixer):
         self.select = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.time_step = nn.Linear(self.dt_rank, self.d_inner)
         self.output = nn.Linear(self.d_inner, d_model, bias=False)
-        bound = 1 / math.sqrt(self.dt_rank)
-        nn.init.uniform_(self.time_step.weight, -bound, bound)
         bias = nn.Parameter(inverse_softplus_of_time_steps(self.d_inner))
         # The spread of time scales: a model that zeroes the biases of its linears must leave this one.
         bias.keep_init = True  # type: ignore[attr-defined]

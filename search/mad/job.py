@@ -61,19 +61,27 @@ def n_expected(spec: MadSpec) -> int:
 
 
 def execute_here(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_model: MakeModel | None = None) -> None:
-    """Run what is left in this process; a trial that raises becomes a row that says so, and the next one starts."""
+    """Run what is left in this process; a trial that raises becomes a row that says so, and the next one starts.
+
+    Where a pack raises, its trials run one by one.
+    """
     if spec.sweep.method != "grid" or spec.sweep.asha:
         raise ConfigError("sweep.method optuna and sweep.asha are scheduled by Ray Tune: use python -m launch mad")
 
     def moved(trial: Trial, row: dict[str, float]) -> None:
         progress.moved(trial.spec.fingerprint(), label(trial.labels()), row, trial.spec.n_steps)
 
-    for pack in packs(remaining(spec, log), pack_size(spec)):
+    def attempt(pack: Sequence[Trial]) -> list[Row]:
         try:
-            rows = run_trials(pack, make_model=make_model, on_evaluation=moved, **trial_options(spec, out))
+            return run_trials(pack, make_model=make_model, on_evaluation=moved, **trial_options(spec, out))
         except Exception:  # noqa: BLE001 - whatever a mixer raises is that trial's result
-            rows = failed_rows(pack, traceback.format_exc())
-        for row in rows:
+            if len(pack) > 1:
+                return [row for trial in pack for row in attempt([trial])]
+            return failed_rows(pack, traceback.format_exc())
+
+    resolve_device(spec.train.device)
+    for pack in packs(remaining(spec, log), pack_size(spec)):
+        for row in attempt(pack):
             log.add(row)
             progress.finished(row)
 

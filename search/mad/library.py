@@ -10,12 +10,11 @@ from typing import Any, Literal
 import pandas as pd
 from torch import nn
 
-from configs import Problems
 from configs.load import validate
 from search.mad.job import Execute, run
 from search.mad.scores import score
 from search.mad.spec import MODES, MadSpec
-from search.mad.task import TaskSpec, expand_tasks, task_names
+from search.mad.task import TaskSpec, task_file, task_names
 from search.mad.trial import Trial, TrialSpec, run_trials
 from search.results import TrialLog
 
@@ -24,7 +23,7 @@ def benchmark(
     make_model_fn: Callable[[str, int, int], nn.Module],
     model_id: str,
     *,
-    tasks: Sequence[str] | None = None,
+    tasks: Sequence[str] | Mapping[str, Any] | None = None,
     mode: Literal["mad", "clean"] = "mad",
     out: str | Path | None = None,
     execute: Execute | None = None,
@@ -33,10 +32,10 @@ def benchmark(
     """MAD scores of a model that the caller builds.
 
     Args:
-        make_model_fn: `make_model_fn(task, vocab_size, max_length)` builds a fresh model for a task (`in-context-recall`, ...); it
-            is called under the trial's seed, once a trial. For `compression` the model must return all `max_length` positions.
+        make_model_fn: `make_model_fn(task, vocab_size, max_length)` builds a fresh model for a task (`in-context-recall`, ..);
+            it is called under the trial's seed, once a trial. For `compression` the model must return all `max_length` positions.
         model_id: names the results; give changed models another id, or another folder.
-        tasks: all six, if None.
+        tasks: names, or names with what differs from `configs/tasks/`; all six, if None.
         mode: `mad` for the reference's metric and model selection, `clean` for held-out ones.
         out: the run's folder, where an interrupted call goes on; a temporary one if None.
         execute: `launch.mad_sweep.execute` runs the trials on Ray; None runs them in this process.
@@ -48,7 +47,7 @@ def benchmark(
     Raises:
         ConfigError: on keys or tasks that are not known.
     """
-    raw = {"mode": mode, "architectures": {model_id: None}, "tasks": list(tasks or task_names()), **keys}
+    raw = {"mode": mode, "architectures": {model_id: None}, "tasks": tasks or task_names(), **keys}
     spec = validate(MadSpec, raw, "benchmark")
 
     def make_model(trial: Trial) -> nn.Module:
@@ -91,12 +90,11 @@ def train_task(
     Returns:
         One row: status, test and training metrics, steps, seconds.
     """
+    if isinstance(task_config, str):
+        task_config = task_file(task_config)
     if not isinstance(task_config, TaskSpec):
-        problems = Problems()
-        given = {task_config: {}} if isinstance(task_config, str) else {"task": dict(task_config)}
-        raw = expand_tasks(given, "none", problems)
-        problems.raise_if_any("task_config")
-        task_config = validate(TaskSpec, next(iter(raw.values())), "task_config")
+        task_config = validate(TaskSpec, task_config, "task_config")
+    task_config = task_config.settings()["baseline"]
     raw_spec = {
         "model_id": type(model).__name__,
         "setting": task_config,

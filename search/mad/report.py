@@ -76,7 +76,7 @@ def save_picture(scores: Scores, path: Path) -> None:
             _draw_curves(axis, scores, task)
         axes[0].set_ylabel("accuracy while training")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(names), 4), frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(names), 5), frameon=False)
         unfinished = path.with_name(f".{path.name}")
         figure.savefig(unfinished, dpi=130, format="png")
         unfinished.replace(path)

@@ -61,8 +61,8 @@ class MadSpec(Spec):
     `architectures` maps names to backbones; a list of layers is short for `{layers: [...]}`, and `d_model` (128, if not given) is
     handed down to those that give none. `tasks` is a list of names, or a mapping from names to what differs from
     `configs/tasks/<name>.yaml`. `changes` keeps, in every task, `all` difficulty changes, `none` (baselines alone), or those
-    listed. `mode` fills in seeds, stop rule and model selection (`MODES`). Up to `pack_size` trials that differ in rate, decay and seed
-    alone are trained as one; `packing: auto` does so on a GPU, where it pays.
+    listed. `mode` fills in seeds, stop rule and model selection (`MODES`). Up to `pack_size` trials that differ in rate, decay
+    and seed alone are trained as one; `packing: auto` does so on a GPU, where it pays.
     """
 
     short_forms = ("changes", "d_model")
@@ -84,9 +84,9 @@ class MadSpec(Spec):
     workers: WorkerSpec = WorkerSpec()
 
     @classmethod
-    def expand(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
         """Expand the mode, the names of tasks, the layers of architectures."""
-        raw = merge(MODES.get(str(raw.get("mode", "clean")), {}), raw)
+        raw = merge(MODES.get(str(raw.get("mode")), MODES["clean"]), raw)
         d_model, changes = raw.pop("d_model", 128), raw.pop("changes", "all")
         if isinstance(raw.get("tasks"), list | tuple):
             raw["tasks"] = {str(name): {} for name in raw["tasks"]}
@@ -106,6 +106,26 @@ class MadSpec(Spec):
                 except ValidationError as error:
                     problems.adopt(("architectures", name), error)
                     break
+        problems.raise_if_any("MadSpec")
+        return self
+
+    @model_validator(mode="after")
+    def _check_repetitions(self) -> Self:
+        """The same trial has one result, so what asks for it twice would never be complete."""
+        problems = Problems()
+        for name in ("lrs", "weight_decays", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                problems.add((name,), f"the same value is given twice: {', '.join(map(str, values))}")
+        first: dict[TrialSpec, Trial] = {}
+        for trial in self.settings():
+            twin = first.setdefault(trial.spec, trial)
+            if twin.architecture != trial.architecture:
+                problems.add(("architectures", trial.architecture), f"the same as '{twin.architecture}'")
+                break
+            if twin.task != trial.task:
+                problems.add(("tasks", trial.task), f"the same as '{twin.task}'")
+                break
         problems.raise_if_any("MadSpec")
         return self
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PlainValidator, PositiveInt, ValidationError, model_validator
 
 from configs import Problems, Spec, read_yaml
-from configs.errors import known_names
+from configs.errors import known_names, message_of, raise_unknown
 from configs.merge import merge
 from tasks import TASKS, Task
 
 FILES = Path(__file__).parent.parent.parent / "configs" / "tasks"
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise ValueError("a number is expected")  # noqa: TRY004 - pydantic wants a ValueError
+    return value
+
+
+Number = Annotated[float, PlainValidator(_number)]
+"""An integer or a float, as it was written."""
 
 
 class TaskSpec(Spec):
@@ -27,7 +37,7 @@ class TaskSpec(Spec):
     n_train: PositiveInt = 12800
     n_validation: PositiveInt = 1280
     n_test: PositiveInt = 1280
-    changes: dict[str, tuple[int | float, ...]] = Field(default_factory=dict)
+    changes: dict[str, tuple[Number, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
@@ -37,12 +47,21 @@ class TaskSpec(Spec):
         except ValueError as error:
             problems.add(("task",), str(error))
             problems.raise_if_any("TaskSpec")
+        seen = {self.model_copy(update={"changes": {}}): "the baseline"}
+        known = [*self.task.options(), "n_train", "n_validation", "n_test"]
         for name, values in self.changes.items():
+            if name not in known:
+                problems.add(("changes", name), f"'{name}' cannot be changed; {known_names(name, known)}")
+                continue
             for index, value in enumerate(values):
                 try:
-                    self._changed(name, value)
+                    changed = self._changed(name, value)
                 except ValidationError as error:
-                    problems.adopt(("changes", name, index), error)
+                    problems.add(("changes", name, index), message_of(error.errors()[0]))
+                    continue
+                if changed in seen:
+                    problems.add(("changes", name, index), f"{value} is the same setting as {seen[changed]}")
+                seen[changed] = f"{name}={value}"
         problems.raise_if_any("TaskSpec")
         return self
 
@@ -52,7 +71,7 @@ class TaskSpec(Spec):
 
     def settings(self) -> dict[str, TaskSpec]:
         """The baseline and each change, by label (`baseline`, `seq_len=256`), without changes of their own."""
-        changed = {f"{name}={value:g}": self._changed(name, value) for name, values in self.changes.items() for value in values}
+        changed = {f"{name}={value}": self._changed(name, value) for name, values in self.changes.items() for value in values}
         return {"baseline": self.model_copy(update={"changes": {}}), **changed}
 
     def instance(self) -> Task:
@@ -66,27 +85,49 @@ def task_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FILES.glob("*.yaml")))
 
 
+def task_file(name: str) -> dict[str, Any]:
+    """What the file of a task says; ConfigError if there is none."""
+    if name.replace("_", "-") not in task_names():
+        raise_unknown("task", name, task_names())
+    return read_yaml(FILES / f"{name.replace('_', '-')}.yaml")
+
+
 def expand_tasks(raw: Mapping[str, Any], changes: Any, problems: Problems) -> dict[str, Any]:
     """Lay each task's own keys over its file, and keep the difficulty changes that are asked for."""
-    tasks = {}
+    tasks: dict[str, Any] = {}
     for given, override in raw.items():
         name = str(given).replace("_", "-")
-        if name in task_names():
-            tasks[name] = _keep(merge(read_yaml(FILES / f"{name}.yaml"), override or {}), changes)
+        if name in tasks:
+            problems.add(("tasks", given), f"the task '{name}' is given twice")
+        elif name in task_names():
+            tasks[name] = _over_file(name, {} if override is None else override)
         elif isinstance(override, dict) and "task" in override:
-            tasks[name] = _keep(override, changes)  # a task that is not of the suite, said in full
+            tasks[name] = override  # a task that is not of the suite, said in full
         else:
             problems.add(("tasks", given), f"unknown task '{given}'; {known_names(name, task_names())}")
-    offered = {key for task in tasks.values() if isinstance(task.get("changes"), dict) for key in task["changes"]}
-    if not (changes in ("all", "none") or isinstance(changes, list | tuple)):
+    if changes == "all":
+        return tasks
+    if changes != "none" and not isinstance(changes, list | tuple):
         problems.add(("changes",), f"expected all, none or a list, got {changes!r}")
-    elif isinstance(changes, list | tuple):
-        for change in (change for change in changes if tasks and change not in offered):
-            problems.add(("changes",), f"no task has the change '{change}'; {known_names(str(change), offered)}")
-    return tasks
+        return tasks
+    wanted = [] if changes == "none" else [str(change) for change in changes]
+    offered = {key for task in tasks.values() for key in _changes(task) or ()}
+    for change in (change for change in wanted if tasks and change not in offered):
+        problems.add(("changes",), f"no task has the change '{change}'; {known_names(change, offered)}")
+    return {name: _keep(task, wanted) for name, task in tasks.items()}
 
 
-def _keep(task: dict[str, Any], changes: Any) -> dict[str, Any]:
-    if changes == "all" or not isinstance(task.get("changes"), dict):
-        return task
-    return {**task, "changes": {key: values for key, values in task["changes"].items() if changes != "none" and key in changes}}
+def _over_file(name: str, override: Any) -> Any:
+    """A task's own keys on top of those of its file; changes are not mixed, so that a saved task comes back as it was."""
+    task = merge(task_file(name), override)
+    return {**task, "changes": override["changes"]} if _changes(override) is not None else task
+
+
+def _changes(task: Any) -> dict[str, Any] | None:
+    changes = task.get("changes") if isinstance(task, dict) else None
+    return changes if isinstance(changes, dict) else None
+
+
+def _keep(task: Any, wanted: Sequence[str]) -> Any:
+    changes = _changes(task)
+    return {**task, "changes": {key: changes[key] for key in changes if key in wanted}} if changes else task

@@ -34,12 +34,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    reference = milliseconds(REFERENCE, options.batch, options.time, options.runs)
+    times = {name: milliseconds(name, options.batch, options.time, options.runs) for name in layer_names()}
     print(f"batch {options.batch}, time {options.time}, width {D_MODEL}, threads {options.threads}")
     print(f"{'layer':28}{'ms':>9}{'x ' + REFERENCE:>16}")
-    for name in layer_names():
-        own = milliseconds(name, options.batch, options.time, options.runs)
-        print(f"{name:28}{own:9.0f}{own / reference:16.2f}")
+    for name, own in times.items():
+        print(f"{name:28}{own:9.0f}{own / times[REFERENCE]:16.2f}")
 
 
 if __name__ == "__main__":

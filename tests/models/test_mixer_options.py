@@ -39,7 +39,7 @@ REFUSED = [
     (MIXERS, {"kind": "hyena", "d_conv": 0}, "d_conv = 0"),
     (CHANNEL_MIXERS, {"kind": "mlp", "d_ff": 0}, "d_ff = 0"),
     (CHANNEL_MIXERS, {"kind": "swiglu", "d_ff": -1}, "d_ff = -1"),
-    (CHANNEL_MIXERS, {"kind": "moe", "n_active": 9}, "n_active = 9 must .* at most n_experts = 8"),
+    (CHANNEL_MIXERS, {"kind": "moe", "n_active": 9}, r"n_active = 9 must .* at most n_experts = 8"),
     (CHANNEL_MIXERS, {"kind": "moe", "n_active": 1}, "n_active = 1 must be at least 2"),
     (CHANNEL_MIXERS, {"kind": "moe", "d_expert": 0}, "d_expert = 0"),
 ]
@@ -52,7 +52,7 @@ def test_refused(registry, options, message):
 
 
 def test_hyena_knows_how_long_its_filters_are():
-    with pytest.raises(ValueError, match="81 positions.*max_length = 80"):
+    with pytest.raises(ValueError, match=r"81 positions.*max_length = 80"):
         Hyena(D_MODEL, 80)(noise(1, 81, D_MODEL))
     assert Hyena(D_MODEL, 1)(noise(1, 1, D_MODEL)).isfinite().all()
 

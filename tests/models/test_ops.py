@@ -157,3 +157,10 @@ def test_short_convolution(width):
         return F.silu(mixed).mT
 
     assert_same(convolve, dumb, [noise(2, 9, 6, dtype=torch.float64)])
+
+
+def test_recurrences_stay_float32_under_autocast():
+    inputs = [noise(2, 65, 8, seed=seed).bfloat16() for seed in range(3)]
+    expected = linear_attention(*(part.float() for part in inputs))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(linear_attention(*inputs), expected)

@@ -1,0 +1,21 @@
+"""One Ray for all tests that run in this process."""
+
+import os
+from pathlib import Path
+
+import pytest
+import ray
+
+from launch.cluster import cluster
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """Two workers' worth of CPUs, whatever the machine has."""
+    here = Path(__file__).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent.parent)]))  # workers unpickle what tests define
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        with cluster():
+            yield
+        ray.shutdown()

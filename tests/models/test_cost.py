@@ -1,0 +1,136 @@
+"""Costs: against the built model, against torch's counter, and against the iso-state rule."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import RackSpec
+from models.cost import cost
+from models.layers import layer_names
+
+WIDE = {"d_model": 128, "vocab_size": 16, "max_length": 128}
+
+
+def spec_of(*layers, **keys):
+    return RackSpec(**{**WIDE, "layers": list(layers), **keys})
+
+
+SHARED = {"blocks": [{"mixer": "attention", "mlp": "swiglu", "share": "one"}] * 3}
+RACKS = {
+    **{name: spec_of(name, "swiglu") for name in layer_names()},
+    "tied": spec_of("attention", tie_embeddings=True),
+    "shared": RackSpec(**WIDE, stacks=[SHARED]),
+    "autoencoder": spec_of("mh-attention", "swiglu", head={"kind": "autoencoder", "bias": True}),
+    "post norms": RackSpec(**WIDE, stacks=[{"n_blocks": 2, "block": {"mixer": "mamba", "mixer_post_norm": "layernorm"}}]),
+}
+
+
+@pytest.mark.parametrize("name", RACKS)
+def test_parts_add_up_to_the_built_model(name):
+    found = cost(RACKS[name], 128)
+    n_parameters = sum(parameter.numel() for parameter in RACKS[name].build().parameters())
+    assert found.n_parameters == n_parameters
+    assert sum(part.n_parameters for part in found.parts) == n_parameters
+    assert found.flops == pytest.approx(sum(part.flops for part in found.parts))
+    assert found.state == sum(part.state for part in found.parts)
+    assert found.flops > 0
+
+
+def test_parts_are_named_by_place_in_the_order_of_the_data():
+    found = cost(spec_of("mh-attention", "swiglu", "mamba"), 128)
+    assert [(part.path, part.kind) for part in found.parts] == [
+        ("embedding", "embedding"),
+        ("stacks[0].blocks[0].mixer_norm", "rmsnorm"),
+        ("stacks[0].blocks[0].mixer", "attention"),
+        ("stacks[0].blocks[0].mlp_norm", "rmsnorm"),
+        ("stacks[0].blocks[0].mlp", "swiglu"),
+        ("stacks[0].blocks[1].mixer_norm", "rmsnorm"),
+        ("stacks[0].blocks[1].mixer", "mamba"),
+        ("head", "language_model"),
+    ]
+    assert found.parts[2].n_parameters == 66_048
+    assert found.parts[2].options["n_heads"] == 16
+    assert found.parts[2].options["n_kv_heads"] == 16  # resolved, not null
+    assert found.parts[4].n_parameters == 135_168
+
+
+def test_what_is_shared_or_tied_is_counted_once_but_computed_each_time():
+    shared, single = cost(RACKS["shared"], 128), cost(spec_of("attention", "swiglu"), 128)
+    mixers = [part for part in shared.parts if part.path.endswith(".mixer")]
+    assert [part.n_parameters > 0 for part in mixers] == [True, False, False]
+    assert len({(part.flops, part.state) for part in mixers}) == 1
+    assert shared.state == 3 * single.state
+    assert cost(RACKS["tied"], 128).parts[-1].n_parameters == 128  # the norm alone
+
+
+def test_the_state_of_attention_grows_and_others_do_not():
+    assert cost(spec_of("mh-attention"), 128).state == 2 * 128 * 128
+    assert cost(spec_of("mh-attention"), 256).state == 2 * 128 * 256
+    assert cost(spec_of("mamba"), 128).state == cost(spec_of("mamba"), 256).state == 1024
+    assert cost(spec_of("sliding-attention"), 128).state == cost(spec_of("sliding-attention"), 512).state == 2 * 128 * 33
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ["mamba"] * 4,
+        ["mh-hyena", "swiglu"] * 2,
+        ["hyena", "moe-mlp"] * 2,
+        ["mh-gated-linear-attention", "swiglu"] * 2,
+        ["mh-attention", "swiglu"] * 2,  # its state grows: the rule is not about it
+        ["mh-hyena", "swiglu", "mh-attention", "swiglu"],
+        ["swiglu"],
+    ],
+    ids=str,
+)
+def test_racks_that_keep_the_iso_state_rule(layers):
+    assert cost(spec_of(*layers), 128).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("layers", "total", "expected"),
+    [
+        (["mamba"] * 2, "2,048", "4,096"),
+        (["mamba", "swiglu"] * 3, "3,072", "4,096"),
+        (["linear-attention", "swiglu"] * 2, "32,768", "4,096"),
+        (["linear-attention", "mh-attention"], "16,384", "2,048"),
+        (["mh-linear-attention", "swiglu"] * 2, "2,048", "4,096"),
+    ],
+    ids=str,
+)
+def test_racks_that_depart_from_it_are_told(layers, total, expected):
+    (warning,) = cost(spec_of(*layers), 128).warnings
+    assert f"hold {total} numbers of state" in warning
+    assert f"asks for {expected}" in warning
+
+
+def test_four_mambas_hold_4096():
+    assert cost(spec_of(*["mamba"] * 4), 128).state == 4096
+
+
+@pytest.mark.parametrize("seq_len", [32, 128, 512])
+@pytest.mark.parametrize(
+    "layers", [["mh-attention", "swiglu"] * 2, ["attention", "mlp"], ["mh-linear-attention", "swiglu"]], ids=str
+)
+def test_operations_are_what_torch_counts(layers, seq_len):
+    spec = spec_of(*layers)
+    with torch.device("meta"):
+        rack, tokens = spec.build(), torch.zeros(3, seq_len, dtype=torch.long)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        rack(tokens)
+    assert counter.get_total_flops() / (3 * seq_len) == pytest.approx(cost(spec, seq_len).flops, rel=0.02)
+
+
+def test_operations_of_the_autoencoder_are_what_torch_counts():
+    spec = RACKS["autoencoder"]
+    with torch.device("meta"):
+        rack, tokens = spec.build(), torch.zeros(3, 128, dtype=torch.long)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        rack(tokens)
+    assert counter.get_total_flops() / (3 * 128) == pytest.approx(cost(spec, 128).flops, rel=0.02)
+
+
+def test_nothing_is_allocated():
+    huge = RackSpec(d_model=8192, vocab_size=200_000, stacks=[{"n_blocks": 80, "block": {"mixer": "attention", "mlp": "swiglu"}}])
+    assert cost(huge, 4096).n_parameters > 5e10

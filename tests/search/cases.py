@@ -1,0 +1,79 @@
+"""Tiny models and data that the tests of training run on."""
+
+import torch
+
+from models import RackSpec
+from search import metrics
+from search.batches import EpochBatches
+from search.mad.spec import MadSpec
+from search.member import Member, TrainSpec
+from search.training import train
+from tasks import TASKS, draw
+
+CPU = torch.device("cpu")
+TASK = TASKS["in_context_recall"](vocab_size=8, seq_len=16)
+LAYERS = ({"kind": "attention", "n_heads": 2}, {"kind": "mlp", "d_ff": 16})
+
+
+def data(seed=0, split="train", n_examples=48, batch_size=16, task=TASK):
+    """Batches of the task; the last of an epoch may be smaller."""
+    return EpochBatches(draw(task, n_examples, seed=seed, split=split), batch_size, seed=seed, device=CPU)
+
+
+def rack_spec(layers=LAYERS, **keys):
+    """A rack for the task."""
+    return RackSpec(**{"d_model": 16, "vocab_size": TASK.vocab_size, "max_length": TASK.seq_len, "layers": layers, **keys})
+
+
+def member(spec=None, batches=None, *, lr=1e-3, weight_decay=0.0, seed=0):
+    """A member of a run on the task."""
+    return Member((spec or rack_spec()).build(seed), data() if batches is None else batches, lr, weight_decay)
+
+
+def evaluate_on(test):
+    """What `train` takes as `evaluate`: the metrics on one data set for all."""
+    return lambda pack, running: metrics.evaluate(pack, test.in_order())  # noqa: ARG005 - the shape of the contract
+
+
+def run(members, *, n_steps=20, eval_every=5, evaluate=None, seed=0, on_evaluation=None, checkpoint_path=None, **keys):
+    """Train members on a CPU and return them."""
+    train(
+        members,
+        TrainSpec(device="cpu", **keys),
+        n_steps=n_steps,
+        eval_every=eval_every,
+        evaluate=evaluate or evaluate_on(data(split="test")),
+        seed=seed,
+        on_evaluation=on_evaluation,
+        checkpoint_path=checkpoint_path,
+    )
+    return members
+
+
+def weights(single):
+    """A copy of a member's weights."""
+    return {name: tensor.clone() for name, tensor in single.model.state_dict().items()}
+
+
+def same(first, second):
+    """Whether two sets of weights are the same to the bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def mad_spec(**keys):
+    """A run of the suite with tiny trials."""
+    tiny = {"task": {"vocab_size": 8, "seq_len": 16}, "n_train": 32, "n_validation": 16, "n_test": 16}
+    defaults = {
+        "mode": "clean",
+        "d_model": 8,
+        "architectures": {"small": [{"kind": "attention", "n_heads": 2}, {"kind": "mlp", "d_ff": 8}]},
+        "tasks": {"in-context-recall": tiny},
+        "changes": "none",
+        "lrs": [1e-3],
+        "weight_decays": [0.0, 0.1],
+        "seeds": [0],
+        "epochs": 2,
+        "batch_size": 16,
+        "train": {"device": "cpu"},
+    }
+    return MadSpec(**{**defaults, **keys})

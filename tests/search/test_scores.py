@@ -1,0 +1,153 @@
+"""From rows to scores: the best of a grid, means over settings, errors over seeds, and what is missing is said."""
+
+import math
+
+import pytest
+
+from search.mad.scores import Score, score, to_summary
+from search.mad.spec import MadSpec
+from search.results import to_json
+from tests.search.cases import mad_spec
+
+TASKS = {
+    "in-context-recall": {"task": {"vocab_size": 8, "seq_len": 16}, "changes": {"seq_len": [8, 32]}},
+    "compression": {"changes": {}},
+}
+
+
+def two_tasks(**keys):
+    return mad_spec(**{"tasks": TASKS, "changes": "all", "lrs": [1e-3, 1e-2], **keys})
+
+
+def rows_of(spec, accuracy, status=lambda trial: "finished"):  # noqa: ARG005 - may depend on the trial
+    """A row for each trial, as if all had run; `accuracy(trial)` is a number or a mapping of metrics."""
+    rows = []
+    for trial in spec.trials():
+        found = accuracy(trial)
+        metrics = found if isinstance(found, dict) else dict.fromkeys(("accuracy", "macro", "held_out"), found)
+        row = {**trial.labels(), "status": status(trial), "steps": 4, "best_step": 2.0, "seconds": 1.0, "history": []}
+        row |= {"test_accuracy": metrics["accuracy"], "test_macro_accuracy": metrics["macro"]}
+        rows.append(row | {"held_out_accuracy": metrics["held_out"], "held_out_loss": 1 - metrics["held_out"]})
+    return rows
+
+
+def test_best_of_the_grid_then_mean_over_settings_then_over_tasks():
+    spec = two_tasks(mode="mad", seeds=[0])
+    base = {"baseline": 0.4, "seq_len=8": 0.6, "seq_len=32": 0.2}
+
+    def accuracy(trial):
+        worse = 0.1 * (trial.spec.lr == 1e-2) + 0.05 * (trial.spec.weight_decay == 0.1)
+        return (base[trial.change] if trial.task == "in-context-recall" else 0.9) - worse
+
+    scores = score(spec, rows_of(spec, accuracy))
+    assert len(scores.cells) == 4
+    assert scores.of("small", "in-context-recall") == Score(pytest.approx(0.4), None)
+    assert scores.of("small", "compression").value == pytest.approx(0.9)
+    assert scores.of("small").value == pytest.approx(0.65)  # of tasks, not of settings
+    assert scores.problems() == {}
+    summary = to_summary(scores, {})
+    assert summary["complete"] is True
+    assert {(cell["best_lr"], cell["best_weight_decay"]) for cell in summary["settings"]} == {(1e-3, 0.0)}
+
+
+def by_lr(trial):
+    """The low rate is best on the test set's macro accuracy, the high one on the validation set."""
+    is_low = trial.spec.lr == 1e-3
+    return {"accuracy": 0.7 if is_low else 0.6, "macro": 0.8 if is_low else 0.5, "held_out": 0.1 if is_low else 0.9}
+
+
+def test_mode_mad_picks_by_test_and_reports_macro():
+    spec = two_tasks(mode="mad")
+    assert score(spec, rows_of(spec, by_lr)).of("small").value == pytest.approx(0.8)
+
+
+def test_mode_clean_picks_by_validation_and_reports_test():
+    spec = two_tasks(mode="clean")
+    assert score(spec, rows_of(spec, by_lr)).of("small").value == pytest.approx(0.6)
+
+
+def test_mode_clean_breaks_ties_by_validation_loss():
+    spec = mad_spec(lrs=[1e-3, 1e-2], weight_decays=[0.0])
+    rows = rows_of(spec, lambda trial: {"accuracy": trial.spec.lr, "macro": 0.0, "held_out": 1.0})
+    rows[0]["held_out_loss"], rows[1]["held_out_loss"] = 0.2, 0.1
+    assert score(spec, rows).of("small").value == pytest.approx(1e-2)
+
+
+def test_mean_and_standard_error_over_seeds():
+    spec = two_tasks(seeds=[0, 1, 2])
+    scores = score(spec, rows_of(spec, lambda trial: 0.1 * trial.spec.seed + (0.2 if trial.task == "compression" else 0.0)))
+    for task, mean in (("in-context-recall", 0.1), ("compression", 0.3), (None, 0.2)):
+        found = scores.of("small", task)
+        assert found.value == pytest.approx(mean)
+        assert found.standard_error == pytest.approx(0.1 / math.sqrt(3))
+
+
+@pytest.mark.parametrize("mode", ["mad", "clean"])
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_diverged_and_failed_trials_are_counted_and_never_score(mode, status):
+    spec = two_tasks(mode=mode, seeds=[0])
+
+    def is_bad(trial):
+        return trial.spec.lr == 1e-2 and trial.task == "compression"
+
+    rows = rows_of(spec, lambda trial: 1.0 if is_bad(trial) else 0.5, lambda trial: status if is_bad(trial) else "stopped")
+    scores = score(spec, rows)
+    assert scores.of("small", "compression").value == 0.5
+    assert scores.problems() == scores.problems("small", "compression") == {status: 2}
+    assert scores.problems("small", "in-context-recall") == {}
+    summary = to_summary(scores, {})
+    assert summary["problems"] == {status: 2}
+    assert summary["complete"] is (status == "diverged")
+    assert [cell[f"n_{status}"] for cell in summary["settings"]] == [0, 0, 0, 2]
+
+
+@pytest.mark.parametrize("mode", ["mad", "clean"])
+def test_a_setting_without_a_score_makes_none_not_a_mean_of_the_rest(mode):
+    spec = two_tasks(mode=mode, seeds=[0, 1])
+    rows = rows_of(spec, lambda _: 0.5)
+    left = [row for row in rows if not (row["change"] == "seq_len=32" and row["seed"] == 1)]
+    scores = score(spec, left)
+    assert scores.of("small", "in-context-recall") == Score(None, None)
+    assert scores.of("small") == Score(None, None)
+    assert scores.of("small", "compression").value == 0.5
+    assert scores.problems("small", "in-context-recall") == {"not run": 4}
+    summary = to_summary(scores, {})
+    assert summary["complete"] is False
+    assert summary["scores"]["small"] == {"in-context-recall": None, "compression": 0.5, "mean": None}
+
+
+def test_a_setting_whose_trials_all_diverged_has_no_score():
+    spec = two_tasks(seeds=[0])
+    rows = rows_of(spec, lambda _: 0.3, lambda trial: "diverged" if trial.change == "seq_len=8" else "solved")
+    scores = score(spec, rows)
+    assert scores.of("small", "in-context-recall").value is None
+    assert scores.problems() == {"diverged": 4}
+
+
+def test_missing_points_of_a_grid_are_said():
+    spec = mad_spec()
+    scores = score(spec, rows_of(spec, lambda _: 0.5)[:1])
+    assert scores.of("small").value == 0.5
+    assert scores.problems() == {"not run": 1}
+    assert to_summary(scores, {})["complete"] is False
+
+
+def test_rows_of_other_runs_are_left_out():
+    spec = mad_spec()
+    strange = [{**row, "architecture": "other"} for row in rows_of(spec, lambda _: 1.0)]
+    scores = score(spec, rows_of(spec, lambda _: 0.5) + strange)
+    assert scores.of("small").value == 0.5
+    assert scores.problems() == {}
+
+
+def test_the_ceiling_of_memorization():
+    suite = MadSpec(architectures={"a": ["attention"]}, tasks=["memorization", "compression"], mode="mad")
+    scores = score(suite, [])
+    assert scores.ceiling("memorization") == pytest.approx(0.915, abs=3e-3)
+    assert scores.ceiling("compression") == 1.0
+    assert to_summary(scores, {})["ceilings"]["memorization"] == pytest.approx(0.915, abs=3e-3)
+
+
+def test_json_has_no_nan():
+    text = to_json({"a": math.nan, "b": [math.inf, 1.0, {"c": -math.inf}], "d": (1, None)})
+    assert text == '{"a": null, "b": [null, 1.0, {"c": null}], "d": [1, null]}'
