@@ -58,7 +58,7 @@ def _assemble(spec: RackSpec) -> Rack:
         d_model=spec.d_model,
         vocab_size=spec.vocab_size,
         max_length=spec.max_length,
-        make_norm=lambda: norm(spec.norm),
+        make_norm=lambda: norm(spec.norm) or nn.Identity(),
     )
     return Rack(embedding, stacks, head, tie_embeddings=spec.tie_embeddings)
 

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from configs import Problems, Registry, read_yaml
 from configs.errors import Location, known_names
 from models.checks import UNKNOWN_LENGTH, check_part
-from models.registries import CHANNEL_MIXERS, MIXERS
+from models.registries import CHANNEL_MIXERS, MIXERS, NORMS
 
 LAYERS = Path(__file__).parent.parent / "configs" / "layers"
 
@@ -112,7 +112,11 @@ def check_blocks(raw: dict[str, Any], problems: Problems) -> None:
 
 
 def hand_down_norm(raw: dict[str, Any]) -> dict[str, Any]:
-    """Write the rack's `norm` into every block that does not choose its own."""
+    """Write the rack's `norm` into every block that does not choose its own; a wrong one is left to its own validation."""
+    try:
+        NORMS.part(raw.get("norm") or "rmsnorm")
+    except (ValidationError, PydanticCustomError):
+        return raw
     if "norm" not in raw:
         return raw
     raw = copy.deepcopy(raw)

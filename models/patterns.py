@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +39,7 @@ class Placed:
     """A block of the laid-out stack and the place in the stack's spec where it is written."""
 
     block: BlockSpec
-    location: Location
+    location: Location = field(compare=False)
 
 
 def _names(pattern: Sequence[Any], n_blocks: int | None) -> list[str]:
@@ -57,8 +57,11 @@ def expand_blocks(stack: StackSpec, block_class: type[BlockSpec]) -> tuple[Place
         if not indices:
             problems.add(("layers", key), f"'{key}' is no index or slice of {len(placed)} blocks", override)
         for index in indices:
+            base = placed[index].block.to_dict()
+            if "norm" in override:  # short for both, so neither is kept
+                base = {name: value for name, value in base.items() if name not in ("mixer_norm", "mlp_norm")}
             try:
-                block = block_class.model_validate(merge(placed[index].block.to_dict(), override))
+                block = block_class.model_validate(merge(base, override))
             except ValidationError as error:
                 problems.adopt(("layers", key), error)
                 break
@@ -85,7 +88,8 @@ def _lay_out(stack: StackSpec, problems: Problems) -> Iterator[Placed]:
         unknown = [name for name in dict.fromkeys(names) if name not in stack.blocks]
         for name in unknown:
             problems.add(("pattern",), f"'{name}' is not in blocks; {known_names(name, stack.blocks)}", name)
-        for name in [name for name in stack.blocks if name not in _names(stack.pattern, None)]:
+        unused = [name for name in stack.blocks if name not in _names(stack.pattern, None)]
+        for name in () if unknown else unused:
             problems.add(("blocks", name), "not used in the pattern")
         yield from (Placed(stack.blocks[name], ("blocks", name)) for name in names if name not in unknown)
     else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import Discriminator, Field, PositiveInt, PrivateAttr, Tag, model_validator
+from pydantic import Discriminator, Field, PositiveInt, PrivateAttr, Tag, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from configs import Problems, Spec
 from configs.registry import Part
@@ -40,11 +41,18 @@ class BlockSpec(Spec):
     @classmethod
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
         """Expand `norm`."""
-        del problems
         if "norm" not in raw:
             return raw
-        norms = dict.fromkeys(("mixer_norm", "mlp_norm"), raw["norm"])
-        return {**norms, **{key: value for key, value in raw.items() if key != "norm"}}
+        rest = {key: value for key, value in raw.items() if key != "norm"}
+        try:
+            norm = raw["norm"] and NORMS.part(raw["norm"])
+        except ValidationError as error:
+            problems.adopt(("norm",), error)
+            return rest
+        except PydanticCustomError as error:
+            problems.add(("norm",), error.message())
+            return rest
+        return {"mixer_norm": norm, "mlp_norm": norm, **rest}
 
 
 Blocks = Annotated[
@@ -71,9 +79,19 @@ class StackSpec(Spec):
     layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     _placed: tuple[Placed, ...] = PrivateAttr()
 
+    @classmethod
+    def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+        """Take an index for what YAML reads it as, a number."""
+        del problems
+        layers = raw.get("layers")
+        return {**raw, "layers": {str(key): value for key, value in layers.items()}} if isinstance(layers, dict) else raw
+
     @model_validator(mode="after")
     def _expand(self) -> Self:
         self._placed = expand_blocks(self, BlockSpec)
+        # Mappings are equal in any order, but the order of overrides counts: what is kept is what came out, layer by layer.
+        overridden = [index for index, placed in enumerate(self._placed) if placed.location[0] == "layers"]
+        object.__setattr__(self, "layers", {str(index): self._placed[index].block.to_dict() for index in overridden})
         return self
 
     def expanded(self) -> tuple[BlockSpec, ...]:
@@ -131,6 +149,14 @@ class RackSpec(BackboneSpec):
     max_length: PositiveInt | None = None
     tie_embeddings: bool = False
     head: HEADS.field() = Field(default_factory=lambda: HEADS.part("language_model"))  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _check_head(self) -> Self:
+        problems = Problems()
+        if message := check_part(HEADS, self.head, self.d_model, self.max_length):
+            problems.add(("head",), message)
+        problems.raise_if_any(type(self).__name__)
+        return self
 
     def build(self, seed: int = 0) -> Rack:
         """The model, in training mode, on the current default device; the same seed gives the same weights."""

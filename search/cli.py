@@ -30,37 +30,48 @@ def add_mad(jobs: Any) -> None:
         description="Score architectures on the MAD suite. Settings come from a file or a preset; key=value sets any of them.",
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/mad_quick.yaml")
-    parser.add_argument("--preset", choices=PRESETS, help="the settings of configs/mad_PRESET.yaml, instead of a file")
+    parser.add_argument(
+        "--preset", choices=PRESETS, help="the settings of configs/mad_PRESET.yaml, instead of a file; quick, if neither is given"
+    )
     parser.add_argument("--layers", nargs="+", metavar="LAYER", help="one architecture, layer by layer: mh-attention swiglu ...")
-    parser.add_argument("--tasks", "--task", nargs="+", metavar="TASK", help="the tasks to run, as the file or preset has them")
+    parser.add_argument(
+        "--tasks",
+        "--task",
+        nargs="+",
+        metavar="TASK",
+        help="the tasks to run, with the settings that the file or preset has for them",
+    )
     parser.add_argument("--mode", choices=("mad", "clean"), help="the reference's metric and selection, or held-out ones")
     parser.set_defaults(run=run_mad)
 
 
 def run_mad(arguments: argparse.Namespace, overrides: Sequence[str], execute: Execute | None) -> int:
-    """Put the spec together and run it."""
-    if (arguments.config is None) == (arguments.preset is None):
-        raise ConfigError(f"mad: give a config file or a --preset ({', '.join(PRESETS)}), one of the two")
-    path = Path(arguments.config or CONFIGS / f"mad_{arguments.preset}.yaml")
+    """Run what the command line asks for; prints the run's folder last."""
+    spec, folder = mad_spec(arguments, overrides)
+    use_one_thread()
+    status = run(spec, folder, execute)
+    print(folder)
+    return status
+
+
+def mad_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[MadSpec, Path]:
+    """The spec that file, preset, options and overrides amount to, and the run's folder."""
+    if arguments.config is not None and arguments.preset is not None:
+        raise ConfigError(f"mad: give a config file ({arguments.config}) or a --preset ({arguments.preset}), not both")
+    path = Path(arguments.config or CONFIGS / f"mad_{arguments.preset or PRESETS[0]}.yaml")
     tree = read_yaml(path)
     outs = [text.removeprefix("out=") for text in overrides if text.startswith("out=")]
     if arguments.layers:
         tree["architectures"] = {"-".join(arguments.layers): {"layers": arguments.layers}}
     if arguments.tasks:
-        own = tree.get("tasks")
-        own = own if isinstance(own, dict) else {}
-        tree["tasks"] = {name: own.get(name.replace("_", "-"), {}) for name in arguments.tasks}
+        tree["only"] = arguments.tasks
     if arguments.mode:
         tree["mode"] = arguments.mode
     for text in overrides:
         if not text.startswith("out="):
             apply_override(tree, text)
     spec = validate(MadSpec, tree, str(path))
-    use_one_thread()
-    folder = Path(outs[-1] if outs else f"runs/mad-{spec.fingerprint()}")
-    status = run(spec, folder, execute)
-    print(folder)
-    return status
+    return spec, Path(outs[-1] if outs else f"runs/mad-{spec.fingerprint()}")
 
 
 def main(parser: argparse.ArgumentParser, execute: Execute | None, argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from configs import Problems, Spec
 from configs.merge import merge
 from models import BackboneSpec
-from search.mad.task import TaskSpec, expand_tasks
+from search.mad.task import TaskSpec, expand_tasks, select
 from search.mad.trial import Trial, TrialSpec, rack_for
 from search.member import TrainSpec
 
@@ -60,12 +60,14 @@ class MadSpec(Spec):
 
     `architectures` maps names to backbones; a list of layers is short for `{layers: [...]}`, and `d_model` (128, if not given) is
     handed down to those that give none. `tasks` is a list of names, or a mapping from names to what differs from
-    `configs/tasks/<name>.yaml`. `changes` keeps, in every task, `all` difficulty changes, `none` (baselines alone), or those
-    listed. `mode` fills in seeds, stop rule and model selection (`MODES`). Up to `pack_size` trials that differ in rate, decay
-    and seed alone are trained as one; `packing: auto` does so on a GPU, where it pays.
+    `configs/tasks/<name>.yaml`; `only` picks some of them. `changes` keeps, in every task, `all` difficulty changes, `none`
+    (baselines alone), or those listed. `mode` fills in seeds, stop rule and model selection (`MODES`).
+
+    Up to `pack_size` trials that differ in rate, decay and seed alone are trained as one; `packing: auto` does so on a GPU, where
+    it pays. `data_folder` keeps data sets between runs, `save_weights` the best and last weights of every trial.
     """
 
-    short_forms = ("changes", "d_model")
+    short_forms = ("changes", "d_model", "only")
     job: Literal["mad"] = "mad"
     mode: Literal["mad", "clean"] = "clean"
     architectures: Annotated[dict[str, BackboneSpec | None], Field(min_length=1)]
@@ -91,6 +93,7 @@ class MadSpec(Spec):
         if isinstance(raw.get("tasks"), list | tuple):
             raw["tasks"] = {str(name): {} for name in raw["tasks"]}
         if isinstance(raw.get("tasks"), dict):
+            raw["tasks"] = select(raw["tasks"], raw.pop("only", None), problems)
             raw["tasks"] = expand_tasks(raw["tasks"], changes, problems)
         if isinstance(raw.get("architectures"), dict):
             raw["architectures"] = {str(name): _backbone(value, d_model) for name, value in raw["architectures"].items()}

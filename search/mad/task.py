@@ -47,7 +47,7 @@ class TaskSpec(Spec):
         except ValueError as error:
             problems.add(("task",), str(error))
             problems.raise_if_any("TaskSpec")
-        seen = {self.model_copy(update={"changes": {}}): "the baseline"}
+        seen: dict[TaskSpec, str] = {self.model_copy(update={"changes": {}}): "the baseline"}
         known = [*self.task.options(), "n_train", "n_validation", "n_test"]
         for name, values in self.changes.items():
             if name not in known:
@@ -90,6 +90,17 @@ def task_file(name: str) -> dict[str, Any]:
     if name.replace("_", "-") not in task_names():
         raise_unknown("task", name, task_names())
     return read_yaml(FILES / f"{name.replace('_', '-')}.yaml")
+
+
+def select(raw: Mapping[str, Any], only: Any, problems: Problems) -> dict[str, Any]:
+    """The tasks named in `only`, with what is said of them; one of which nothing is said is taken as its file has it."""
+    if only is None:
+        return dict(raw)
+    if not isinstance(only, list | tuple) or not only:
+        problems.add(("only",), f"expected a list of tasks, got {only!r}")
+        return dict(raw)
+    said = {str(name).replace("_", "-"): override for name, override in raw.items()}
+    return {str(name): said.get(str(name).replace("_", "-"), {}) for name in only}
 
 
 def expand_tasks(raw: Mapping[str, Any], changes: Any, problems: Problems) -> dict[str, Any]:

@@ -109,8 +109,7 @@ head: {kind: langauge_model}
         "stacks[1].block.dropout": "less than 1 (got 1.5)",
         "stacks[1].block.mixr": "did you mean 'mixer'?",
         "stacks[2].blocks.a.mixer.d_state": "(got 'many')",
-        "stacks[2].blocks.a.mixer_norm": "unknown norm 'batchnorm'",
-        "stacks[2].blocks.a.mlp_norm": "unknown norm 'batchnorm'",
+        "stacks[2].blocks.a.norm": "unknown norm 'batchnorm'",
         "head": "unknown head 'langauge_model'; did you mean 'language_model'?",
     }
     for place, text in expected.items():

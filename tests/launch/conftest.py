@@ -1,6 +1,5 @@
 """One Ray for all tests that run in this process."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,9 @@ from launch.cluster import cluster
 @pytest.fixture(scope="session")
 def local_ray():
     """Two workers' worth of CPUs, whatever the machine has."""
-    here = Path(__file__).parent
+    root = Path(__file__).parents[2]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent.parent)]))  # workers unpickle what tests define
+        patch.setenv("PYTHONPATH", str(root))  # workers unpickle what tests define
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         with cluster():
             yield

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runs import RAW, numbers, rows_of, tiny
 from search.mad import job
+from tests.launch.runs import RAW, numbers, rows_of, tiny
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

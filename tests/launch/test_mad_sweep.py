@@ -12,9 +12,9 @@ from torch import nn
 
 from configs import ConfigError
 from launch.mad_sweep import execute
-from runs import numbers, rows_of, tiny
 from search import benchmark
 from search.mad import job
+from tests.launch.runs import numbers, rows_of, tiny
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

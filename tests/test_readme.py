@@ -1,0 +1,85 @@
+"""What the README tells people to type works."""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.cli import OVERRIDE, add_mad, mad_spec
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [
+    line.partition("#")[0].strip().removeprefix("./launch/run ")
+    for block in blocks("bash")
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+def test_there_is_something_to_test():
+    assert len(COMMANDS) >= 6
+    assert COMMANDS[0] == "python -m launch mad configs/mad_quick.yaml"
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if re.search(r" (check|show) ", command)])
+def test_check_and_show_commands_run(command):
+    words = [sys.executable, *shlex.split(command)[1:]]
+    expanded = [str(path) for word in words for path in (sorted(ROOT.glob(word)) if "*" in word else [word])]
+    done = subprocess.run(expanded, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if " mad " in command])
+def test_mad_commands_describe_a_run(command):
+    """The runs themselves take minutes to days; here they are put together and validated."""
+    parser = argparse.ArgumentParser()
+    add_mad(parser.add_subparsers())
+    words = shlex.split(command)[3:]
+    overrides = [word for word in words if OVERRIDE.match(word)]
+    spec, folder = mad_spec(parser.parse_args([word for word in words if word not in overrides]), overrides)
+    assert spec.trials()
+    assert folder.parent.name == "runs"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_first_command_runs(tmp_path):
+    command = [sys.executable, *shlex.split(COMMANDS[0])[1:], "epochs=1", f"out={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "gated delta net" in done.stdout
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "run")
+    assert {"results.json", "trials.parquet", "scores.png", "spec.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+@pytest.mark.slow
+def test_python_blocks_run(capsys):
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    assert "in-context-recall" in capsys.readouterr().out
+
+
+def test_the_yaml_shown_is_the_shipped_file():
+    shown = [re.sub(r"\s+#.*", "", line) for line in blocks("yaml")[0].splitlines()]
+    shipped = (ROOT / "configs" / "hybrid.yaml").read_text(encoding="utf-8").splitlines()
+    assert shown == [line for line in shipped if not line.startswith("#")]
+
+
+def test_the_tree_names_folders_and_files_that_exist():
+    tree = next(block for block in re.findall(r"```\n(configs/.*?)```", README, flags=re.DOTALL))
+    for name in re.findall(r"^(\w+/)", tree, flags=re.MULTILINE):
+        assert (ROOT / name).is_dir(), name
+    for name in re.findall(r"\b([a-z_]+\.py)\b", tree):
+        assert list(ROOT.glob(f"*/**/{name}")), name
