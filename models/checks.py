@@ -36,7 +36,7 @@ def check_part(registry: Registry, part: Part | None, d_model: int, max_length: 
     try:
         with torch.device("meta"):
             registry.build(part, d_model=d_model, max_length=max_length, vocab_size=1, make_norm=torch.nn.Identity)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # torch's own, for sizes whose product overflows
         return str(error)
     return None
 

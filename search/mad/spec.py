@@ -89,11 +89,11 @@ class MadSpec(Spec):
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
         """Expand the mode, the names of tasks, the layers of architectures."""
         raw = merge(MODES.get(str(raw.get("mode")), MODES["clean"]), raw)
-        d_model, changes = raw.pop("d_model", 128), raw.pop("changes", "all")
+        d_model, changes, only = raw.pop("d_model", 128), raw.pop("changes", "all"), raw.pop("only", None)
         if isinstance(raw.get("tasks"), list | tuple):
             raw["tasks"] = {str(name): {} for name in raw["tasks"]}
         if isinstance(raw.get("tasks"), dict):
-            raw["tasks"] = select(raw["tasks"], raw.pop("only", None), problems)
+            raw["tasks"] = select(raw["tasks"], only, problems)
             raw["tasks"] = expand_tasks(raw["tasks"], changes, problems)
         if isinstance(raw.get("architectures"), dict):
             raw["architectures"] = {str(name): _backbone(value, d_model) for name, value in raw["architectures"].items()}

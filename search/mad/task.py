@@ -61,7 +61,7 @@ class TaskSpec(Spec):
                     continue
                 if changed in seen:
                     problems.add(("changes", name, index), f"{value} is the same setting as {seen[changed]}")
-                seen[changed] = f"{name}={value}"
+                seen.setdefault(changed, f"{name}={value}")
         problems.raise_if_any("TaskSpec")
         return self
 

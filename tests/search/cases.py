@@ -1,10 +1,13 @@
 """Tiny models and data that the tests of training run on."""
 
+import json
+
 import torch
 
 from models import RackSpec
 from search import metrics
 from search.batches import EpochBatches
+from search.mad import trial
 from search.mad.spec import MadSpec
 from search.member import Member, TrainSpec
 from search.training import train
@@ -23,6 +26,12 @@ def data(seed=0, split="train", n_examples=48, batch_size=16, task=TASK):
 def rack_spec(layers=LAYERS, **keys):
     """A rack for the task."""
     return RackSpec(**{"d_model": 16, "vocab_size": TASK.vocab_size, "max_length": TASK.seq_len, "layers": layers, **keys})
+
+
+def dropout_spec():
+    """A rack whose blocks drop out."""
+    block = {"mixer": {"kind": "attention", "n_heads": 2}, "mlp": {"kind": "mlp", "d_ff": 16}, "dropout": 0.3}
+    return RackSpec(d_model=16, vocab_size=8, stacks=[{"n_blocks": 2, "block": block}])
 
 
 def member(spec=None, batches=None, *, lr=1e-3, weight_decay=0.0, seed=0):
@@ -77,3 +86,36 @@ def mad_spec(**keys):
         "train": {"device": "cpu"},
     }
     return MadSpec(**{**defaults, **keys})
+
+
+def rows_in(folder):
+    """What the log of a run holds."""
+    return [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+
+
+def timeless(rows):
+    """Rows by key, without what the clock says."""
+    return {row["key"]: {name: value for name, value in row.items() if name != "seconds"} for row in rows}
+
+
+def results_in(folder):
+    """The summary of a run, which is strict JSON, without what the clock says."""
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    results = json.loads((folder / "results.json").read_text(), parse_constant=refuse)
+    return {**results, "settings": [{**cell, "best_seconds": 0} for cell in results["settings"]]}
+
+
+def failing(fail, error=RuntimeError):
+    """`run_trials` that raises for the trials that `fail` says, and notes all it is asked for."""
+    asked, run_trials = [], trial.run_trials
+
+    def run(trials, **keys):
+        asked.extend(single.spec.fingerprint() for single in trials)
+        if any(fail(single) for single in trials):
+            raise error("the mixer\nbroke in two")
+        return run_trials(trials, **keys)
+
+    return run, asked

@@ -1,10 +1,5 @@
 """What a MAD run consists of: settings, trials, labels, and what the modes fill in."""
 
-import os
-import re
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +14,6 @@ from search.results import TrialLog
 from tests.search.cases import mad_spec
 
 ROOT = Path(__file__).parents[2]
-ALL_CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 FULL = {"architectures": {"a": ["mh-attention", "swiglu", "mh-attention", "swiglu"]}, "tasks": list(task_names()), "mode": "mad"}
 
 
@@ -91,6 +85,13 @@ def test_a_task_can_be_overridden_in_part():
     assert recall.changes == {"seq_len": (64,)}
     assert spec.tasks["compression"].changes == {"seq_len": (64, 128, 256)}
     assert recall.settings()["seq_len=64"].task.vocab_size == 20
+
+
+def test_some_tasks_can_be_picked():
+    tasks = {"in-context-recall": {"n_train": 100}, "compression": None}
+    spec = MadSpec(architectures={"a": ["attention"]}, tasks=tasks, only=["in_context_recall", "memorization"], changes="none")
+    assert {name: task.n_train for name, task in spec.tasks.items()} == {"in-context-recall": 100, "memorization": 256}
+    assert "only" not in spec.to_dict()
 
 
 def test_a_task_of_ones_own():
@@ -166,92 +167,3 @@ def test_what_is_there_twice_is_an_error(keys, path):
         validate(MadSpec, raw, "file")
     assert str(caught.value).startswith(f"file: {path}: ")
     assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("path", ALL_CONFIGS, ids=[str(path.relative_to(ROOT / "configs")) for path in ALL_CONFIGS])
-def test_every_shipped_file_is_right(path):
-    spec = read_spec(path)
-    assert type(spec).model_validate(spec.to_dict()).fingerprint() == spec.fingerprint()
-
-
-def search(*arguments):
-    command = [sys.executable, "-m", "search", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
-
-
-def test_check_says_ok_of_every_shipped_file():
-    done = search("check", *ALL_CONFIGS)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [f"{path}: ok" for path in ALL_CONFIGS]
-
-
-WRONG = {
-    "misspelt key": ("d_modle: 128\nvocab_size: 8\nd_model: 128\nlayers: [attention]\n", "d_modle: .*did you mean 'd_model'"),
-    "heads": (
-        "d_model: 128\nvocab_size: 8\nlayers: [{kind: attention, n_heads: 3}]\n",
-        r"layers\[0\]: n_heads = 3 must divide d_model",
-    ),
-    "unreadable": ("d_model: [128\nvocab_size: 8\n", "line .*not readable as YAML"),
-    "not a mapping": ("- 1\n", "a mapping is expected"),
-    "unknown job": ("job: madd\n", "unknown job 'madd'"),
-    "unknown layer kind": ("kind: atention\n", "unknown kind 'atention'; did you mean 'attention'"),
-    "unknown task kind": ("task: {kind: compresion}\n", "unknown task 'compresion'; did you mean 'compression'"),
-    "job without heads": ("job: mad\narchitectures: {a: [{kind: attention, n_heads: 3}]}\ntasks: [compression]\n", "n_heads = 3"),
-}
-
-
-def test_check_says_of_each_wrong_file_what_is_wrong(tmp_path):
-    paths = []
-    for name, (text, _) in WRONG.items():
-        paths.append(tmp_path / f"{name}.yaml")
-        paths[-1].write_text(text)
-    missing = tmp_path / "missing.yaml"
-    done = search("check", *paths, missing, ROOT / "configs/mad_quick.yaml")
-    assert done.returncode == 2
-    assert done.stdout.splitlines() == [f"{ROOT / 'configs/mad_quick.yaml'}: ok"]
-    lines = done.stderr.splitlines()
-    assert len(lines) == len(WRONG) + 1, done.stderr
-    for path, (_, expected), line in zip(paths, WRONG.values(), lines, strict=False):
-        assert line.startswith(str(path))
-        assert re.search(expected, line), line
-    assert lines[-1] == f"{missing}: cannot be read: No such file or directory"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["mad", "--preset", "quick", "--task", "in-context-recal"], "did you mean 'in-context-recall'"),
-        (["mad", "--preset", "quick", "d_modle=128"], "d_modle: unknown key 'd_modle'; did you mean 'd_model'"),
-        (
-            ["mad", "--preset", "quick", "d_model=128", "architectures.attention[0].n_heads=3"],
-            "architectures.attention.*n_heads = 3 must divide d_model = 128",
-        ),
-        (["mad", "no/such/file.yaml"], "no/such/file.yaml: cannot be read: No such file"),
-        (["mad", "--preset", "quick", "--layers", "mh-atention"], "did you mean 'mh-attention'"),
-        (["mad", "--preset", "quick", "lrs[7]=1"], "does not exist"),
-        (["mad"], "give a config file or a --preset"),
-        (["show", "no/such/file.yaml"], "cannot be read"),
-        (["mad", "--preset", "quick", "out=/dev/null/run"], "/dev/null/run"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_mistake_on_the_command_line_is_one_message(tmp_path, monkeypatch, capsys, arguments, expected):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["search", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_module("search", run_name="__main__", alter_sys=True)
-    told = capsys.readouterr()
-    assert caught.value.code == 2
-    assert told.out == ""
-    assert len(told.err.splitlines()) == 1, told.err
-    assert re.search(expected, told.err), told.err
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_a_mistake_in_a_process_of_its_own():
-    done = search("mad", "--preset", "quick", "--task", "in-context-recal")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1
-    assert "did you mean 'in-context-recall'" in done.stderr
