@@ -16,10 +16,12 @@ class Spec(BaseModel):
 
     Frozen; unknown keys are errors that suggest the nearest key; equal content gives an equal `fingerprint()`, which names
     caches, checkpoints and results. `short_forms` are keys that a subclass accepts and expands before validation; they are known
-    to error messages and gone from a saved spec.
+    to error messages and gone from a saved spec. `how_fields` say how something is run, not what it is: they are left out of the
+    fingerprint, so that the same work may go on elsewhere.
     """
 
     short_forms: ClassVar[tuple[str, ...]] = ()
+    how_fields: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -53,7 +55,8 @@ class Spec(BaseModel):
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that depend on the content alone."""
-        text = json.dumps([type(self).__name__, self.to_dict()], sort_keys=True)
+        content = {name: value for name, value in self.to_dict().items() if name not in self.how_fields}
+        text = json.dumps([type(self).__name__, content], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def __hash__(self) -> int:

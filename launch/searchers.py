@@ -9,7 +9,7 @@ import optuna
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-Config = dict[str, Any]
+from launch.mad_worker import Config
 
 
 class _Searcher(Searcher):

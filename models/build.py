@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def build(spec: RackSpec, seed: int = 0) -> Rack:
     """The rack of a spec on the current default device; the same seed gives the same weights, and no other generator moves."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would move the GPUs' generators too
         rack = _assemble(spec)
         initialise(rack, spec.init_std)
     return rack

@@ -16,6 +16,9 @@ from configs.errors import Location, known_names
 from models.checks import UNKNOWN_LENGTH, check_part
 from models.registries import CHANNEL_MIXERS, MIXERS, NORMS
 
+LISTED = "<layers>"
+"""Stands for `layers` where a bare list was given, so that errors name the place in the list alone."""
+
 LAYERS = Path(__file__).parent.parent / "configs" / "layers"
 
 
@@ -48,13 +51,14 @@ def expand_layers(raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
 
     In a pre-norm rack that is the same function as one residual unit a layer. Problems are reported at the layers' places.
     """
-    if "layers" not in raw:
+    key = LISTED if LISTED in raw else "layers"
+    if key not in raw:
         return raw
-    layers = raw["layers"]
+    layers = raw[key]
     if "stacks" in raw:
-        problems.add(("layers",), "give layers or stacks, not both")
+        problems.add((key,), "give layers or stacks, not both")
     if not isinstance(layers, list | tuple) or not layers:
-        problems.add(("layers",), "a list of layers is expected", layers)
+        problems.add((key,), "a list of layers is expected", layers)
         layers = []
     blocks: list[dict[str, Any]] = []
     for index, value in enumerate(layers):
@@ -62,20 +66,20 @@ def expand_layers(raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
             registry, part = layer(value)
             message = check_raw_part(registry, part, raw)
         except ValidationError as error:
-            problems.adopt(("layers", index), error)
+            problems.adopt((key, index), error)
             continue
         except ValueError as error:
-            problems.add(("layers", index), str(error), value)
+            problems.add((key, index), str(error), value)
             continue
         if message:
-            problems.add(("layers", index), message)
+            problems.add((key, index), message)
         elif registry is MIXERS:
             blocks.append({"mixer": part, "mlp": None})
         elif blocks and blocks[-1]["mlp"] is None:
             blocks[-1]["mlp"] = part
         else:
             blocks.append({"mixer": None, "mlp": part})
-    return {**{key: value for key, value in raw.items() if key != "layers"}, "stacks": [{"blocks": blocks or [{}]}]}
+    return {**{name: value for name, value in raw.items() if name != key}, "stacks": [{"blocks": blocks or [{}]}]}
 
 
 def check_raw_part(registry: Registry, part: Any, raw: dict[str, Any]) -> str | None:

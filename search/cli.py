@@ -18,7 +18,7 @@ from search.mad.spec import MadSpec
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PRESETS = ("quick", "baseline", "full")
-OVERRIDE = re.compile(r"^[A-Za-z_][^\s=()]*=")
+OVERRIDE = re.compile(r"""^[A-Za-z_](?:\["[^"]*"\]|[^\s=()"])*=""")
 """`key=value` words may stand anywhere on the line, between the others too."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from configs import ConfigError, Spec, read_yaml
@@ -36,8 +37,15 @@ def add_show(jobs: Any) -> None:
     """The arguments of the command `show`."""
     parser = jobs.add_parser("show", help="print a configuration with every default filled in, and what each part costs")
     parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("--seq-len", type=int, metavar="N", help="positions that states and operations are counted for")
+    parser.add_argument("--seq-len", type=positive, metavar="N", help="positions that states and operations are counted for")
     parser.set_defaults(run=run_show)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as argparse wants to hear of it."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is expected, got {text!r}")
+    return int(text)
 
 
 def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
@@ -46,7 +54,7 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     for text in overrides:
         apply_override(tree, text)
     if "job" in tree:
-        if tree["job"] not in JOBS:
+        if not isinstance(tree["job"], str) or tree["job"] not in JOBS:
             raise ConfigError(f"{path}: job: unknown job '{tree['job']}'. Known: {', '.join(JOBS)}")
         return validate(JOBS[tree["job"]], tree, str(path))
     if "task" in tree:
@@ -96,7 +104,7 @@ def run_show(arguments: argparse.Namespace, overrides: Sequence[str], execute: o
 
 def print_cost(console: Console, title: str, costed: RackCost, seq_len: int) -> None:
     """The table of a rack's parts."""
-    table = Table(title=f"{title}, sequences of {seq_len}", title_justify="left", title_style="bold")
+    table = Table(title=f"{escape(title)}, sequences of {seq_len}", title_justify="left", title_style="bold")
     table.add_column("part", no_wrap=True)
     table.add_column("kind")
     for name in ("parameters", "state", "FLOPs/token"):

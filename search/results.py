@@ -54,11 +54,15 @@ def run_folder(out: Path, spec: Spec) -> Iterator[Path]:
         except BlockingIOError:
             raise ConfigError(f"{out}: another process is working on this run") from None
         try:
-            is_other = saved.exists() and json.loads(saved.read_text(encoding="utf-8")) != spec.to_dict()
+            before = json.loads(saved.read_text(encoding="utf-8")) if saved.exists() else spec.to_dict()
         except json.JSONDecodeError as error:
             raise ConfigError(f"{saved}: damaged ({error}); give another out=") from None
-        if is_other:
-            raise ConfigError(f"{out}: holds the results of another specification ({saved.name} differs); give another out=")
+        if not isinstance(before, dict):
+            raise ConfigError(f"{saved}: damaged (a mapping is expected); give another out=")
+        changed = [name for name, value in spec.to_dict().items() if before.get(name) != value and name not in spec.how_fields]
+        if changed:
+            names = ", ".join(changed)
+            raise ConfigError(f"{out}: holds the results of another specification ({names} changed); give another out=")
         write_text(saved, json.dumps(spec.to_dict(), indent=2))
         yield out
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from configs import ConfigError
 from models.cost import RackCost, cost
 from search.devices import resolve_device
 from search.mad.report import print_scores, save_picture
+from search.mad.running import MakeModel, attempt
 from search.mad.scores import score, to_summary
 from search.mad.spec import MadSpec
-from search.mad.trial import MakeModel, Row, Trial, run_trials
+from search.mad.trial import Trial
 from search.progress import Progress, label
 from search.results import TrialLog, run_folder, to_json, write_parquet, write_text
 
@@ -71,17 +71,9 @@ def execute_here(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, ma
     def moved(trial: Trial, row: dict[str, float]) -> None:
         progress.moved(trial.spec.fingerprint(), label(trial.labels()), row, trial.spec.n_steps)
 
-    def attempt(pack: Sequence[Trial]) -> list[Row]:
-        try:
-            return run_trials(pack, make_model=make_model, on_evaluation=moved, **trial_options(spec, out))
-        except Exception:  # noqa: BLE001 - whatever a mixer raises is that trial's result
-            if len(pack) > 1:
-                return [row for trial in pack for row in attempt([trial])]
-            return failed_rows(pack, traceback.format_exc())
-
     resolve_device(spec.train.device)
     for pack in packs(remaining(spec, log), pack_size(spec)):
-        for row in attempt(pack):
+        for row in attempt(pack, make_model=make_model, on_evaluation=moved, **trial_options(spec, out)):
             log.add(row)
             progress.finished(row)
 
@@ -116,11 +108,6 @@ def trial_options(spec: MadSpec, out: Path) -> dict[str, Any]:
     """What `run_trials` needs beside the trials."""
     data_folder = None if spec.data_folder is None else Path(spec.data_folder)
     return {"folder": out / "checkpoints", "data_folder": data_folder, "save_weights": spec.save_weights}
-
-
-def failed_rows(trials: Sequence[Trial], error: str) -> list[Row]:
-    """Rows for trials that raised."""
-    return [{**trial.labels(), "status": "failed", "error": error, "history": []} for trial in trials]
 
 
 def finish(spec: MadSpec, log: TrialLog, out: Path) -> int:

@@ -12,10 +12,11 @@ from torch import nn
 
 from configs.load import validate
 from search.mad.job import Execute, run
+from search.mad.running import run_trials
 from search.mad.scores import score
 from search.mad.spec import MODES, MadSpec
 from search.mad.task import TaskSpec, task_file, task_names
-from search.mad.trial import Trial, TrialSpec, run_trials
+from search.mad.trial import Trial, TrialSpec
 from search.results import TrialLog
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.markup import escape
 from rich.table import Table
 
 from models.cost import RackCost
@@ -21,12 +22,12 @@ def print_scores(scores: Scores, costs: Mapping[str, RackCost], out: Path) -> No
     table = Table(title=f"MAD scores, mode {spec.mode}", title_justify="left", title_style="bold", caption_justify="left")
     table.add_column("architecture")
     for name in (*spec.tasks, "mean", "parameters", "state", "time"):
-        table.add_column(name.replace("-", " "), justify="right", overflow="fold")
+        table.add_column(escape(name.replace("-", " ")), justify="right", overflow="fold")
     for name in spec.architectures:
         entries = [_entry(scores, name, task) for task in (*spec.tasks, None)]
         seconds = sum(row.get("seconds") or 0 for cell in scores.cells if cell.architecture == name for row in cell.rows)
         sizes = [f"{costs[name].n_parameters:,}", f"{costs[name].state:,}"] if name in costs else ["", ""]
-        table.add_row(name, *entries, *sizes, duration(seconds))
+        table.add_row(escape(name), *entries, *sizes, duration(seconds))
     if any(scores.ceiling(task) < 0.9995 for task in spec.tasks):
         table.add_section()
         table.add_row("best possible", *(f"{scores.ceiling(task):.3f}" for task in spec.tasks), "", "", "", "")

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from configs import Problems, Spec
 from configs.merge import merge
 from models import BackboneSpec
+from models.layers import LISTED
 from search.mad.task import TaskSpec, expand_tasks, select
 from search.mad.trial import Trial, TrialSpec, rack_for
 from search.member import TrainSpec
@@ -68,6 +69,7 @@ class MadSpec(Spec):
     """
 
     short_forms = ("changes", "d_model", "only")
+    how_fields = ("packing", "pack_size", "data_folder", "save_weights", "workers")
     job: Literal["mad"] = "mad"
     mode: Literal["mad", "clean"] = "clean"
     architectures: Annotated[dict[str, BackboneSpec | None], Field(min_length=1)]
@@ -113,6 +115,12 @@ class MadSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _check_sweep(self) -> Self:
+        if self.packing == "always" and (self.sweep.asha or self.sweep.method == "optuna"):
+            raise ValueError("packing always trains a grid in step: with sweep.asha or sweep.method optuna give auto or never")
+        return self
+
+    @model_validator(mode="after")
     def _check_repetitions(self) -> Self:
         """The same trial has one result, so what asks for it twice would never be complete."""
         problems = Problems()
@@ -150,7 +158,7 @@ class MadSpec(Spec):
 
 def _backbone(value: Any, d_model: Any) -> Any:
     if isinstance(value, list | tuple):
-        value = {"layers": value}
+        value = {LISTED: value}
     return {"d_model": d_model, **value} if isinstance(value, dict) else value
 
 

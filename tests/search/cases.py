@@ -7,7 +7,7 @@ import torch
 from models import RackSpec
 from search import metrics
 from search.batches import EpochBatches
-from search.mad import trial
+from search.mad.running import run_trials
 from search.mad.spec import MadSpec
 from search.member import Member, TrainSpec
 from search.training import train
@@ -110,7 +110,7 @@ def results_in(folder):
 
 def failing(fail, error=RuntimeError):
     """`run_trials` that raises for the trials that `fail` says, and notes all it is asked for."""
-    asked, run_trials = [], trial.run_trials
+    asked = []
 
     def run(trials, **keys):
         asked.extend(single.spec.fingerprint() for single in trials)

@@ -10,7 +10,7 @@ from torch import nn
 
 import search
 from configs import ConfigError
-from search.mad import job, trial
+from search.mad import job, running
 from search.results import TrialLog, run_folder
 from tests.search.cases import failing, mad_spec, results_in, rows_in, timeless
 
@@ -18,7 +18,7 @@ from tests.search.cases import failing, mad_spec, results_in, rows_in, timeless
 @pytest.fixture
 def never_train(monkeypatch):
     def stop():
-        monkeypatch.setattr(job, "run_trials", lambda *_, **__: pytest.fail("trained"))
+        monkeypatch.setattr(running, "run_trials", lambda *_, **__: pytest.fail("trained"))
 
     return stop
 
@@ -62,7 +62,7 @@ def test_a_run_leaves_everything_in_its_folder_and_a_second_has_nothing_to_do(tm
 def test_a_trial_that_raises_is_a_row_and_the_others_run(tmp_path, monkeypatch, capsys):
     spec = mad_spec(lrs=[1e-3, 2e-3, 3e-3], weight_decays=[0.0])
     run, _ = failing(lambda single: single.spec.lr == 2e-3)
-    monkeypatch.setattr(job, "run_trials", run)
+    monkeypatch.setattr(running, "run_trials", run)
     assert job.run(spec, tmp_path) == 1
     rows = rows_in(tmp_path)
     assert [row["status"] for row in rows] == ["finished", "failed", "finished"]
@@ -76,7 +76,7 @@ def test_a_trial_that_raises_is_a_row_and_the_others_run(tmp_path, monkeypatch, 
     assert results["problems"] == {"failed": 1}
 
     run, asked = failing(lambda _: False)
-    monkeypatch.setattr(job, "run_trials", run)
+    monkeypatch.setattr(running, "run_trials", run)
     assert job.run(spec, tmp_path) == 0
     assert asked == [spec.trials()[1].spec.fingerprint()]
     assert results_in(tmp_path)["complete"] is True
@@ -87,7 +87,7 @@ def test_a_pack_in_which_one_raises_is_not_lost_as_a_whole(tmp_path, monkeypatch
     """What breaks one trial (or was too much for a pack) must not cost the others their result."""
     spec = mad_spec(lrs=[1e-3, 2e-3, 3e-3], weight_decays=[0.0], packing="always")
     run, _ = failing(lambda single: single.spec.lr == 2e-3)
-    monkeypatch.setattr(job, "run_trials", run)
+    monkeypatch.setattr(running, "run_trials", run)
     assert job.run(spec, tmp_path) == 1
     statuses = {row["lr"]: row["status"] for row in TrialLog(tmp_path / "trials.jsonl").rows.values()}
     assert statuses == {1e-3: "finished", 2e-3: "failed", 3e-3: "finished"}
@@ -212,7 +212,7 @@ def test_data_on_disk_give_the_same_results(tmp_path):
 def test_selection_uses_the_split_of_the_mode(mode):
     """In mode mad the held-out figures are those of the test set, in mode clean the test set is touched once at the end."""
     (single,) = mad_spec(mode=mode, weight_decays=[0.0], seeds=[0]).trials()
-    (row,) = trial.run_trials([single])
+    (row,) = running.run_trials([single])
     best = next(entry for entry in row["history"] if entry["step"] == row["best_step"])
     assert row["held_out_loss"] == best["loss"]
     assert (row["test_loss"] == pytest.approx(best["loss"], rel=1e-6)) is (mode == "mad")

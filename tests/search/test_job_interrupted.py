@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from search import training
-from search.mad import job
+from search.mad import job, running
 from search.results import TrialLog
 from tests.search.cases import failing, mad_spec, results_in, rows_in, timeless
 
@@ -35,13 +35,13 @@ def test_an_interrupted_run_goes_on_to_the_same_results(tmp_path, monkeypatch, s
         else:
             third = [single.spec.fingerprint() for single in spec.trials()][2]
             run, _ = failing(lambda single: single.spec.fingerprint() == third, KeyboardInterrupt)
-            patch.setattr(job, "run_trials", run)
+            patch.setattr(running, "run_trials", run)
         with pytest.raises(KeyboardInterrupt):
             job.run(spec, tmp_path / "cut")
     done = {row["key"] for row in rows_in(tmp_path / "cut")}
     assert len(done) == 2
     run, asked = failing(lambda _: False)
-    monkeypatch.setattr(job, "run_trials", run)
+    monkeypatch.setattr(running, "run_trials", run)
     assert job.run(spec, tmp_path / "cut") == 0
     assert len(asked) == 2
     assert not set(asked) & done
@@ -80,7 +80,7 @@ def test_a_torn_last_line_is_dropped_with_a_notice_and_its_trial_runs_again(tmp_
     whole = log.read_text()
     log.write_text(whole[:-40])
     run, asked = failing(lambda _: False)
-    monkeypatch.setattr(job, "run_trials", run)
+    monkeypatch.setattr(running, "run_trials", run)
     capsys.readouterr()
     assert job.run(spec, tmp_path) == 0
     assert "1 line(s) cut short by a kill were dropped; those trials run again" in " ".join(capsys.readouterr().out.split())

@@ -8,7 +8,7 @@ from torch import nn
 
 import search
 from configs import ConfigError
-from search.mad import library, trial
+from search.mad import data, library, running
 from search.mad.scores import score
 from tests.search.cases import TASK, mad_spec
 
@@ -84,7 +84,7 @@ RUNS = [
 def test_every_task_runs_to_a_score(config, mode):
     spec = mad_spec(tasks={"one": config}, weight_decays=[0.0], mode=mode, seeds=[0])
     (single,) = spec.trials()
-    scores = score(spec, trial.run_trials([single]))
+    scores = score(spec, running.run_trials([single]))
     assert 0 <= scores.of("small").value <= 1
     assert scores.problems() == {}
 
@@ -107,7 +107,7 @@ def test_train_task_leaves_the_model_with_its_best_weights():
     row = library.train_task(model, config, epochs=3, batch_size=16, lr=10.0, mode="clean", train={"device": "cpu"})
     assert row["best_step"] < row["steps"]
     (single, *_) = mad_spec(tasks={"one": config}).trials()
-    batches = trial.Data.of(single.spec, 12345, None).test
+    batches = data.Data.of(single.spec, 12345, None).test
     found = search.metrics.evaluate(lambda inputs: model(inputs)[None], batches.in_order())
     assert found["loss"].item() == pytest.approx(row["test_loss"], rel=1e-6)
 

@@ -1,0 +1,64 @@
+"""Puts what Tune hears from the trials into the log and onto the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+
+from launch.mad_worker import Config, name_of, points_of
+from search.mad.running import failed_rows
+from search.mad.trial import Trial
+from search.progress import Progress, label
+from search.results import Row, TrialLog
+
+
+class Recorder(Callback):
+    """Puts what Tune hears from the trials into the log and onto the terminal."""
+
+    def __init__(self, log: TrialLog, progress: Progress, settings: dict[str, Trial]) -> None:
+        self.n_ended = 0
+        self._log, self._progress, self._settings = log, progress, settings
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune saves its callbacks for `Tuner.restore`; a resumed run reads the trial log instead."""
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """An evaluation, or the end of a trial with its rows."""
+        del iteration, trials, info
+        config = trial.config
+        if "rows" not in result:
+            told = config if "lr" in config else {**config, "lr": math.nan, "weight_decay": math.nan}
+            self._progress.moved(trial.trial_id, label(told), result, self._settings[name_of(config)].spec.n_steps)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial that returned, with its rows, or one that ASHA stopped."""
+        del iteration, trials, info
+        last = trial.last_result or {}
+        self._end(trial, json.loads(last["rows"]) if "rows" in last else [self._pruned(trial.config, last)])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial that raised or died, for the last time."""
+        del iteration, trials, info
+        told = Path(trial.error_file) if trial.error_file else None
+        error = told.read_text(encoding="utf-8") if told is not None and told.exists() else "the worker died without a word"
+        self._end(trial, failed_rows(self._trials(trial.config), error))
+
+    def _trials(self, config: Config) -> list[Trial]:
+        return [self._settings[name_of(config)].at(*point) for point in points_of(config)]
+
+    def _pruned(self, config: Config, last: dict[str, Any]) -> Row:
+        (trial,) = self._trials(config)
+        held_out = {f"held_out_{name}": last.get(name) for name in ("accuracy", "loss")}
+        return {**trial.labels(), "status": "pruned", "error": None, **held_out, "steps": last.get("step"), "history": []}
+
+    def _end(self, trial: Any, rows: list[Row]) -> None:
+        self.n_ended += 1
+        self._progress.ended(trial.trial_id)
+        for row in rows:
+            self._log.add(row)
+            self._progress.finished(row)

@@ -1,0 +1,56 @@
+"""The instances of a trial's setting, as batches on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from search.batches import Batch, EpochBatches
+from search.devices import resolve_device
+from search.mad.trial import TrialSpec
+from tasks import Examples, Split, Task, cached, draw
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of one setting and seed, on the device."""
+
+    train: EpochBatches
+    validation: EpochBatches
+    test: EpochBatches
+
+    @classmethod
+    def of(cls, spec: TrialSpec, seed: int, folder: Path | None) -> Data:
+        """Draw the splits of a trial's setting, or read them from the folder."""
+        device = resolve_device(spec.train.device)
+        task, setting = spec.setting.instance(), spec.setting
+        sizes: dict[Split, int] = {"train": setting.n_train, "validation": setting.n_validation, "test": setting.n_test}
+
+        def batches(split: Split) -> EpochBatches:
+            examples = examples_of(task, sizes[split], seed, split, folder)
+            return EpochBatches(examples, spec.batch_size, seed=seed, device=device)
+
+        return cls(batches("train"), batches("validation"), batches("test"))
+
+
+@lru_cache(maxsize=6)
+def examples_of(task: Task, n_examples: int, seed: int, split: Split, folder: Path | None) -> Examples:
+    """The instances of one split; the last few are kept, since the trials of a grid follow each other on the same data."""
+    if folder is None:
+        return draw(task, n_examples, seed=seed, split=split)
+    return cached(task, n_examples, seed=seed, split=split, folder=folder)
+
+
+def in_order(data: Sequence[Data], split: Split) -> Iterator[Batch]:
+    """The evaluation batches of a pack: shared, or one a member along a leading dimension."""
+    distinct = list({id(single): single for single in data}.values())
+    if len(distinct) == 1:
+        yield from getattr(distinct[0], split).in_order()
+        return
+    for batches in zip(*(getattr(single, split).in_order() for single in data), strict=True):
+        inputs, targets = zip(*batches, strict=True)
+        yield torch.stack(inputs), torch.stack(targets)
