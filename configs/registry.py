@@ -57,7 +57,11 @@ class Registry(Mapping[str, type]):
         name = kind.replace("-", "_")
         module = importlib.import_module(f"{self.package}.{name}")
         spelling = name.replace("_", "")
-        return next(item for title, item in vars(module).items() if isinstance(item, type) and title.lower() == spelling)
+        for title, item in vars(module).items():
+            if isinstance(item, type) and title.lower() == spelling:
+                return item
+        expected = "".join(word.capitalize() for word in name.split("_"))
+        raise TypeError(f"{module.__file__}: a {self.noun} by this name must define a class {expected}")
 
     def part(self, value: Any) -> Part:
         """Validate `{kind: ..., options}` (or a bare kind) against the constructor of that kind."""

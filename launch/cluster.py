@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
+
+from configs import ConfigError
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
@@ -33,11 +37,27 @@ def cluster() -> Iterator[dict[str, float]]:
     if ray.is_initialized():
         yield ray.cluster_resources()
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_address(address)
+        # Inside `ray job submit` the job has brought the project along; by hand, this does.
+        inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        project = {"working_dir": str(Path(__file__).parents[1]), "excludes": [".venv", ".git", "runs"]}
+        ray.init(logging_level=logging.ERROR, runtime_env=None if inside_job else project)
     else:
         ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     try:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Say at once that nothing answers at `host:port`; Ray itself goes on asking for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdecimal():
+        return  # `auto` and the like
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(f"RAY_ADDRESS={address}: nothing answers there ({error.strerror or error})") from None

@@ -24,8 +24,6 @@ from search.mad.trial import Trial
 from search.progress import Progress
 from search.results import TrialLog
 
-METRIC = {"metric": "accuracy", "mode": "max"}
-
 
 def execute(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_model: MakeModel | None = None) -> None:
     """Run what the log does not hold yet on Ray, and add each row as it arrives.
@@ -37,7 +35,7 @@ def execute(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_mo
     settings = {name_of(trial.labels()): trial for trial in _settings(spec)}
     with cluster() as resources:
         searcher, n_configs = searcher_for(spec, log, out, settings, _pack_size(spec, resources))
-        recorder = Recorder(log, progress, settings)
+        recorder = Recorder(log, progress, settings, out)
         trainable = tune.with_parameters(
             run_config,
             settings={
@@ -73,6 +71,11 @@ def _settings(spec: MadSpec) -> list[Trial]:
     return [trial.at(seed, trial.spec.lr, trial.spec.weight_decay) for trial in spec.settings() for seed in spec.seeds]
 
 
+def _objective(spec: MadSpec) -> dict[str, str]:
+    """What searchers and schedulers go by: the accuracy that the mode goes by."""
+    return {"metric": spec.train.stop_metric, "mode": "max"}
+
+
 def _pack_size(spec: MadSpec, resources: dict[str, float]) -> int:
     """As in one process, but by the cluster's GPUs; ASHA judges single trials, so with it there are no packs."""
     is_packed = spec.packing == "always" or (spec.packing == "auto" and _uses_gpu(spec, resources) and not spec.sweep.asha)
@@ -83,14 +86,14 @@ def searcher_for(spec: MadSpec, log: TrialLog, out: Path, settings: dict[str, Tr
     """What Tune asks for the next configuration, and how many there are."""
     if spec.sweep.method == "grid":
         configs = [_config(pack) for pack in packs(remaining(spec, log), size)]
-        return ListSearch(configs, **METRIC), len(configs)
+        return ListSearch(configs, **_objective(spec)), len(configs)
     fixed = {name: {key: value for key, value in trial.labels().items() if key in SETTING} for name, trial in settings.items()}
     done = [name_of(row) for row in log.rows.values() if row["status"] != "failed"]
     n_left = {name: max(0, spec.sweep.n_samples - done.count(name)) for name in settings}
     backend = JournalFileBackend(str(out / "optuna.journal"))
     storage = optuna.storages.JournalStorage(backend)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return StudySearch(fixed, n_left, _space(spec), storage, **METRIC), sum(n_left.values())
+    return StudySearch(fixed, n_left, _space(spec), storage, **_objective(spec)), sum(n_left.values())
 
 
 def _config(pack: Sequence[Trial]) -> Config:
@@ -102,27 +105,32 @@ def _config(pack: Sequence[Trial]) -> Config:
 
 
 def _space(spec: MadSpec) -> dict[str, optuna.distributions.BaseDistribution]:
-    lowest_decay = max(min(spec.weight_decays), 1e-4)
-    highest_decay = max(*spec.weight_decays, lowest_decay)
-    return {
-        "lr": optuna.distributions.FloatDistribution(min(spec.lrs), max(spec.lrs), log=True),
-        "weight_decay": optuna.distributions.FloatDistribution(lowest_decay, highest_decay, log=True),
-    }
+    lowest, highest = min(spec.weight_decays), max(spec.weight_decays)
+    rate = optuna.distributions.FloatDistribution(min(spec.lrs), max(spec.lrs), log=True)
+    if highest == 0:
+        return {"lr": rate, "weight_decay": optuna.distributions.FloatDistribution(0.0, 0.0)}
+    # A logarithm needs a start above zero.
+    decay = optuna.distributions.FloatDistribution(min(max(lowest, 1e-4), highest), highest, log=True)
+    return {"lr": rate, "weight_decay": decay}
 
 
 def _scheduler(spec: MadSpec) -> AshaPerSetting | None:
     if not spec.sweep.asha:
         return None
     # A trial reports once an epoch and once more with its rows; ASHA would end it at max_t, so that lies beyond.
-    return AshaPerSetting(SETTING, **METRIC, max_t=spec.epochs + 2, grace_period=min(spec.sweep.grace_epochs, spec.epochs))
+    return AshaPerSetting(
+        SETTING, **_objective(spec), max_t=spec.epochs + 2, grace_period=min(spec.sweep.grace_epochs, spec.epochs)
+    )
 
 
 def _uses_gpu(spec: MadSpec, resources: dict[str, float]) -> bool:
-    return spec.train.device != "cpu" and resources.get("GPU", 0) > 0
+    return spec.train.device != "cpu" and spec.workers.gpus != 0 and resources.get("GPU", 0) > 0
 
 
 def _worker(spec: MadSpec, resources: dict[str, float]) -> dict[str, float]:
     gpus = spec.workers.gpus
+    if spec.train.device == "cuda" and not _uses_gpu(spec, resources):
+        raise ConfigError("train.device is cuda, but the workers have no GPU: give auto or cpu, or look at workers.gpus")
     if gpus is None:
         gpus = 1.0 if _uses_gpu(spec, resources) else 0.0
     for name, wanted, key in (("CPU", spec.workers.cpus, "cpus"), ("GPU", gpus, "gpus")):

@@ -45,10 +45,11 @@ def run_config(config: Config, settings: dict[str, Any], options: dict[str, Any]
         if row["step"] > reported_step:  # once an evaluation; of a pack, the first that is still running stands for all
             reported_step = int(row["step"])
             finite = {name: value for name, value in row.items() if math.isfinite(value)}
-            tune.report({"accuracy": 0.0, **finite})  # a diverged model is as good as none
+            tune.report({"accuracy": 0.0, "macro_accuracy": 0.0, **finite})  # a diverged model is as good as none
 
     run = run_trials if len(trials) == 1 else attempt
     rows = run(trials, make_model=make_model, on_evaluation=report, **options)
-    best = max(rows, key=lambda row: row.get("held_out_accuracy") or 0.0)
-    numbers = {name: value for name, value in best.items() if name.startswith("test_") and value is not None}
-    tune.report({"accuracy": best.get("held_out_accuracy") or 0.0, **numbers, "rows": to_json(rows)})
+    objective = setting.spec.train.stop_metric
+    best = max(rows, key=lambda row: row.get(f"held_out_{objective}") or 0.0)
+    numbers = {name: value for name, value in best.items() if name.startswith(("test_", "held_out_")) and value is not None}
+    tune.report({objective: best.get(f"held_out_{objective}") or 0.0, **numbers, "rows": to_json(rows)})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
 from launch.mad_worker import Config, name_of, points_of
+from search.mad.job import forget
 from search.mad.running import failed_rows
 from search.mad.trial import Trial
 from search.progress import Progress, label
@@ -19,8 +19,9 @@ from search.results import Row, TrialLog
 class Recorder(Callback):
     """Puts what Tune hears from the trials into the log and onto the terminal."""
 
-    def __init__(self, log: TrialLog, progress: Progress, settings: dict[str, Trial]) -> None:
+    def __init__(self, log: TrialLog, progress: Progress, settings: dict[str, Trial], out: Path) -> None:
         self.n_ended = 0
+        self._out = out
         self._log, self._progress, self._settings = log, progress, settings
 
     def __getstate__(self) -> dict[str, Any]:
@@ -32,8 +33,8 @@ class Recorder(Callback):
         del iteration, trials, info
         config = trial.config
         if "rows" not in result:
-            told = config if "lr" in config else {**config, "lr": math.nan, "weight_decay": math.nan}
-            self._progress.moved(trial.trial_id, label(told), result, self._settings[name_of(config)].spec.n_steps)
+            n_steps = self._settings[name_of(config)].spec.n_steps
+            self._progress.moved(trial.trial_id, label(config), result, n_steps)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial that returned, with its rows, or one that ASHA stopped."""
@@ -62,3 +63,4 @@ class Recorder(Callback):
         for row in rows:
             self._log.add(row)
             self._progress.finished(row)
+        forget(self._trials(trial.config), self._out)

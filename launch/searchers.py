@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -58,8 +59,16 @@ class StudySearch(_Searcher):
         """Give each study its fixed settings (merged into every draw), and how many draws are left in it."""
         super().__init__(metric=metric, mode=mode)
         self._fixed = dict(studies)
+        n_before = _close_studies(storage)
         self._searches = {
-            name: OptunaSearch(space, metric=metric, mode=mode, study_name=name, storage=storage, sampler=_sampler(name))
+            name: OptunaSearch(
+                space,
+                metric=metric,
+                mode=mode,
+                study_name=name,
+                storage=storage,
+                sampler=_sampler(name, n_before.get(name, 0)),
+            )
             for name in studies
             if n_left[name]
         }
@@ -82,6 +91,21 @@ class StudySearch(_Searcher):
         self._searches[self._study_of[trial_id]].on_trial_complete(trial_id, result, error)
 
 
-def _sampler(name: str) -> optuna.samplers.BaseSampler:
-    """TPE, seeded by the study's name; draws under way count as they stand, so that parallel ones spread out."""
-    return optuna.samplers.TPESampler(seed=sum(name.encode()), constant_liar=True)
+def _close_studies(storage: optuna.storages.BaseStorage) -> dict[str, int]:
+    """How many draws each study holds already; those that an interruption left under way are failed, not waited for."""
+    n_draws = {}
+    for summary in optuna.get_all_study_summaries(storage):
+        study = optuna.load_study(study_name=summary.study_name, storage=storage)
+        for draw in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+            study.tell(draw.number, state=optuna.trial.TrialState.FAIL)
+        n_draws[summary.study_name] = len(study.trials)
+    return n_draws
+
+
+def _sampler(name: str, n_before: int) -> optuna.samplers.BaseSampler:
+    """TPE, seeded by the study's name and length, so that a study that goes on does not draw its first points again.
+
+    Draws under way count as poor ones, so that parallel draws spread out.
+    """
+    seed = int(hashlib.sha256(f"{name} {n_before}".encode()).hexdigest()[:8], 16)
+    return optuna.samplers.TPESampler(seed=seed, constant_liar=True)

@@ -82,9 +82,14 @@ class StackSpec(Spec):
     @classmethod
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
         """Take an index for what YAML reads it as, a number."""
-        del problems
         layers = raw.get("layers")
-        return {**raw, "layers": {str(key): value for key, value in layers.items()}} if isinstance(layers, dict) else raw
+        if not isinstance(layers, dict):
+            return raw
+        named = {str(key): value for key, value in layers.items()}
+        for key in layers:
+            if not isinstance(key, str) and str(key) in layers:
+                problems.add(("layers", str(key)), f"the key '{key}' is given twice, as a number and as text")
+        return {**raw, "layers": named}
 
     @model_validator(mode="after")
     def _expand(self) -> Self:

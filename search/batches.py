@@ -33,7 +33,10 @@ class EpochBatches:
         if epoch != self._epoch:
             # Large odd factors keep the streams of neighbouring seeds and epochs apart; the generator hashes its seed.
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-            self._order = torch.randperm(len(self.inputs), generator=generator).to(self.inputs.device)
+            order = torch.randperm(len(self.inputs), generator=generator)
+            if self.inputs.is_cuda:  # from pinned memory the copy does not wait for the device
+                order = order.pin_memory()
+            self._order = order.to(self.inputs.device, non_blocking=True)
             self._epoch = epoch
         chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
         return self.inputs[chosen], self.targets[chosen]

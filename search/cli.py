@@ -61,6 +61,10 @@ def mad_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[M
     path = Path(arguments.config or CONFIGS / f"mad_{arguments.preset or PRESETS[0]}.yaml")
     tree = read_yaml(path)
     outs = [text.removeprefix("out=") for text in overrides if text.startswith("out=")]
+    if "" in outs:
+        raise ConfigError("out=: a folder is expected")
+    if isinstance(tree.get("tasks"), list):
+        tree["tasks"] = {name: {} for name in tree["tasks"]}  # so that tasks.memorization.n_train=100 finds its place
     if arguments.layers:
         tree["architectures"] = {"-".join(arguments.layers): {"layers": arguments.layers}}
     if arguments.tasks:

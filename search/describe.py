@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from configs import ConfigError, Spec, read_yaml
+from configs.errors import known_names
 from configs.load import apply_override, validate
 from models import BackboneSpec, RackSpec
 from models.cost import RackCost, cost
@@ -24,6 +26,8 @@ from search.mad.task import TaskSpec
 from search.progress import make_console
 
 JOBS: dict[str, type[Spec]] = {"mad": MadSpec}
+LAYER_WIDTH = 128
+"""The suite's width, at which single layers are checked and shown."""
 
 
 def add_check(jobs: Any) -> None:
@@ -64,9 +68,10 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
             layer(tree)
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from None
-        validate(BackboneSpec, {"d_model": 128, "layers": [tree]}, str(path))  # the suite's width, where the defaults belong
-        registry, part = layer(tree)
-        return registry.part(part)
+        return validate(BackboneSpec, {"d_model": LAYER_WIDTH, "layers": [tree]}, str(path))
+    if not {"stacks", "layers"} & tree.keys():
+        known = known_names(next(iter(map(str, tree)), ""), ("job", "task", "kind", "stacks", "layers"))
+        raise ConfigError(f"{path}: neither a job, a task, a layer nor a rack; {known} (one of them says which)")
     return validate(RackSpec, tree, str(path))
 
 
@@ -93,6 +98,11 @@ def run_show(arguments: argparse.Namespace, overrides: Sequence[str], execute: o
     if isinstance(spec, RackSpec):
         seq_len = arguments.seq_len or spec.max_length or 1024
         print_cost(console, "rack", cost(spec, seq_len), seq_len)
+    elif isinstance(spec, BackboneSpec):
+        seq_len = arguments.seq_len or LAYER_WIDTH
+        costed = cost(RackSpec(**spec.to_dict(), vocab_size=1, max_length=seq_len), seq_len)
+        title = f"layer at width {LAYER_WIDTH}, between an embedding and a head for one token"
+        print_cost(console, title, replace(costed, warnings=()), seq_len)
     if isinstance(spec, MadSpec):
         for setting in spec.settings():
             if setting.change == "baseline" and setting.spec.rack is not None:

@@ -67,7 +67,7 @@ class Member:
         """Take in one evaluation: keep the best weights, and decide whether to go on."""
         self.history.append(row)
         self.step = int(row["step"])
-        if not (math.isfinite(row["train_loss"]) and math.isfinite(row[spec.select_metric])):
+        if not (math.isfinite(row["train_loss"]) and math.isfinite(row["loss"])):
             self.status = "diverged"
             return
         peak = max((earlier[spec.stop_metric] for earlier in self.history[:-1]), default=-math.inf)

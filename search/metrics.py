@@ -87,9 +87,9 @@ def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
             "loss": sums["loss"],
             "macro_accuracy": sums["macro_accuracy"] * size,
             "batch_loss": sums["mean_loss"] * size,
-            "perplexity": sums["mean_loss"].exp() * size,
+            "perplexity": sums["mean_loss"].double().exp() * size,
         }
         totals = {name: value.double() + totals.get(name, 0.0) for name, value in parts.items()}
-    sums = {name: value.cpu() for name, value in totals.items()}
+    sums = dict(zip(totals, torch.stack(list(totals.values())).cpu(), strict=True))
     averages = {name: sums[name] / n_instances for name in ("macro_accuracy", "batch_loss", "perplexity")}
     return {"accuracy": sums["n_correct"] / sums["n_asked"], "loss": sums["loss"] / sums["n_asked"], **averages}

@@ -9,7 +9,8 @@ from typing import Self
 
 from rich.console import Console
 from rich.live import Live
-from rich.text import Text
+from rich.markup import escape
+from rich.table import Table
 
 from search.results import Row
 
@@ -34,7 +35,7 @@ class Progress:
         self.console = console or make_console()
         self.n_trials, self.n_done, self._first = n_trials, n_done, n_done
         self._started = time.monotonic()
-        self._running: dict[str, str] = {}
+        self._running: dict[str, tuple[str, ...]] = {}
         self._live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -51,9 +52,9 @@ class Progress:
         self.console.print(text, markup=False)
 
     def moved(self, key: str, label: str, row: dict[str, float], n_steps: int) -> None:
-        """An evaluation of a trial that goes on."""
-        facts = f"step {row['step']:.0f} of {n_steps}, loss {row['train_loss']:.3f}, accuracy {row['accuracy']:.3f}"
-        self._running[key] = f"  {label}: {facts}"
+        """An evaluation of a trial or pack that goes on."""
+        facts = (f"{row['step']:.0f} of {n_steps}", f"{row['train_loss']:.3f}", f"{row['accuracy']:.3f}")
+        self._running[key] = (label, *facts)
         self._refresh()
 
     def ended(self, key: str) -> None:
@@ -79,10 +80,18 @@ class Progress:
 
     def _refresh(self) -> None:
         if self._live is not None:
-            self._live.update(Text("\n".join(self._running.values())), refresh=True)
+            table = Table(box=None)
+            for title in ("under way", "step", "training loss", "held-out accuracy"):
+                table.add_column(title, style="dim", justify="left" if title == "under way" else "right")
+            for cells in self._running.values():
+                table.add_row(*map(escape, cells))
+            self._live.update(table, refresh=True)
 
 
 def label(row: Row) -> str:
-    """A trial in one line: architecture, task, setting, and its point of the grid."""
+    """A trial or pack in one line: architecture, task, setting, and its point of the grid."""
     change = "" if row["change"] == "baseline" else f" {row['change']}"
-    return f"{row['architecture']} on {row['task']}{change}, lr {row['lr']:.2g}, wd {row['weight_decay']:.2g}, seed {row['seed']}"
+    setting = f"{row['architecture']} on {row['task']}{change}"
+    if "lr" not in row:
+        return f"{setting}, {row['n_packed']} points of the grid packed"
+    return f"{setting}, lr {row['lr']:.2g}, wd {row['weight_decay']:.2g}, seed {row['seed']}"

@@ -39,14 +39,21 @@ def to_json(value: Any) -> str:
     return json.dumps(clean(value), allow_nan=False)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder that can be written to; ConfigError if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written to: {error.strerror}") from None
+    if not os.access(path, os.W_OK):
+        raise ConfigError(f"{path}: cannot be written to")
+
+
 @contextmanager
 def run_folder(out: Path, spec: Spec) -> Iterator[Path]:
     """The folder of a run, made if need be and held by this process alone; ConfigError if it is another run's."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written to: {error.strerror}") from None
+    make_folder(out)
+    lock = (out / ".lock").open("w")
     saved = out / "spec.json"
     with lock:
         try:
@@ -82,9 +89,8 @@ class TrialLog:
                 self.n_torn += 1  # a write that a kill cut short; its trial runs again
                 continue
             self.rows[row["key"]] = row
-        if lines and not lines[-1].endswith("\n"):
-            with path.open("a", encoding="utf-8") as file:
-                file.write("\n")
+        if self.n_torn or (lines and not lines[-1].endswith("\n")):
+            write_text(path, "".join(to_json(row) + "\n" for row in self.rows.values()))
 
     def add(self, row: Row) -> None:
         """Append a row; it is on the disk when this returns."""

@@ -49,6 +49,8 @@ def train(
         checkpoint_path: where to resume from, if it exists, and to write to.
     """
     device = resolve_device(spec.device)
+    for member in members:
+        member.model.train()
     groups = [{"params": list(m.model.parameters()), "lr": m.lr, "weight_decay": m.weight_decay} for m in members]
     optimizer = torch.optim.AdamW(groups, betas=spec.betas, eps=spec.eps, fused=True)
     step = 0

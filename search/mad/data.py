@@ -17,10 +17,10 @@ from tasks import Examples, Split, Task, cached, draw
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of one setting and seed, on the device."""
+    """The splits of one setting and seed, on the device; mode `mad` has no validation split."""
 
     train: EpochBatches
-    validation: EpochBatches
+    validation: EpochBatches | None
     test: EpochBatches
 
     @classmethod
@@ -34,7 +34,7 @@ class Data:
             examples = examples_of(task, sizes[split], seed, split, folder)
             return EpochBatches(examples, spec.batch_size, seed=seed, device=device)
 
-        return cls(batches("train"), batches("validation"), batches("test"))
+        return cls(batches("train"), batches("validation") if spec.mode == "clean" else None, batches("test"))
 
 
 @lru_cache(maxsize=6)

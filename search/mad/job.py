@@ -10,17 +10,19 @@ from configs import ConfigError
 from models.cost import RackCost, cost
 from search.devices import resolve_device
 from search.mad.report import print_scores, save_picture
-from search.mad.running import MakeModel, attempt
+from search.mad.running import MakeModel, attempt, checkpoint_path
 from search.mad.scores import score, to_summary
 from search.mad.spec import MadSpec
 from search.mad.trial import Trial
 from search.progress import Progress, label
-from search.results import TrialLog, run_folder, to_json, write_parquet, write_text
+from search.results import TrialLog, make_folder, run_folder, to_json, write_parquet, write_text
 
 Execute = Callable[[MadSpec, TrialLog, Path, Progress, MakeModel | None], None]
 
 
-def run(spec: MadSpec, out: Path, execute: Execute | None = None, make_model: MakeModel | None = None) -> int:
+def run(
+    spec: MadSpec, out: Path, execute: Execute | None = None, make_model: MakeModel | None = None, *, show: bool = True
+) -> int:
     """Run the trials that the folder does not hold yet, print the table, and return the exit status.
 
     0 if every trial ran (one that diverged did run, and is reported), 1 if any failed. Interrupted or killed, the same call goes
@@ -31,12 +33,17 @@ def run(spec: MadSpec, out: Path, execute: Execute | None = None, make_model: Ma
         out: its folder.
         execute: runs what is left and adds each row to the log; None runs the trials in this process, one after the other.
         make_model: builds the architectures that are null in the spec.
+        show: whether the table is printed.
 
     Raises:
         ConfigError: if the folder belongs to another run, or an architecture is null and there is no `make_model`.
     """
     if make_model is None and None in spec.architectures.values():
         raise ConfigError("architectures: null stands for a model given by the caller of search.benchmark")
+    if execute is None:
+        _check_here(spec)
+    if spec.data_folder is not None:
+        make_folder(Path(spec.data_folder))
     with run_folder(out, spec):
         log = TrialLog(out / "trials.jsonl")
         n_trials, n_done = n_expected(spec), sum(row["status"] != "failed" for row in log.rows.values())
@@ -50,7 +57,14 @@ def run(spec: MadSpec, out: Path, execute: Execute | None = None, make_model: Ma
                 progress.say(f"going on: {n_done} of {n_trials} trials are finished")
             with progress:
                 (execute or execute_here)(spec, log, out, progress, make_model)
-        return finish(spec, log, out)
+        return finish(spec, log, out, show=show)
+
+
+def _check_here(spec: MadSpec) -> None:
+    """What this process cannot do is said before anything is written."""
+    if spec.sweep.method != "grid" or spec.sweep.asha:
+        raise ConfigError("sweep.method optuna and sweep.asha are scheduled by Ray Tune: use python -m launch mad")
+    resolve_device(spec.train.device)
 
 
 def n_expected(spec: MadSpec) -> int:
@@ -65,17 +79,21 @@ def execute_here(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, ma
 
     Where a pack raises, its trials run one by one.
     """
-    if spec.sweep.method != "grid" or spec.sweep.asha:
-        raise ConfigError("sweep.method optuna and sweep.asha are scheduled by Ray Tune: use python -m launch mad")
 
     def moved(trial: Trial, row: dict[str, float]) -> None:
         progress.moved(trial.spec.fingerprint(), label(trial.labels()), row, trial.spec.n_steps)
 
-    resolve_device(spec.train.device)
     for pack in packs(remaining(spec, log), pack_size(spec)):
         for row in attempt(pack, make_model=make_model, on_evaluation=moved, **trial_options(spec, out)):
             log.add(row)
             progress.finished(row)
+        forget(pack, out)
+
+
+def forget(pack: Sequence[Trial], out: Path) -> None:
+    """Remove the checkpoints of trials whose rows are in the log."""
+    for trials in (pack, *([trial] for trial in pack)):
+        checkpoint_path(trials, out / "checkpoints").unlink(missing_ok=True)
 
 
 def remaining(spec: MadSpec, log: TrialLog) -> list[Trial]:
@@ -106,12 +124,12 @@ def packs(trials: Sequence[Trial], size: int) -> Iterator[list[Trial]]:
 
 def trial_options(spec: MadSpec, out: Path) -> dict[str, Any]:
     """What `run_trials` needs beside the trials."""
-    data_folder = None if spec.data_folder is None else Path(spec.data_folder)
+    data_folder = None if spec.data_folder is None else Path(spec.data_folder).resolve()
     return {"folder": out / "checkpoints", "data_folder": data_folder, "save_weights": spec.save_weights}
 
 
-def finish(spec: MadSpec, log: TrialLog, out: Path) -> int:
-    """Write the summary, the Parquet file and the picture; print the table; the exit status."""
+def finish(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:
+    """Write the summary, the Parquet file and the picture; print the table, if it is to be shown; the exit status."""
     rows = list(log.rows.values())
     scores = score(spec, rows)
     costs = baseline_costs(spec)
@@ -119,7 +137,8 @@ def finish(spec: MadSpec, log: TrialLog, out: Path) -> int:
     write_text(out / "results.json", to_json(to_summary(scores, sizes)) + "\n")
     write_parquet(rows, out / "trials.parquet")
     save_picture(scores, out / "scores.png")
-    print_scores(scores, costs, out)
+    if show:
+        print_scores(scores, costs, out)
     return 1 if "failed" in scores.problems() else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +48,7 @@ def benchmark(
 
     Raises:
         ConfigError: on keys or tasks that are not known.
+        RuntimeError: if every trial failed; if some did, there is a warning.
     """
     raw = {"mode": mode, "architectures": {model_id: None}, "tasks": tasks or task_names(), **keys}
     spec = validate(MadSpec, raw, "benchmark")
@@ -57,8 +59,15 @@ def benchmark(
 
     with tempfile.TemporaryDirectory(prefix="mixrack-") as temporary:
         folder = Path(temporary if out is None else out)
-        run(spec, folder, execute, make_model)
-        scores = score(spec, list(TrialLog(folder / "trials.jsonl").rows.values()))
+        run(spec, folder, execute, make_model, show=False)
+        rows = list(TrialLog(folder / "trials.jsonl").rows.values())
+    failures = [row for row in rows if row["status"] == "failed"]
+    if len(failures) == len(rows):
+        raise RuntimeError(f"every trial of '{model_id}' failed; the first one so:\n{failures[0]['error']}")
+    if failures:
+        first = failures[0]["error"].strip().splitlines()[-1]
+        warnings.warn(f"{len(failures)} of {len(rows)} trials of '{model_id}' failed, the first with {first}", stacklevel=2)
+    scores = score(spec, rows)
     values = {task: scores.of(model_id, task).value for task in spec.tasks}
     return pd.Series(values, name=model_id, dtype=float).rename_axis("task")
 
@@ -75,7 +84,7 @@ def train_task(
     mode: Literal["mad", "clean"] = "mad",
     train: Mapping[str, Any] | None = None,
 ) -> pd.Series:
-    """Train one model on one task, in place, and leave it with its best weights.
+    """Train one model on one task, in place, and leave it in evaluation mode with its best weights.
 
     Args:
         model: tokens [batch, time] -> logits [batch, time, vocab_size].

@@ -52,10 +52,13 @@ def _notes(scores: Scores, costs: Mapping[str, RackCost]) -> list[str]:
     else:
         lines = ["accuracy: share of asked positions that are right, on a test set that nothing was picked by"]
     n_settings = sum(1 for _ in spec.settings()) // len(spec.architectures)
+    grid = f"{len(spec.lrs)} learning rate(s) x {len(spec.weight_decays)} weight decay(s)"
     lines.append(
-        f"each score: best of {len(spec.lrs)} learning rate(s) x {len(spec.weight_decays)} weight decay(s), "
+        f"each score: best of {f'{spec.sweep.n_samples} draws' if spec.sweep.method == 'optuna' else grid}, "
         f"mean over difficulty settings ({n_settings} in all) and {len(spec.seeds)} seed(s)"
     )
+    first, task = next(iter(spec.tasks.items()))
+    lines.append(f"parameters, state: at the baseline of {first}, sequences of {task.instance().seq_len}")
     for name in spec.architectures:
         if problems := scores.problems(name):
             lines.append(f"* {name}: " + ", ".join(f"{count} trial(s) {what}" for what, count in problems.items()))

@@ -60,9 +60,6 @@ def run_trials(
         if on_evaluation is not None:
             on_evaluation(trial_of[id(member)], row)
 
-    keys = [trial.spec.fingerprint() for trial in trials]
-    name = keys[0] if len(keys) == 1 else hashlib.sha256("".join(keys).encode()).hexdigest()[:12]
-    checkpoint_path = folder / f"{name}.checkpoint.safetensors" if folder is not None else None
     train(
         members,
         spec.train,
@@ -71,17 +68,26 @@ def run_trials(
         evaluate=evaluate,
         seed=spec.seed,
         on_evaluation=report,
-        checkpoint_path=checkpoint_path,
+        checkpoint_path=None if folder is None else checkpoint_path(trials, folder),
     )
     if save_weights and folder is not None:
-        for key, member in zip(keys, members, strict=True):
-            last = {f"last.{name}": tensor for name, tensor in checkpoint.weights(member.model).items()}
-            best = {f"best.{name}": tensor for name, tensor in member.best_weights.items()}
-            checkpoint.save(folder / f"{key}.weights.safetensors", best | last, {"step": member.step, "best": member.best})
-    rows = _rows(trials, members, evaluate)
-    if checkpoint_path is not None:
-        checkpoint_path.unlink(missing_ok=True)
-    return rows
+        _save_weights(trials, members, folder)
+    return _rows(trials, members, evaluate)
+
+
+def checkpoint_path(trials: Sequence[Trial], folder: Path) -> Path:
+    """Where a trial or pack under way is kept. Whoever has put its rows into the log removes the file, not before."""
+    keys = [trial.spec.fingerprint() for trial in trials]
+    name = keys[0] if len(keys) == 1 else hashlib.sha256("".join(keys).encode()).hexdigest()[:12]
+    return folder / f"{name}.checkpoint.safetensors"
+
+
+def _save_weights(trials: Sequence[Trial], members: Sequence[Member], folder: Path) -> None:
+    for trial, member in zip(trials, members, strict=True):
+        last = {f"last.{name}": tensor for name, tensor in checkpoint.weights(member.model).items()}
+        best = {f"best.{name}": tensor for name, tensor in member.best_weights.items()}
+        path = folder / f"{trial.spec.fingerprint()}.weights.safetensors"
+        checkpoint.save(path, best | last, {"step": member.step, "best": member.best})
 
 
 def _member(trial: Trial, data: Data, make_model: MakeModel | None) -> Member:
@@ -118,8 +124,7 @@ def _rows(trials: Sequence[Trial], members: Sequence[Member], evaluate: Callable
             "error": None,
             **{f"{split}_{name}": None for split in ("test", "train") for name in metrics.NAMES},
             **results.get(id(member), {}),
-            "held_out_accuracy": member.best.get("accuracy"),
-            "held_out_loss": member.best.get("loss"),
+            **{f"held_out_{name}": member.best.get(name) for name in ("accuracy", "macro_accuracy", "loss")},
             "steps": member.step,
             "best_step": member.best.get("step"),
             "seconds": round(member.seconds, 3),

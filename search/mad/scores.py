@@ -12,8 +12,6 @@ from typing import Any
 from search.mad.spec import MadSpec
 from search.results import Row
 
-SCORED = ("solved", "stopped", "finished")
-
 
 @dataclass(frozen=True)
 class Score:
@@ -50,11 +48,14 @@ class Cell:
     @property
     def n_missing(self) -> int:
         """Trials that have not run."""
-        return self.n_expected - len(self.rows)
+        return max(0, self.n_expected - len(self.rows))
 
     def best(self, mode: str) -> Row | None:
-        """The trial that stands for the grid: `mad` picks by test accuracy, `clean` by validation accuracy."""
-        rows = [row for row in self.rows if row["status"] in SCORED]
+        """The trial that stands for the grid: `mad` picks by test accuracy, `clean` by validation accuracy.
+
+        A trial that diverged stands with the best weights it had before; it is counted as diverged all the same.
+        """
+        rows = [row for row in self.rows if row.get("test_accuracy") is not None]
         if mode == "mad":
             return max(rows, key=lambda row: row["test_macro_accuracy"], default=None)
         return max(rows, key=lambda row: (row["held_out_accuracy"], -row["held_out_loss"]), default=None)
@@ -99,6 +100,7 @@ class Scores:
         counts = {
             "diverged": sum(cell.count("diverged") for cell in cells),
             "failed": sum(cell.count("failed") for cell in cells),
+            "stopped by ASHA": sum(cell.count("pruned") for cell in cells),
             "not run": sum(cell.n_missing for cell in cells),
         }
         return {name: count for name, count in counts.items() if count}
@@ -109,12 +111,14 @@ def score(spec: MadSpec, rows: Sequence[Row]) -> Scores:
     by_cell: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         by_cell[row["architecture"], row["task"], row["change"], row["seed"]].append(row)
+    # A draw that failed was made up for by another; a trial of a grid that failed is replaced under its own key.
     n_expected = spec.sweep.n_samples if spec.sweep.method == "optuna" else len(spec.lrs) * len(spec.weight_decays)
     cells = []
     for setting in spec.settings():
         for seed in spec.seeds:
             place = (setting.architecture, setting.task, setting.change, seed)
-            cells.append(Cell(*place, n_expected, by_cell[place]))
+            ran = [row for row in by_cell[place] if row["status"] != "failed"]
+            cells.append(Cell(*place, n_expected, ran if len(ran) >= n_expected else by_cell[place]))
     return Scores(spec, cells)
 
 
@@ -130,7 +134,8 @@ def to_summary(scores: Scores, sizes: dict[str, dict[str, int]]) -> dict[str, An
         "metric": "macro accuracy per batch, best of grid on test"
         if spec.mode == "mad"
         else "accuracy, best of grid on validation",
-        "complete": "not run" not in scores.problems() and "failed" not in scores.problems(),
+        "complete": all(scores.of(name).value is not None for name in spec.architectures)
+        and not {"not run", "failed"} & scores.problems().keys(),
         "problems": scores.problems(),
         "scores": {name: {task: entry.value for task, entry in row.items()} for name, row in table.items()},
         "standard_errors": {name: {task: entry.standard_error for task, entry in row.items()} for name, row in table.items()},
@@ -146,6 +151,7 @@ def _cell_summary(cell: Cell, mode: str) -> dict[str, Any]:
         **{name: getattr(cell, name) for name in ("architecture", "task", "change", "seed", "n_expected", "n_missing")},
         "n_diverged": cell.count("diverged"),
         "n_failed": cell.count("failed"),
+        "n_pruned": cell.count("pruned"),
         "score": cell.score(mode),
         **{f"best_{name}": best.get(name) for name in ("key", "lr", "weight_decay", "steps", "best_step", "seconds")},
     }

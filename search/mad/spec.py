@@ -12,6 +12,7 @@ from configs import Problems, Spec
 from configs.merge import merge
 from models import BackboneSpec
 from models.layers import LISTED
+from search.mad.sweep import SweepSpec, WorkerSpec
 from search.mad.task import TaskSpec, expand_tasks, select
 from search.mad.trial import Trial, TrialSpec, rack_for
 from search.member import TrainSpec
@@ -30,32 +31,6 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class SweepSpec(Spec):
-    """Which learning rates and weight decays are tried.
-
-    `grid` takes every pair. `optuna` draws `n_samples` pairs for each setting and seed: the rate log-uniform between the lowest
-    and the highest of `lrs`, the decay likewise (from 1e-4 up, where the lowest is 0). `asha` stops trials early that are behind
-    the others of their setting after `grace_epochs`. Both are Ray Tune's work: `python -m launch mad`.
-    """
-
-    method: Literal["grid", "optuna"] = "grid"
-    n_samples: PositiveInt = 12
-    asha: bool = False
-    grace_epochs: PositiveInt = 10
-
-
-class WorkerSpec(Spec):
-    """What a Ray worker gets, and how often a trial that died is tried again; a run in this process has no workers.
-
-    `gpus` may be a fraction; null is one GPU where there are any and packing is on, else none.
-    """
-
-    cpus: PositiveFloat = 1
-    gpus: NonNegativeFloat | None = None
-    max_concurrent: PositiveInt | None = None
-    max_failures: NonNegativeInt = 1
-
-
 class MadSpec(Spec):
     """One run of the MAD suite.
 
@@ -65,11 +40,12 @@ class MadSpec(Spec):
     (baselines alone), or those listed. `mode` fills in seeds, stop rule and model selection (`MODES`).
 
     Up to `pack_size` trials that differ in rate, decay and seed alone are trained as one; `packing: auto` does so on a GPU, where
-    it pays. `data_folder` keeps data sets between runs, `save_weights` the best and last weights of every trial.
+    it pays. A pack gives what separate trials give, but for the masks of dropout. `data_folder` keeps data sets between runs,
+    `save_weights` the best and last weights of every trial.
     """
 
     short_forms = ("changes", "d_model", "only")
-    how_fields = ("packing", "pack_size", "data_folder", "save_weights", "workers")
+    how_fields = ("packing", "pack_size", "data_folder", "workers")
     job: Literal["mad"] = "mad"
     mode: Literal["mad", "clean"] = "clean"
     architectures: Annotated[dict[str, BackboneSpec | None], Field(min_length=1)]

@@ -128,6 +128,23 @@ def test_optuna_draws_between_the_lowest_and_highest_rate_and_goes_on_with_its_s
     assert len(rows_of(tmp_path)) == 6
 
 
+def test_an_optuna_sweep_that_was_cut_short_draws_what_is_left_anew(tmp_path):
+    spec = tiny(lrs=[1e-4, 1e-1], weight_decays=[0.0], sweep={"method": "optuna", "n_samples": 4}, epochs=1)
+    assert job.run(spec, tmp_path, execute) == 0
+    log = tmp_path / "trials.jsonl"
+    kept = [line for line in log.read_text().splitlines() if json.loads(line)["architecture"] == "gdn"]
+    kept += [line for line in log.read_text().splitlines() if json.loads(line)["architecture"] == "attention"][:2]
+    log.write_text("\n".join(kept) + "\n")
+    before = rows_of(tmp_path)
+    assert job.run(spec, tmp_path, execute) == 0
+    after = rows_of(tmp_path)
+    assert len(before) == 6
+    assert len(after) == 8
+    assert {key: after[key] for key in before} == before
+    assert all(row["weight_decay"] == 0 for row in after.values())
+    assert json.loads((tmp_path / "results.json").read_text())["complete"] is True
+
+
 def test_asha_stops_trials_that_are_behind_others_of_their_own_setting(tmp_path):
     lrs = [1e-2, 1e-7, 2e-7, 3e-7, 4e-7, 5e-7]
     spec = tiny(lrs=lrs, epochs=12, sweep={"asha": True, "grace_epochs": 2}, workers={"max_concurrent": 1})
@@ -136,12 +153,21 @@ def test_asha_stops_trials_that_are_behind_others_of_their_own_setting(tmp_path)
     pruned = [row for row in rows if row["status"] == "pruned"]
     assert pruned
     assert all(row["lr"] < 1e-6 and row["steps"] < 24 for row in pruned)
+    assert json.loads((tmp_path / "results.json").read_text())["problems"] == {"stopped by ASHA": len(pruned)}
+    assert not list((tmp_path / "checkpoints").glob("*"))
     assert {row["status"] for row in rows if row["lr"] == 1e-2} <= {"finished", "solved"}
 
 
 def test_a_worker_that_asks_for_too_much_is_an_error_not_a_wait(tmp_path):
     with pytest.raises(ConfigError, match=r"workers\.gpus: 1 a worker, but the cluster has 0 GPU"):
         job.run(tiny(workers={"gpus": 1}), tmp_path, execute)
+
+
+def test_an_address_where_nothing_answers_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(ConfigError, match=r"RAY_ADDRESS=127\.0\.0\.1:1: nothing answers there"):
+        job.run(tiny(), tmp_path, execute)
 
 
 def test_benchmark_of_a_factory_on_ray(tmp_path):

@@ -166,7 +166,7 @@ def test_a_diverged_run_is_a_result(tmp_path, capsys):
     results = results_in(tmp_path)
     assert results["scores"]["broken"]["mean"] is None
     assert results["problems"] == {"diverged": 2}
-    assert results["complete"] is True
+    assert results["complete"] is False
     told = capsys.readouterr().out
     assert "2 trial(s) diverged" in told
     assert "incomplete" in told

@@ -57,9 +57,19 @@ def test_benchmark_gives_nan_where_there_is_no_score():
 
     tasks = {"compression": TINY, "memorization": {**TINY, "changes": {}}}
     keys = {"changes": "none", "epochs": 1, "lrs": [0.1], "weight_decays": [0.0], "train": {"device": "cpu"}}
-    scores = library.benchmark(make, "bigram", tasks=tasks, **keys)
+    with pytest.warns(UserWarning, match="1 of 2 trials of 'bigram' failed.*no such model"):
+        scores = library.benchmark(make, "bigram", tasks=tasks, **keys)
     assert math.isnan(scores["compression"])
     assert not math.isnan(scores["memorization"])
+
+
+def test_benchmark_in_which_every_trial_fails_says_why():
+    def make(*_):
+        raise RuntimeError("no such model")
+
+    keys = {"changes": "none", "epochs": 1, "lrs": [0.1], "weight_decays": [0.0], "train": {"device": "cpu"}}
+    with pytest.raises(RuntimeError, match=r"every trial of 'bigram' failed(.|\n)*no such model"):
+        library.benchmark(make, "bigram", tasks={"compression": TINY}, **keys)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +114,7 @@ def test_train_task_returns_a_row(config):
 
 def test_train_task_leaves_the_model_with_its_best_weights():
     model, config = Bigram(16, 16), RUNS[2]
+    nn.init.zeros_(model.table.weight)
     row = library.train_task(model, config, epochs=3, batch_size=16, lr=10.0, mode="clean", train={"device": "cpu"})
     assert row["best_step"] < row["steps"]
     (single, *_) = mad_spec(tasks={"one": config}).trials()

@@ -82,16 +82,53 @@ def test_mean_and_standard_error_over_seeds():
         assert found.standard_error == pytest.approx(0.1 / math.sqrt(3))
 
 
+def without_results(rows, status):
+    """Rows as they are for trials that left no weights to score."""
+    nothing = {"test_accuracy": None, "test_macro_accuracy": None, "held_out_accuracy": None, "held_out_loss": None}
+    return [{**row, **nothing} if row["status"] == status else row for row in rows]
+
+
+@pytest.mark.parametrize("mode", ["mad", "clean"])
+def test_a_trial_that_diverged_late_scores_with_its_best_weights_and_is_counted(mode):
+    spec = two_tasks(mode=mode, seeds=[0])
+    rows = rows_of(
+        spec,
+        lambda trial: 0.9 if trial.spec.lr == 1e-2 else 0.5,
+        lambda trial: "diverged" if trial.spec.lr == 1e-2 else "stopped",
+    )
+    scores = score(spec, rows)
+    assert scores.of("small").value == pytest.approx(0.9)
+    assert scores.problems() == {"diverged": sum(row["status"] == "diverged" for row in rows)}
+
+
+def test_trials_that_asha_stopped_are_counted_and_do_not_score():
+    spec = two_tasks(seeds=[0])
+    rows = rows_of(spec, lambda _: 0.5, lambda trial: "pruned" if trial.spec.lr == 1e-2 else "stopped")
+    scores = score(spec, without_results(rows, "pruned"))
+    n_pruned = sum(row["status"] == "pruned" for row in rows)
+    assert scores.problems() == {"stopped by ASHA": n_pruned}
+    assert sum(cell["n_pruned"] for cell in to_summary(scores, {})["settings"]) == n_pruned
+    assert scores.of("small").value == 0.5
+
+
+def test_a_draw_that_failed_is_made_up_for_by_another():
+    spec = mad_spec(lrs=[1e-3, 1e-2], weight_decays=[0.1], sweep={"method": "optuna", "n_samples": 2})
+    rows = rows_of(spec, lambda _: 0.5)[:2]
+    failed = {**rows[0], "key": "0", "status": "failed"}
+    assert score(spec, [failed, rows[0]]).problems() == {"failed": 1}
+    assert score(spec, [failed, *rows]).problems() == {}
+
+
 @pytest.mark.parametrize("mode", ["mad", "clean"])
 @pytest.mark.parametrize("status", ["diverged", "failed"])
-def test_diverged_and_failed_trials_are_counted_and_never_score(mode, status):
+def test_diverged_and_failed_trials_without_weights_are_counted_and_never_score(mode, status):
     spec = two_tasks(mode=mode, seeds=[0])
 
     def is_bad(trial):
         return trial.spec.lr == 1e-2 and trial.task == "compression"
 
     rows = rows_of(spec, lambda trial: 1.0 if is_bad(trial) else 0.5, lambda trial: status if is_bad(trial) else "stopped")
-    scores = score(spec, rows)
+    scores = score(spec, without_results(rows, status))
     assert scores.of("small", "compression").value == 0.5
     assert scores.problems() == scores.problems("small", "compression") == {status: 2}
     assert scores.problems("small", "in-context-recall") == {}
@@ -119,9 +156,10 @@ def test_a_setting_without_a_score_makes_none_not_a_mean_of_the_rest(mode):
 def test_a_setting_whose_trials_all_diverged_has_no_score():
     spec = two_tasks(seeds=[0])
     rows = rows_of(spec, lambda _: 0.3, lambda trial: "diverged" if trial.change == "seq_len=8" else "solved")
-    scores = score(spec, rows)
+    scores = score(spec, without_results(rows, "diverged"))
     assert scores.of("small", "in-context-recall").value is None
     assert scores.problems() == {"diverged": 4}
+    assert to_summary(scores, {})["complete"] is False
 
 
 def test_missing_points_of_a_grid_are_said():
