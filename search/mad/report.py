@@ -80,7 +80,9 @@ def save_picture(scores: Scores, path: Path) -> None:
             _draw_curves(axis, scores, task)
         axes[0].set_ylabel("accuracy while training")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(names), 5), frameon=False)
+        # An entry takes about 0.06 inches a letter, and 0.7 for its line and the gap.
+        n_columns = max(1, int(figure.get_figwidth() / (0.06 * max(map(len, names)) + 0.7)))
+        figure.legend(handles, labels, loc="outside upper center", ncols=n_columns, frameon=False)
         unfinished = path.with_name(f".{path.name}")
         figure.savefig(unfinished, dpi=130, format="png")
         unfinished.replace(path)
