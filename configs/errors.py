@@ -40,11 +40,18 @@ class Problems:
             raise ValidationError.from_exception_data(title, self._details)
 
 
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """What a misspelt name probably meant; hyphens and underscores are the same."""
+    by_spelling = {other.replace("-", "_"): other for other in sorted(known)}
+    found = difflib.get_close_matches(name.replace("-", "_"), by_spelling, n=1)
+    return by_spelling[found[0]] if found else None
+
+
 def known_names(name: str, known: Iterable[str]) -> str:
     """The second half of an unknown-name message: the nearest name, and all there are."""
     names = sorted(known)
-    nearest = difflib.get_close_matches(name.replace("-", "_"), [n.replace("-", "_") for n in names], n=1)
-    hint = next((f"did you mean '{n}'? " for n in names if nearest and n.replace("-", "_") == nearest[0]), "")
+    nearest = nearest_name(name, names)
+    hint = "" if nearest is None else f"did you mean '{nearest}'? "
     return f"{hint}Known: {', '.join(names) or 'none'}"
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from configs.errors import Problems, known_names, message_of
+from configs.errors import Problems, known_names, message_of, nearest_name
 
 
 class Spec(BaseModel):
@@ -40,11 +40,16 @@ class Spec(BaseModel):
         try:
             spec = handler(data)
         except ValidationError as error:
+            keys = [*cls.model_fields, *cls.short_forms]
+            own = [line for line in error.errors() if len(line["loc"]) == 1]
+            meant = {nearest_name(str(line["loc"][0]), keys) for line in own if line["type"] == "extra_forbidden"}
             for line in error.errors():
                 message = message_of(line)
-                if line["type"] == "extra_forbidden" and len(line["loc"]) == 1:
+                if line in own and line["type"] == "missing" and line["loc"][0] in meant:
+                    continue  # it is there, misspelt
+                if line in own and line["type"] == "extra_forbidden":
                     key = str(line["loc"][0])
-                    message = f"unknown key '{key}'; {known_names(key, [*cls.model_fields, *cls.short_forms])}"
+                    message = f"unknown key '{key}'; {known_names(key, keys)}"
                 problems.add(line["loc"], message, line["input"])
         problems.raise_if_any(cls.__name__)
         return spec

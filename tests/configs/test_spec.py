@@ -253,3 +253,9 @@ print(Held(named={name: 0.1 for name in set("abcdefgh")}).fingerprint())
 )
 def test_merge(base, override, merged):
     assert merge(base, override) == merged
+
+
+def test_a_misspelt_required_key_is_one_message():
+    raw = {"vocab_size": 16, "d_modle": 128, "layers": ["attention", "swiglu"]}
+    assert messages(RackSpec, raw)[0].startswith("file: d_modle: unknown key 'd_modle'; did you mean 'd_model'?")
+    assert len(messages(RackSpec, raw)) == 1
