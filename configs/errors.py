@@ -79,6 +79,7 @@ def yaml_path(location: Location) -> str:
 _EXPECTED = {
     "model_type": "a mapping is expected",
     "dict_type": "a mapping is expected",
+    "ordered_dict_type": "a mapping is expected",
     "tuple_type": "a list is expected",
 }
 

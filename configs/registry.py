@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -23,27 +24,43 @@ class Part(Spec):
 
     def options(self) -> dict[str, Any]:
         """The constructor's keyword arguments, without what the rack hands down."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name not in Part.model_fields}
+        common = {name for base in type(self).__mro__[1:] if issubclass(base, Part) for name in base.model_fields}
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in common}
 
 
 class Registry(Mapping[str, type]):
     """The classes in the modules of a package: `registry["gated_delta_net"]` is `GatedDeltaNet` in `gated_delta_net.py`.
 
-    A new file is a new kind; nothing is listed anywhere. Hyphens and underscores are the same in a name. `handed_down` are the
-    constructor arguments that whoever builds the part supplies; the others are the part's options, written in its spec.
+    A new file is a new kind; nothing is listed anywhere. A folder in the package is none: it holds what kinds share. Hyphens and
+    underscores are the same in a name. `handed_down` are the constructor arguments that whoever builds the part supplies; the
+    others are the part's options, written in its spec. `named_parts` is the constructor argument, if any, that takes parts of
+    this same registry by name, in an order that counts. `also` are modules outside the package that are kinds too. `base` has
+    the fields of every part, whatever its constructor.
     """
 
     __eq__ = object.__eq__  # a registry is itself, not its contents
     __hash__ = object.__hash__
 
-    def __init__(self, package: str, noun: str, handed_down: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        package: str,
+        noun: str,
+        handed_down: tuple[str, ...] = (),
+        *,
+        named_parts: str | None = None,
+        also: tuple[str, ...] = (),
+        base: type[Part] = Part,
+    ) -> None:
         self.package = package
         self.noun = noun
         self.handed_down = handed_down
+        self.named_parts = named_parts
+        self.base = base
+        self._also = {module.rpartition(".")[2]: module for module in also}
 
     def __iter__(self) -> Iterator[str]:
         path = importlib.import_module(self.package).__path__
-        return iter(sorted(module.name for module in pkgutil.iter_modules(path)))
+        return iter(sorted([*self._also, *(module.name for module in pkgutil.iter_modules(path) if not module.ispkg)]))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -55,7 +72,7 @@ class Registry(Mapping[str, type]):
         if kind not in self:
             raise_unknown(self.noun, kind, self)
         name = kind.replace("-", "_")
-        module = importlib.import_module(f"{self.package}.{name}")
+        module = importlib.import_module(self._also.get(name, f"{self.package}.{name}"))
         spelling = name.replace("_", "")
         for title, item in vars(module).items():
             if isinstance(item, type) and title.lower() == spelling:
@@ -75,7 +92,7 @@ class Registry(Mapping[str, type]):
             text = f"unknown {self.noun} '{value['kind']}'; {known_names(value['kind'], self)}"
             raise PydanticCustomError("rule", "{text}", {"text": text})
         kind = value["kind"].replace("-", "_")
-        return _part_spec(self[kind], kind, self.handed_down).model_validate({**value, "kind": kind})
+        return _part_spec(self, self[kind], kind).model_validate({**value, "kind": kind})
 
     def field(self) -> Any:
         """The annotation of a spec field that holds a part of this registry, or null where the field's default may be."""
@@ -85,13 +102,18 @@ class Registry(Mapping[str, type]):
         """Construct the component; of what is handed down it gets what its constructor names."""
         component = self[part.kind]
         names = inspect.signature(component).parameters
-        return component(**part.options(), **{name: value for name, value in handed_down.items() if name in names})
+        options = part.options()
+        if self.named_parts in options:
+            named = options[self.named_parts].items()
+            options[self.named_parts] = {name: inner and self.build(inner, **handed_down) for name, inner in named}
+        return component(**options, **{name: value for name, value in handed_down.items() if name in names})
 
 
 @cache
-def _part_spec(component: type, kind: str, handed_down: tuple[str, ...]) -> type[Part]:
+def _part_spec(registry: Registry, component: type, kind: str) -> type[Part]:
     fields: dict[str, Any] = {"kind": (Literal[kind], kind)}
     for name, parameter in inspect.signature(component, eval_str=True).parameters.items():
-        if name not in handed_down:
-            fields[name] = (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
-    return create_model(f"{component.__name__}Spec", __base__=Part, **fields)
+        annotation = OrderedDict[str, registry.field()] if name == registry.named_parts else parameter.annotation  # type: ignore[misc]
+        if name not in registry.handed_down:
+            fields[name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
+    return create_model(f"{component.__name__}Spec", __base__=registry.base, **fields)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -15,9 +17,11 @@ class Spec(BaseModel):
     """Data that describes a run or a part of one.
 
     Frozen; unknown keys are errors that suggest the nearest key; equal content gives an equal `fingerprint()`, which names
-    caches, checkpoints and results. `short_forms` are keys that a subclass accepts and expands before validation; they are known
-    to error messages and gone from a saved spec. `how_fields` say how something is run, not what it is: they are left out of the
-    fingerprint, so that the same work may go on elsewhere.
+    caches, checkpoints and results. The order of a mapping is no content, unless its field is an OrderedDict.
+
+    `short_forms` are keys that a subclass accepts and expands before validation; they are known to error messages and gone from a
+    saved spec. `how_fields` say how something is run, not what it is: they are left out of the fingerprint, so that the same work
+    may go on elsewhere.
     """
 
     short_forms: ClassVar[tuple[str, ...]] = ()
@@ -58,11 +62,39 @@ class Spec(BaseModel):
         """Plain JSON values, every default filled in; `type(spec)(**spec.to_dict()) == spec`."""
         return self.model_dump(mode="json")
 
+    def content(self) -> dict[str, Any]:
+        """`to_dict()` without the `how_fields`, at any depth: what the spec is, whoever runs it, and how."""
+        content: dict[str, Any] = _content(self, self.to_dict())
+        return content
+
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that depend on the content alone."""
-        content = {name: value for name, value in self.to_dict().items() if name not in self.how_fields}
-        text = json.dumps([type(self).__name__, content], sort_keys=True)
+        content = self.content()
+        orders = _orders({name: value for name, value in self.model_dump().items() if name in content})
+        text = json.dumps([type(self).__name__, content, *orders], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def __hash__(self) -> int:
         return int(self.fingerprint(), 16)
+
+
+def _content(value: Any, tree: Any) -> Any:
+    """A dumped value without the how-fields of the specs in it."""
+    if isinstance(value, Spec) and isinstance(tree, dict):
+        return {name: _content(getattr(value, name), inner) for name, inner in tree.items() if name not in value.how_fields}
+    if isinstance(value, dict) and isinstance(tree, dict):
+        by_text = {str(key): inner for key, inner in value.items()}
+        return {name: _content(by_text.get(name), inner) for name, inner in tree.items()}
+    if isinstance(value, list | tuple) and isinstance(tree, list):
+        return [_content(inner, kept) for inner, kept in zip(value, tree, strict=True)]
+    return tree
+
+
+def _orders(content: Any) -> Iterator[list[str]]:
+    """The keys, in order, of every mapping of a dumped spec whose order counts."""
+    if isinstance(content, OrderedDict):
+        yield list(content)
+    if isinstance(content, dict):
+        content = [content[key] for key in sorted(content, key=str)]
+    for value in content if isinstance(content, list | tuple) else ():
+        yield from _orders(value)

@@ -3,10 +3,12 @@
 import argparse
 import sys
 
-from launch.mad_sweep import execute
-from search.cli import add_mad, main
+from launch.backend import ON_RAY
+from search.cli import add_jobs, add_mad, main
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m launch", description="Runs a job on Ray.", allow_abbrev=False)
-    add_mad(parser.add_subparsers(dest="job", required=True, metavar="JOB"))
-    sys.exit(main(parser, execute))
+    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    for add in (add_jobs, add_mad):
+        add(jobs)
+    sys.exit(main(parser, ON_RAY))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import ray
 
 from configs import ConfigError
+from search.devices import Device
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
@@ -22,6 +24,9 @@ ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "16",
 }
 """What Ray and Tune read when they start; a user's own settings win."""
+DRIVERS_FOLDER = "MIXRACK_DRIVERS_FOLDER"
+EXCLUDED = ["/.venv", "/.git", "/runs", "/data"]
+"""What of the project does not travel to the workers of a cluster: its top folders of results and data may be huge."""
 
 
 @contextmanager
@@ -42,7 +47,11 @@ def cluster() -> Iterator[dict[str, float]]:
         _check_address(address)
         # Inside `ray job submit` the job has brought the project along; by hand, this does.
         inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        project = {"working_dir": str(Path(__file__).parents[1]), "excludes": [".venv", ".git", "runs"]}
+        project = {
+            "working_dir": str(Path(__file__).parents[1]),
+            "excludes": EXCLUDED,
+            "env_vars": {DRIVERS_FOLDER: str(Path.cwd())},
+        }
         ray.init(logging_level=logging.ERROR, runtime_env=None if inside_job else project)
     else:
         ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
@@ -50,6 +59,52 @@ def cluster() -> Iterator[dict[str, float]]:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def work_where_the_driver_does() -> None:
+    """Have this worker's process look for relative paths in the folder where its driver does, of storage that they share.
+
+    On a cluster that was joined, workers start in a copy of the project; everywhere else they are there already. A machine
+    without the folder stays in the copy, and says of each file that it does not find which one that is.
+    """
+    folder = os.environ.get(DRIVERS_FOLDER)
+    if folder and Path(folder).is_dir():
+        os.chdir(folder)
+
+
+class Workers(Protocol):
+    """What a spec says of its workers."""
+
+    @property
+    def cpus(self) -> float:
+        """Reserved for each."""
+
+    @property
+    def gpus(self) -> float | None:
+        """Reserved for each; None: one, where the cluster has any and the device may be one."""
+
+
+def may_use_gpus(workers: Workers, device: Device, resources: Mapping[str, float]) -> bool:
+    """Whether workers compute on GPUs."""
+    return device != "cpu" and workers.gpus != 0 and resources.get("GPU", 0) > 0
+
+
+def worker_resources(workers: Workers, device: Device, resources: Mapping[str, float]) -> dict[str, float]:
+    """What Tune reserves for a worker.
+
+    Raises:
+        ConfigError: if that is more than the whole cluster has (Ray itself would wait for ever), or leaves `cuda` without a GPU.
+    """
+    uses_gpus = may_use_gpus(workers, device, resources)
+    if device == "cuda" and not uses_gpus:
+        raise ConfigError("train.device is cuda, but the workers have no GPU: give auto or cpu, or look at workers.gpus")
+    gpus = float(uses_gpus) if workers.gpus is None else workers.gpus
+    for name, wanted, key in (("CPU", workers.cpus, "cpus"), ("GPU", gpus, "gpus")):
+        if wanted > resources.get(name, 0):
+            raise ConfigError(
+                f"workers.{key}: {wanted:g} a worker, but the cluster has {resources.get(name, 0):g} {name}(s) in all"
+            )
+    return {"cpu": workers.cpus, "gpu": gpus}
 
 
 def _check_address(address: str) -> None:

@@ -11,12 +11,12 @@ from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 from ray.tune.search import Searcher
 
-from configs import ConfigError
-from launch.cluster import cluster
+from launch.cluster import cluster, may_use_gpus, worker_resources
 from launch.mad_worker import SETTING, Config, name_of, run_config
 from launch.recorder import Recorder
 from launch.schedulers import AshaPerSetting
 from launch.searchers import ListSearch, StudySearch
+from launch.tuning import next_session
 from search.mad.job import packs, remaining, trial_options
 from search.mad.running import MakeModel
 from search.mad.spec import MadSpec
@@ -44,7 +44,7 @@ def execute(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_mo
             options=trial_options(spec, out.resolve()),
             make_model=make_model,
         )
-        worker = _worker(spec, resources)
+        worker = worker_resources(spec.workers, spec.train.device, resources)
         tuner = tune.Tuner(
             tune.with_resources(trainable, worker),
             tune_config=tune.TuneConfig(
@@ -55,7 +55,7 @@ def execute(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_mo
                 reuse_actors=True,  # a process a trial would pay for its imports each time
             ),
             run_config=tune.RunConfig(
-                name=f"session-{sum(1 for _ in out.glob('tune/session-*')) + 1}",
+                name=next_session(out / "tune"),
                 storage_path=str((out / "tune").resolve()),
                 failure_config=tune.FailureConfig(max_failures=spec.workers.max_failures),
                 callbacks=[recorder, TBXLoggerCallback()],
@@ -78,7 +78,8 @@ def _objective(spec: MadSpec) -> dict[str, str]:
 
 def _pack_size(spec: MadSpec, resources: dict[str, float]) -> int:
     """As in one process, but by the cluster's GPUs; ASHA judges single trials, so with it there are no packs."""
-    is_packed = spec.packing == "always" or (spec.packing == "auto" and _uses_gpu(spec, resources) and not spec.sweep.asha)
+    uses_gpu = may_use_gpus(spec.workers, spec.train.device, resources)
+    is_packed = spec.packing == "always" or (spec.packing == "auto" and uses_gpu and not spec.sweep.asha)
     return spec.pack_size if is_packed else 1
 
 
@@ -121,21 +122,3 @@ def _scheduler(spec: MadSpec) -> AshaPerSetting | None:
     return AshaPerSetting(
         SETTING, **_objective(spec), max_t=spec.epochs + 2, grace_period=min(spec.sweep.grace_epochs, spec.epochs)
     )
-
-
-def _uses_gpu(spec: MadSpec, resources: dict[str, float]) -> bool:
-    return spec.train.device != "cpu" and spec.workers.gpus != 0 and resources.get("GPU", 0) > 0
-
-
-def _worker(spec: MadSpec, resources: dict[str, float]) -> dict[str, float]:
-    gpus = spec.workers.gpus
-    if spec.train.device == "cuda" and not _uses_gpu(spec, resources):
-        raise ConfigError("train.device is cuda, but the workers have no GPU: give auto or cpu, or look at workers.gpus")
-    if gpus is None:
-        gpus = 1.0 if _uses_gpu(spec, resources) else 0.0
-    for name, wanted, key in (("CPU", spec.workers.cpus, "cpus"), ("GPU", gpus, "gpus")):
-        if wanted > resources.get(name, 0):
-            raise ConfigError(
-                f"workers.{key}: {wanted:g} a worker, but the cluster has {resources.get(name, 0):g} {name}(s) in all"
-            )
-    return {"cpu": spec.workers.cpus, "gpu": gpus}

@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune import Callback
 
 from launch.mad_worker import Config, name_of, points_of
+from launch.tuning import error_of
 from search.mad.job import forget
 from search.mad.running import failed_rows
 from search.mad.trial import Trial
@@ -45,9 +46,7 @@ class Recorder(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial that raised or died, for the last time."""
         del iteration, trials, info
-        told = Path(trial.error_file) if trial.error_file else None
-        error = told.read_text(encoding="utf-8") if told is not None and told.exists() else "the worker died without a word"
-        self._end(trial, failed_rows(self._trials(trial.config), error))
+        self._end(trial, failed_rows(self._trials(trial.config), error_of(trial)))
 
     def _trials(self, config: Config) -> list[Trial]:
         return [self._settings[name_of(config)].at(*point) for point in points_of(config)]

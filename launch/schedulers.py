@@ -1,4 +1,4 @@
-"""When Ray Tune stops a trial early: ASHA, within each setting."""
+"""Which trials Ray Tune starts and stops: ASHA within each setting, and workers that are left to start up."""
 
 from __future__ import annotations
 
@@ -36,3 +36,13 @@ class AshaPerSetting(FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Pass on."""
         self._of(trial).on_trial_complete(tune_controller, trial, result)
+
+
+class PatientScheduler(FIFOScheduler):
+    """Gives no free worker to a trial whose own worker is still starting.
+
+    FIFO does, and throws the half-started one away: next to trials that are shorter than a start-up it would never come up.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None in particular: Tune itself starts the new ones on what is free."""

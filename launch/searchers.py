@@ -1,4 +1,4 @@
-"""Where Ray Tune gets the next trial from: a list, or one Optuna study for each setting."""
+"""Where Ray Tune gets the next trial from: a list, one Optuna study for each setting, or the same again for as long as needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Searcher(Searcher):
 class ListSearch(_Searcher):
     """Hands out given configurations in order."""
 
-    def __init__(self, configs: Sequence[Config], *, metric: str, mode: str) -> None:
+    def __init__(self, configs: Sequence[Config], *, metric: str | None = None, mode: str | None = None) -> None:
         super().__init__(metric=metric, mode=mode)
         self._left = list(configs)
 
@@ -37,6 +37,23 @@ class ListSearch(_Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
         """A list does not learn."""
+
+
+class StandbySearch(_Searcher):
+    """The same configuration as often as Tune asks, until the search is over: trials that wait to be told what to do."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self._config = config
+        self.is_over = False
+
+    def suggest(self, trial_id: str) -> Config | None:
+        """Another trial, at once."""
+        del trial_id
+        return cast(None, Searcher.FINISHED) if self.is_over else self._config
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Nothing to learn."""
 
 
 class StudySearch(_Searcher):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from configs.registry import Part
+from models.learning_rates import set_learning_rates
 from models.rack import Block, Rack, Stack
 from models.registries import CHANNEL_MIXERS, HEADS, MIXERS, NORMS
 
@@ -21,7 +22,14 @@ def build(spec: RackSpec, seed: int = 0) -> Rack:
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would move the GPUs' generators too
         rack = _assemble(spec)
         initialise(rack, spec.init_std)
+    set_learning_rates(rack, spec)
     return rack
+
+
+def without_memory(spec: RackSpec) -> Rack:
+    """The rack of a spec on torch's meta device: all shapes and names, no weights."""
+    with torch.device("meta"):
+        return build(spec)
 
 
 def _assemble(spec: RackSpec) -> Rack:

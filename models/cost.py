@@ -1,15 +1,19 @@
-"""What a rack costs, part by part, counted on torch's meta device: parameters, state, operations."""
+"""What a rack or a space costs, part by part, counted on torch's meta device: parameters, state, operations."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
+from configs.registry import Part
+from models.build import without_memory
 from models.mixer import ChannelMixer, Head, Mixer
+from models.rack import Rack
 from models.spec import RackSpec
+from models.stochastic import Choice
 
 ISO_STATE = 4096
 """Total numbers of state that fixed-state racks of the MAD protocol have (Poli et al. 2024, section 3)."""
@@ -19,7 +23,8 @@ ISO_STATE = 4096
 class PartCost:
     """One part of a rack: where, what, and its counts (`state` per sequence, `flops` per token, forward).
 
-    Parameters of a part that is shared or tied are counted at its first place alone.
+    Parameters of a part that is shared or tied are counted at its first place alone. The choices of a space are parts too, of
+    which the main one `is_active`: the others have parameters, but what they would keep and compute is in no total.
     """
 
     path: str
@@ -28,11 +33,12 @@ class PartCost:
     n_parameters: int
     state: int
     flops: float
+    is_active: bool = True
 
 
 @dataclass(frozen=True)
 class RackCost:
-    """All parts in the order of the data flow, and what they add up to."""
+    """All parts in the order of the data flow, and what they add up to; for a space, all parameters and its main placement."""
 
     parts: tuple[PartCost, ...]
     n_parameters: int
@@ -41,39 +47,98 @@ class RackCost:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Count:
+    """What a piece of a rack adds: parameters, operations per token (forward), and numbers kept per sequence.
+
+    What is kept is `cache` if it grows with the sequence, be it at the start alone (attention in a window), else `state`.
+    """
+
+    n_parameters: int = 0
+    flops: float = 0.0
+    cache: int = 0
+    state: int = 0
+
+
+@dataclass(frozen=True)
+class SpaceCost:
+    """A space piece by piece: the base and one choice for every slot add up to the rack that they make.
+
+    `choices` has, slot by slot, the counts by name in declared order. A choice counts the norms of its half of the block as
+    well, since null does without them; `base` is all else. `n_parameters` is that of the supernet: all choices, norms once.
+    """
+
+    base: Count
+    choices: tuple[dict[str, Count], ...]
+    n_parameters: int
+
+
 def cost(spec: RackSpec, seq_len: int) -> RackCost:
     """Counts for sequences of `seq_len`; builds the rack without memory."""
-    with torch.device("meta"):
-        rack = spec.build()
-    seen: set[int] = set()
-    parts = [_part("embedding", "embedding", rack.embedding, options={}, seq_len=seq_len, seen=seen)]
-    blocks = [
-        (f"stacks[{i}].blocks[{j}]", block) for i, stack in enumerate(spec.stacks) for j, block in enumerate(stack.expanded())
-    ]
-    modules = rack.blocks()
-    for (path, block_spec), block in zip(blocks, modules, strict=True):
-        for name in ("mixer_norm", "mixer", "mixer_post_norm", "mlp_norm", "mlp", "mlp_post_norm"):
-            module, part = getattr(block, name), getattr(block_spec, name)
-            if module is not None:
-                parts.append(_part(f"{path}.{name}", part.kind, module, options=part.options(), seq_len=seq_len, seen=seen))
-    parts.append(_part("head", spec.head.kind, rack.head, options=spec.head.options(), seq_len=seq_len, seen=seen))
-    mixers = [block.mixer for block in modules if isinstance(block.mixer, Mixer)]
+    rack = without_memory(spec)
+    parts = tuple(_parts(spec, rack, seq_len))
     return RackCost(
-        tuple(parts),
-        sum(parameter.numel() for parameter in rack.parameters()),
-        sum(part.state for part in parts),
-        sum(part.flops for part in parts),
-        iso_state_warnings(mixers, seq_len),
+        parts,
+        _n_parameters([rack], set()),
+        sum(part.state for part in parts if part.is_active),
+        sum(part.flops for part in parts if part.is_active),
+        iso_state_warnings([block.mixer for block in rack.blocks() if isinstance(block.mixer, Mixer)], seq_len),
     )
 
 
-def _part(path: str, kind: str, module: nn.Module, *, options: dict[str, Any], seq_len: int, seen: set[int]) -> PartCost:
-    new = [parameter for parameter in module.parameters() if id(parameter) not in seen]
-    seen.update(id(parameter) for parameter in new)
-    resolved = {name: getattr(module, name, value) if value is None else value for name, value in options.items()}
-    flops = module.flops(seq_len) / seq_len if isinstance(module, Mixer | ChannelMixer | Head) else 0.0
-    state = module.state_size(seq_len) if isinstance(module, Mixer) else 0
-    return PartCost(path, kind, resolved, sum(parameter.numel() for parameter in new), state, flops)
+def space_cost(space: RackSpec, seq_len: int) -> SpaceCost:
+    """Counts for sequences of `seq_len` of every choice in a space, and of what is outside of the choices."""
+    rack = without_memory(space)
+    outside: list[nn.Module] = [rack.embedding, rack.head]
+    choices: list[dict[str, Count]] = []
+    for block in rack.blocks():
+        for norm, part, post_norm in block.halves():
+            norms = [module for module in (norm, post_norm) if module is not None]
+            if isinstance(part, Choice):
+                choices.append({name: _count([each, *norms], seq_len) if each else Count() for name, each in part.named()})
+            elif part is not None:
+                outside += [part, *norms]
+    return SpaceCost(_count(outside, seq_len), tuple(choices), _n_parameters([rack], set()))
+
+
+def _parts(spec: RackSpec, rack: Rack, seq_len: int) -> Iterator[PartCost]:
+    seen: set[int] = set()
+
+    def counted(path: str, part: Part | None, module: nn.Module | None, *, is_active: bool = True) -> PartCost:
+        if part is None or module is None:
+            return PartCost(path, "null", {}, 0, 0, 0.0, is_active)
+        new, found = _n_parameters([module], seen), _count([module], seq_len)
+        resolved = {name: getattr(module, name, value) if value is None else value for name, value in part.options().items()}
+        return PartCost(path, part.kind, resolved, new, found.cache + found.state, found.flops, is_active)
+
+    yield PartCost("embedding", "embedding", {}, _n_parameters([rack.embedding], seen), 0, 0.0)
+    places = [
+        (f"stacks[{i}].blocks[{j}]", block) for i, stack in enumerate(spec.stacks) for j, block in enumerate(stack.expanded())
+    ]
+    for (path, block_spec), block in zip(places, rack.blocks(), strict=True):
+        for name in ("mixer_norm", "mixer", "mixer_post_norm", "mlp_norm", "mlp", "mlp_post_norm"):
+            module, part = getattr(block, name), getattr(block_spec, name)
+            if isinstance(module, Choice):
+                for choice, inner in module.named():
+                    yield counted(f"{path}.{name}.{choice}", part.mixers[choice], inner, is_active=choice == module.main)
+            elif module is not None:
+                yield counted(f"{path}.{name}", part, module)
+    yield counted("head", spec.head, rack.head)
+
+
+def _count(modules: Sequence[nn.Module], seq_len: int) -> Count:
+    flops = sum(module.flops(seq_len) for module in modules if isinstance(module, Mixer | ChannelMixer | Head)) / seq_len
+    mixers = [module for module in modules if isinstance(module, Mixer)]
+    growing = [mixer for mixer in mixers if mixer.state_size(2) > mixer.state_size(1)]
+    cache, kept = (sum(mixer.state_size(seq_len) for mixer in which) for which in (growing, mixers))
+    return Count(_n_parameters(modules, set()), flops, cache, kept - cache)
+
+
+def _n_parameters(modules: Iterable[nn.Module], seen: set[int]) -> int:
+    """Parameters that are not `seen` yet, which they are from now on."""
+    new = {id(parameter): parameter for module in modules for parameter in module.parameters() if id(parameter) not in seen}
+    seen.update(new)
+    return sum(parameter.numel() for parameter in new.values())
 
 
 def iso_state_warnings(mixers: list[Mixer], seq_len: int) -> tuple[str, ...]:

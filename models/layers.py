@@ -39,11 +39,18 @@ def layer(value: Any) -> tuple[Registry, dict[str, Any]]:
         raise ValueError(  # noqa: TRY004 - what a user wrote, not a caller
             f"a layer is a name or a mapping with a kind; {known_names('', layer_names())}"
         )
-    for registry in (MIXERS, CHANNEL_MIXERS):
-        if value["kind"] in registry:
-            return registry, value
-    kinds = [*MIXERS, *CHANNEL_MIXERS]
-    raise ValueError(f"unknown kind '{value['kind']}'; {known_names(value['kind'], kinds)}")
+    known = [registry for registry in (MIXERS, CHANNEL_MIXERS) if value["kind"] in registry]
+    if not known:
+        kinds = [*MIXERS, *CHANNEL_MIXERS]
+        raise ValueError(f"unknown kind '{value['kind']}'; {known_names(value['kind'], kinds)}")
+    inner = _inner_kinds(value.get(known[0].named_parts))
+    return next((registry for registry in known if any(kind in registry for kind in inner)), known[0]), value
+
+
+def _inner_kinds(parts: Any) -> list[Any]:
+    """The kinds of parts by name: a choice is of the registry that its choices are of."""
+    values = parts.values() if isinstance(parts, dict) else ()
+    return [part.get("kind") if isinstance(part, dict) else part for part in values]
 
 
 def expand_layers(raw: dict[str, Any], problems: Problems) -> dict[str, Any]:

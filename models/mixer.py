@@ -46,6 +46,13 @@ class Mixer(nn.Module):
         """
         raise NotImplementedError
 
+    def remember(self, n_positions: int) -> tuple[str, ...]:  # noqa: ARG002
+        """Start anew with a memory that fades to 1/e over about `n_positions`; the names of the parameters that were set.
+
+        There are none where nothing fades.
+        """
+        return ()
+
     def flops(self, seq_len: int) -> int:
         """Forward floating-point operations for one sequence of `seq_len` positions; a multiply-add is two.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from models.mixer import Head
+from models.stochastic import Choice
 
 
 class Block(nn.Module):
@@ -33,13 +34,14 @@ class Block(nn.Module):
         self.output_scale = output_scale
         self.dropout = nn.Dropout(dropout) if dropout else None
 
+    def halves(self) -> tuple[tuple[nn.Module | None, nn.Module | None, nn.Module | None], ...]:
+        """Norm, part and post-norm of the mixer, then of the channel mixer."""
+        return (self.mixer_norm, self.mixer, self.mixer_post_norm), (self.mlp_norm, self.mlp, self.mlp_post_norm)
+
     def forward(self, x: Tensor) -> Tensor:
         """[batch, time, d_model] -> [batch, time, d_model]."""
-        for norm, part, post_norm in (
-            (self.mixer_norm, self.mixer, self.mixer_post_norm),
-            (self.mlp_norm, self.mlp, self.mlp_post_norm),
-        ):
-            if part is None:
+        for norm, part, post_norm in self.halves():
+            if part is None or (isinstance(part, Choice) and part.part is None):
                 continue
             change = part(x if norm is None else norm(x))
             if post_norm is not None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, PositiveInt, PrivateAttr, Tag, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from configs import Problems, Spec
+from configs import Problems
 from configs.registry import Part
-from models.build import build
-from models.checks import UNKNOWN_LENGTH, check_part, check_shares
+from models.build import build, without_memory
+from models.checks import UNKNOWN_LENGTH, check_globs, check_part, check_shares
 from models.layers import check_blocks, expand_layers, hand_down_norm
+from models.parameters import ParameterFields
 from models.patterns import PatternItem, Placed, expand_blocks
+from models.placement import Slot, parse_placement
 from models.rack import Rack
 from models.registries import CHANNEL_MIXERS, HEADS, MIXERS, NORMS
+from models.space import placed, searched
 
 
 def _rms_norm() -> Part:
     return NORMS.part("rmsnorm")
 
 
-class BlockSpec(Spec):
+class BlockSpec(ParameterFields):
     """norm + mixer + norm + channel mixer with residuals; each part may be null.
 
     `norm` is short for both norms. `share` names a group of blocks that are one block, used several times.
@@ -61,7 +65,7 @@ Blocks = Annotated[
 ]
 
 
-class StackSpec(Spec):
+class StackSpec(ParameterFields):
     """Blocks in a row, said in one of three ways.
 
     - `block` and `n_blocks`: one block, repeated;
@@ -96,7 +100,8 @@ class StackSpec(Spec):
         self._placed = expand_blocks(self, BlockSpec)
         # Mappings are equal in any order, but the order of overrides counts: what is kept is what came out, layer by layer.
         overridden = [index for index, placed in enumerate(self._placed) if placed.location[0] == "layers"]
-        object.__setattr__(self, "layers", {str(index): self._placed[index].block.to_dict() for index in overridden})
+        # A dump keeps the order of choices, which plain JSON values do not tell from that of other mappings.
+        object.__setattr__(self, "layers", {str(index): self._placed[index].block.model_dump() for index in overridden})
         return self
 
     def expanded(self) -> tuple[BlockSpec, ...]:
@@ -108,7 +113,7 @@ class StackSpec(Spec):
         return self._placed
 
 
-class BackboneSpec(Spec):
+class BackboneSpec(ParameterFields):
     """The stacks of a rack, without embedding and head: what is compared between architectures.
 
     `layers: [mh-attention, swiglu, ...]` is short for one stack of the MAD suite's layers, each a pre-norm residual unit.
@@ -142,18 +147,22 @@ class BackboneSpec(Spec):
         for location, message in messages.items():
             if message:
                 problems.add(location, message)
-        check_shares(problems, [block for stack in self.stacks for block in stack.expanded()])
+        check_shares(problems, [(block, stack.lr_scale) for stack in self.stacks for block in stack.expanded()])
         problems.raise_if_any(type(self).__name__)
         return self
 
 
 class RackSpec(BackboneSpec):
-    """A whole model. `max_length` is needed by parts whose parameters depend on it (hyena, the autoencoder head)."""
+    """A whole model. `max_length` is needed by parts whose parameters depend on it (hyena, the autoencoder head).
+
+    `parameters` says of single parameters, by globs over their names, what components say by their own fields.
+    """
 
     vocab_size: PositiveInt
     max_length: PositiveInt | None = None
     tie_embeddings: bool = False
     head: HEADS.field() = Field(default_factory=lambda: HEADS.part("language_model"))  # type: ignore[valid-type]
+    parameters: dict[str, ParameterFields] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_head(self) -> Self:
@@ -161,7 +170,21 @@ class RackSpec(BackboneSpec):
         if message := check_part(HEADS, self.head, self.d_model, self.max_length):
             problems.add(("head",), message)
         problems.raise_if_any(type(self).__name__)
+        check_globs(problems, self.parameters, dict(without_memory(self).named_parameters()) if self.parameters else ())
+        problems.raise_if_any(type(self).__name__)
         return self
+
+    def slots(self) -> tuple[Slot, ...]:
+        """What is still to be chosen, in the order of the data flow; empty for a rack without `stochastic` parts."""
+        return tuple(slot for _, _, slot in searched(self))
+
+    def place(self, placement: str | Sequence[str]) -> RackSpec:
+        """The model of a space that a placement (names, or a short text) describes.
+
+        Raises:
+            ConfigError: if the placement does not fit the slots.
+        """
+        return placed(self, parse_placement(placement, self.slots()))
 
     def build(self, seed: int = 0) -> Rack:
         """The model, in training mode, on the current default device; the same seed gives the same weights."""

@@ -3,12 +3,13 @@
 import argparse
 import sys
 
-from search.cli import add_mad, main
+from search.backend import HERE
+from search.cli import add_jobs, add_mad, main
 from search.describe import add_check, add_show
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m search", description="Runs a job in this process.", allow_abbrev=False)
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    for add in (add_mad, add_check, add_show):
+    for add in (add_jobs, add_mad, add_check, add_show):
         add(jobs)
-    sys.exit(main(parser, execute=None))
+    sys.exit(main(parser, HERE))

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from search.sharding import shared_out
+
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name, detached, each shared tensor once."""
@@ -28,7 +30,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         raise ValueError(f"these weights are of another model: {differing[:4]} differ")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(shared_out(tensors[name], like=tensor))
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

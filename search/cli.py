@@ -12,9 +12,12 @@ from typing import Any
 
 from configs import ConfigError, read_yaml
 from configs.load import apply_override, validate
+from search.backend import Backend
 from search.devices import use_one_thread
-from search.mad.job import Execute, run
+from search.jobs import JOBS
+from search.mad.job import run
 from search.mad.spec import MadSpec
+from search.parallel import WorkersError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PRESETS = ("quick", "baseline", "full")
@@ -45,13 +48,53 @@ def add_mad(jobs: Any) -> None:
     parser.set_defaults(run=run_mad)
 
 
-def run_mad(arguments: argparse.Namespace, overrides: Sequence[str], execute: Execute | None) -> int:
+def run_mad(arguments: argparse.Namespace, overrides: Sequence[str], backend: Backend) -> int:
     """Run what the command line asks for; prints the run's folder last."""
     spec, folder = mad_spec(arguments, overrides)
     use_one_thread()
-    status = run(spec, folder, execute)
+    status = run(spec, folder, backend.mad)
     print(folder)
     return status
+
+
+def add_jobs(jobs: Any) -> None:
+    """The arguments of the jobs that one configuration file describes."""
+    for name, job in JOBS.items():
+        text = f"{job.help[0].upper()}{job.help[1:]}. key=value sets any key of the file, out=FOLDER the folder of the run."
+        parser = jobs.add_parser(name, help=job.help, description=text)
+        parser.add_argument("config", metavar="CONFIG", help="a YAML file")
+        parser.set_defaults(run=run_job)
+
+
+def run_job(arguments: argparse.Namespace, overrides: Sequence[str], backend: Backend) -> int:
+    """Run the job of a configuration file; prints the run's folder last."""
+    job = JOBS[arguments.job]
+    tree, folder = read_tree(Path(arguments.config), overrides)
+    if tree.get("job", arguments.job) != arguments.job:
+        raise ConfigError(f"{arguments.config}: describes the job '{tree['job']}', not '{arguments.job}'")
+    spec = validate(job.spec, tree, arguments.config)
+    use_one_thread()
+    out = Path(folder or f"runs/{arguments.job}-{spec.fingerprint()}")
+    status = job.run(spec, out, backend)
+    print(out)
+    return status
+
+
+def read_tree(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+    """The raw tree of a file with the overrides applied, and the folder that `out=` names."""
+    tree = read_yaml(path)
+    for text in overrides:
+        if not text.startswith("out="):
+            apply_override(tree, text)
+    return tree, out_folder(overrides)
+
+
+def out_folder(overrides: Sequence[str]) -> str | None:
+    """The folder that the last `out=` names, if there is one."""
+    outs = [text.removeprefix("out=") for text in overrides if text.startswith("out=")]
+    if "" in outs:
+        raise ConfigError("out=: a folder is expected")
+    return outs[-1] if outs else None
 
 
 def mad_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[MadSpec, Path]:
@@ -60,9 +103,6 @@ def mad_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[M
         raise ConfigError(f"mad: give a config file ({arguments.config}) or a --preset ({arguments.preset}), not both")
     path = Path(arguments.config or CONFIGS / f"mad_{arguments.preset or PRESETS[0]}.yaml")
     tree = read_yaml(path)
-    outs = [text.removeprefix("out=") for text in overrides if text.startswith("out=")]
-    if "" in outs:
-        raise ConfigError("out=: a folder is expected")
     if isinstance(tree.get("tasks"), list):
         tree["tasks"] = {name: {} for name in tree["tasks"]}  # so that tasks.memorization.n_train=100 finds its place
     if arguments.layers:
@@ -75,19 +115,22 @@ def mad_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[M
         if not text.startswith("out="):
             apply_override(tree, text)
     spec = validate(MadSpec, tree, str(path))
-    return spec, Path(outs[-1] if outs else f"runs/mad-{spec.fingerprint()}")
+    return spec, Path(out_folder(overrides) or f"runs/mad-{spec.fingerprint()}")
 
 
-def main(parser: argparse.ArgumentParser, execute: Execute | None, argv: Sequence[str] | None = None) -> int:
-    """Parse, run, and turn bad input into one message and exit status 2; an interrupt into 130."""
+def main(parser: argparse.ArgumentParser, backend: Backend, argv: Sequence[str] | None = None) -> int:
+    """Parse, run, and turn bad input into one message and exit status 2, workers that failed into 1, an interrupt into 130."""
     words = list(sys.argv[1:] if argv is None else argv)
     overrides = [word for word in words if OVERRIDE.match(word)]
     arguments = parser.parse_args([word for word in words if word not in overrides])
     try:
-        return int(arguments.run(arguments, overrides, execute))
+        return int(arguments.run(arguments, overrides, backend))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    except WorkersError as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 128 + signal.SIGINT

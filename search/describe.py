@@ -20,12 +20,19 @@ from configs.load import apply_override, validate
 from models import BackboneSpec, RackSpec
 from models.cost import RackCost, cost
 from models.layers import layer
+from search.budget import Budget, CostTable
+from search.budget.costs import expected_cost
+from search.jobs import JOBS
 from search.mad.job import n_expected
 from search.mad.spec import MadSpec
 from search.mad.task import TaskSpec
+from search.pipeline.spec import PipelineSpec
+from search.placement.sizes import print_budgets, print_expected, print_space
 from search.progress import make_console
+from search.supernet.spec import SupernetSpec
+from search.validate.spec import ValidateSpec
 
-JOBS: dict[str, type[Spec]] = {"mad": MadSpec}
+SPECS: dict[str, type[Spec]] = {"mad": MadSpec, **{name: job.spec for name, job in JOBS.items()}}
 LAYER_WIDTH = 128
 """The suite's width, at which single layers are checked and shown."""
 
@@ -56,11 +63,12 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     """The spec in a file, whichever kind it is of: a job names itself by `job:`, a layer by `kind:`, a task by `task:`."""
     tree = read_yaml(path)
     for text in overrides:
-        apply_override(tree, text)
+        if not text.startswith("out="):  # where a run would lie is no part of what it is
+            apply_override(tree, text)
     if "job" in tree:
-        if not isinstance(tree["job"], str) or tree["job"] not in JOBS:
-            raise ConfigError(f"{path}: job: unknown job '{tree['job']}'. Known: {', '.join(JOBS)}")
-        return validate(JOBS[tree["job"]], tree, str(path))
+        if not isinstance(tree["job"], str) or tree["job"] not in SPECS:
+            raise ConfigError(f"{path}: job: unknown job '{tree['job']}'. Known: {', '.join(SPECS)}")
+        return validate(SPECS[tree["job"]], tree, str(path))
     if "task" in tree:
         return validate(TaskSpec, tree, str(path))
     if "kind" in tree:
@@ -75,9 +83,9 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     return validate(RackSpec, tree, str(path))
 
 
-def run_check(arguments: argparse.Namespace, overrides: Sequence[str], execute: object) -> int:
+def run_check(arguments: argparse.Namespace, overrides: Sequence[str], backend: object) -> int:
     """Say of each file whether it is right; status 2 if any is not."""
-    del execute
+    del backend
     n_wrong = 0
     for path in arguments.configs:
         try:
@@ -89,27 +97,58 @@ def run_check(arguments: argparse.Namespace, overrides: Sequence[str], execute: 
     return 2 if n_wrong else 0
 
 
-def run_show(arguments: argparse.Namespace, overrides: Sequence[str], execute: object) -> int:
+def run_show(arguments: argparse.Namespace, overrides: Sequence[str], backend: object) -> int:
     """Print the resolved tree and the cost of every part."""
-    del execute
+    del backend
     spec, console = read_spec(arguments.config, overrides), make_console()
     print(yaml.safe_dump(spec.to_dict(), sort_keys=False, width=130), end="")
     print(f"# fingerprint {spec.fingerprint()}")
     if isinstance(spec, RackSpec):
-        seq_len = arguments.seq_len or spec.max_length or 1024
-        print_cost(console, "rack", cost(spec, seq_len), seq_len)
+        _show_rack(console, spec, arguments.seq_len)
+    elif isinstance(spec, SupernetSpec):
+        _show_supernet(console, spec, arguments.seq_len)
     elif isinstance(spec, BackboneSpec):
         seq_len = arguments.seq_len or LAYER_WIDTH
         costed = cost(RackSpec(**spec.to_dict(), vocab_size=1, max_length=seq_len), seq_len)
         title = f"layer at width {LAYER_WIDTH}, between an embedding and a head for one token"
         print_cost(console, title, replace(costed, warnings=()), seq_len)
-    if isinstance(spec, MadSpec):
-        for setting in spec.settings():
-            if setting.change == "baseline" and setting.spec.rack is not None:
-                seq_len = arguments.seq_len or setting.spec.setting.instance().seq_len
-                print_cost(console, f"{setting.architecture} on {setting.task}", cost(setting.spec.rack, seq_len), seq_len)
-        print(f"{n_expected(spec):,} trials, at most {sum(trial.spec.n_steps for trial in spec.trials()):,} optimizer steps")
+    elif isinstance(spec, PipelineSpec | ValidateSpec):
+        _show_supernet(console, spec.supernet, arguments.seq_len)
+        print_budgets(console, spec.supernet.rack, _budgets(spec))
+    elif isinstance(spec, MadSpec):
+        _show_mad(console, spec, arguments.seq_len)
     return 0
+
+
+def _show_rack(console: Console, spec: RackSpec, seq_len: int | None) -> None:
+    if spec.slots():
+        print_space(console, spec, seq_len)
+    else:
+        seq_len = seq_len or spec.max_length or 1024
+        print_cost(console, "rack", cost(spec, seq_len), seq_len)
+
+
+def _show_supernet(console: Console, spec: SupernetSpec, seq_len: int | None) -> None:
+    _show_rack(console, spec.rack, seq_len)
+    sampler = spec.make_sampler()
+    if sampler is not None:
+        print_expected(console, expected_cost(sampler, CostTable.of(spec.rack, seq_len), spec.n_steps), spec.sampler.kind)
+
+
+def _budgets(spec: PipelineSpec | ValidateSpec) -> list[Budget]:
+    space = spec.supernet.rack
+    if isinstance(spec, ValidateSpec):
+        return [Budget.of(spec.budget, space)]
+    latencies = spec.placement.latencies()
+    return [Budget.of(value, space, latency=latencies) for value in spec.placement.budgets]
+
+
+def _show_mad(console: Console, spec: MadSpec, seq_len: int | None) -> None:
+    for setting in spec.settings():
+        if setting.change == "baseline" and setting.spec.rack is not None:
+            title, positions = f"{setting.architecture} on {setting.task}", seq_len or setting.spec.setting.instance().seq_len
+            print_cost(console, title, cost(setting.spec.rack, positions), positions)
+    print(f"{n_expected(spec):,} trials, at most {sum(trial.spec.n_steps for trial in spec.trials()):,} optimizer steps")
 
 
 def print_cost(console: Console, title: str, costed: RackCost, seq_len: int) -> None:

@@ -29,15 +29,25 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def reseed(device: torch.device, seed: int) -> None:
+    """Seed what draws dropout: `torch.manual_seed` looks at every kind of device, which costs more than a small model's layer."""
+    torch.default_generator.manual_seed(seed % 2**63)
+    if device.type == "cuda":
+        torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index].manual_seed(
+            seed % 2**63
+        )
+
+
 def use_one_thread() -> None:
     """One thread for this process: trials run side by side, and two processes of two threads each run 2-30x slower."""
     torch.set_num_threads(1)
 
 
-def hardware() -> str:
-    """The name of what trials run on here, for the results."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def hardware(device: torch.device | None = None) -> str:
+    """The name of a device, for the results; without one, of what `auto` is here."""
+    chosen = device or resolve_device("auto")
+    if chosen.type == "cuda":
+        return torch.cuda.get_device_name(chosen)
     cpuinfo = Path("/proc/cpuinfo")  # Linux alone; elsewhere the architecture has to do
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

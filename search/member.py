@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from configs import Spec
 from search import checkpoint
 from search.devices import Device, Precision
+from search.parallel import Ranks
 from search.schedules import ScheduleSpec
+from search.sharding import gathered, shared_out
 
 Status = Literal["running", "solved", "stopped", "finished", "diverged"]
 
@@ -42,14 +44,18 @@ class TrainSpec(Spec):
 class Batches(Protocol):
     """Training data: the batch of any step, as a pure function of the step, on the device."""
 
-    def __getitem__(self, step: int, /) -> tuple[Tensor, Tensor]:
-        """Inputs [batch, time] and targets [batch, time]."""
+    def __getitem__(self, step: int, /) -> tuple[Tensor, ...]:
+        """Inputs [batch, time] and targets [batch, time], then what gradients of the caller's own take beside them."""
         ...
 
 
 @dataclass
 class Member:
-    """One model in training, and what became of it."""
+    """One model in training, and what became of it.
+
+    `losses` holds the training loss of every step, `notes` what the caller keeps with the member: JSON values that a checkpoint
+    brings back. Without `keeps_best` the last weights are the only ones, where a copy would be too large.
+    """
 
     model: nn.Module
     batches: Batches
@@ -58,7 +64,10 @@ class Member:
     status: Status = "running"
     step: int = 0
     seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
+    keeps_best: bool = True
+    notes: dict[str, Any] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     evaluations_without_gain: int = 0
@@ -74,7 +83,8 @@ class Member:
         self.evaluations_without_gain = 0 if row[spec.stop_metric] > peak else self.evaluations_without_gain + 1
         if not self.best or row[spec.select_metric] < self.best[spec.select_metric]:
             self.best = row
-            self.best_weights = {name: tensor.clone() for name, tensor in checkpoint.weights(self.model).items()}
+            if self.keeps_best:
+                self.best_weights = {name: tensor.clone() for name, tensor in checkpoint.weights(self.model).items()}
         if spec.stop_at is not None and row[spec.stop_metric] > spec.stop_at:
             self.status = "solved"
         elif spec.patience is not None and self.evaluations_without_gain >= spec.patience:
@@ -83,19 +93,24 @@ class Member:
             self.status = "finished"
 
 
-_JSON_FIELDS = ("status", "step", "seconds", "history", "best", "evaluations_without_gain")
+_JSON_FIELDS = ("status", "step", "seconds", "history", "notes", "best", "evaluations_without_gain")
 
 
-def save_members(path: Path, members: Sequence[Member], optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write everything that the run goes on from."""
+def save_members(
+    path: Path, members: Sequence[Member], optimizer: torch.optim.Optimizer, step: int, *, ranks: Ranks | None = None
+) -> None:
+    """Write everything that the run goes on from; all ranks call this, and the main one writes."""
     tensors: dict[str, Tensor] = {}
     for index, member in enumerate(members):
         tensors |= {f"{index}.model.{name}": tensor for name, tensor in checkpoint.weights(member.model).items()}
         tensors |= {f"{index}.best.{name}": tensor for name, tensor in member.best_weights.items()}
+        tensors[f"{index}.losses"] = torch.tensor(member.losses, dtype=torch.float64)
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-    state = {"step": step, "members": [{name: getattr(member, name) for name in _JSON_FIELDS} for member in members]}
-    checkpoint.save(path, tensors, state)
+    tensors = gathered(tensors)
+    if ranks is None or ranks.is_main:
+        state = {"step": step, "members": [{name: getattr(member, name) for name in _JSON_FIELDS} for member in members]}
+        checkpoint.save(path, tensors, state)
 
 
 def restore_members(path: Path, members: Sequence[Member], optimizer: torch.optim.Optimizer, device: torch.device) -> int:
@@ -104,17 +119,18 @@ def restore_members(path: Path, members: Sequence[Member], optimizer: torch.opti
     for index, (member, saved) in enumerate(zip(members, state["members"], strict=True)):
         for name, value in saved.items():
             setattr(member, name, value)
-        for kind in ("model", "best"):
-            prefix = f"{index}.{kind}."
-            found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-            if kind == "model":
-                checkpoint.load_weights(member.model, found)
-            else:
-                member.best_weights = found
+        member.losses = tensors[f"{index}.losses"].tolist()
+        checkpoint.load_weights(member.model, _below(f"{index}.model.", tensors))
+        member.best_weights = _below(f"{index}.best.", tensors)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, parameter, moment = name.split(".")
-            moments.setdefault(int(parameter), {})[moment] = tensor
+    for name, tensor in _below("optimizer.", tensors).items():
+        index, moment = int(name.partition(".")[0]), name.partition(".")[2]
+        whole = moment == "step"  # a count, and no piece of the parameter
+        moments.setdefault(index, {})[moment] = tensor if whole else shared_out(tensor, like=parameters[index])
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(state["step"])
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 from configs import ConfigError, Spec
 
@@ -26,7 +27,7 @@ def write_text(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def to_json(value: Any) -> str:
+def to_json(value: Any, *, indent: int | None = None) -> str:
     """JSON text without NaN or infinity, which JSON does not have: they become null."""
 
     def clean(item: Any) -> Any:
@@ -36,7 +37,7 @@ def to_json(value: Any) -> str:
             return {key: clean(inner) for key, inner in item.items()}
         return [clean(inner) for inner in item] if isinstance(item, list | tuple) else item
 
-    return json.dumps(clean(value), allow_nan=False)
+    return json.dumps(clean(value), allow_nan=False, indent=indent)
 
 
 def make_folder(path: Path) -> None:
@@ -50,28 +51,43 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def run_folder(out: Path, spec: Spec) -> Iterator[Path]:
-    """The folder of a run, made if need be and held by this process alone; ConfigError if it is another run's."""
+def run_folder(out: Path, spec: Spec, *, may_change: tuple[str, ...] = ()) -> Iterator[Path]:
+    """The folder of a run, made if need be and held by this process alone; ConfigError if it is another run's.
+
+    What the spec's `may_change` fields describe lies in folders of its own there. A new folder in which nothing has been done
+    yet when a ConfigError ends the block is removed, so that the corrected command may have it.
+    """
+    is_new = not out.exists()
     make_folder(out)
-    lock = (out / ".lock").open("w")
-    saved = out / "spec.json"
-    with lock:
+    lock, saved = out / ".lock", out / "spec.json"
+    with lock.open("w") as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"{out}: another process is working on this run") from None
-        try:
-            before = json.loads(saved.read_text(encoding="utf-8")) if saved.exists() else spec.to_dict()
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{saved}: damaged ({error}); give another out=") from None
-        if not isinstance(before, dict):
-            raise ConfigError(f"{saved}: damaged (a mapping is expected); give another out=")
-        changed = [name for name, value in spec.to_dict().items() if before.get(name) != value and name not in spec.how_fields]
+        changed = [name for name in _changed(saved, spec) if name not in may_change] if saved.exists() else []
         if changed:
             names = ", ".join(changed)
             raise ConfigError(f"{out}: holds the results of another specification ({names} changed); give another out=")
         write_text(saved, json.dumps(spec.to_dict(), indent=2))
-        yield out
+        try:
+            yield out
+        except ConfigError:
+            if is_new and {path.name for path in out.iterdir()} <= {lock.name, saved.name}:
+                for path in (saved, lock):
+                    path.unlink(missing_ok=True)
+                out.rmdir()
+            raise
+
+
+def _changed(saved: Path, spec: Spec) -> list[str]:
+    """The fields in which a saved spec differs from this one, but for how it is run."""
+    try:
+        before = type(spec).model_validate(json.loads(saved.read_text(encoding="utf-8"))).content()
+    except (json.JSONDecodeError, ValidationError) as error:
+        told = str(error).splitlines()[0]
+        raise ConfigError(f"{saved}: damaged, or of another version ({told}); give another out=") from None
+    return [name for name, value in spec.content().items() if before.get(name) != value]
 
 
 class TrialLog:
@@ -94,11 +110,15 @@ class TrialLog:
 
     def add(self, row: Row) -> None:
         """Append a row; it is on the disk when this returns."""
+        self.add_all([row])
+
+    def add_all(self, rows: Sequence[Row]) -> None:
+        """Append rows, with one sync for all: a thousand would take seconds."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(to_json(row) + "\n")
+            file.write("".join(to_json(row) + "\n" for row in rows))
             file.flush()
             os.fsync(file.fileno())
-        self.rows[row["key"]] = row
+        self.rows |= {str(row["key"]): row for row in rows}
 
 
 def write_parquet(rows: Sequence[Row], path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from configs import Registry
 from tasks.dataset import cached, draw
-from tasks.task import IGNORED, Examples, Split, Task
+from tasks.streams import stream
+from tasks.task import IGNORED, Examples, Finite, Split, Task
 
-TASKS = Registry("tasks.synthetic", "task")
+TASKS = Registry("tasks.synthetic", "task", also=("tasks.text",))
 
-__all__ = ["IGNORED", "TASKS", "Examples", "Split", "Task", "cached", "draw"]
+__all__ = ["IGNORED", "TASKS", "Examples", "Finite", "Split", "Task", "cached", "draw", "stream"]

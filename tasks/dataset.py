@@ -53,6 +53,8 @@ def _kind(task: Task) -> str:
 
 def _identity(task: Task, n_examples: int, seed: int, split: Split) -> str:
     parts = {"kind": _kind(task), "n_examples": n_examples, "seed": seed, "split": split, "format": FORMAT}
+    if (data := task.data_fingerprint()) is not None:
+        parts["data"] = data
     return json.dumps({**parts, "options": asdict(task)}, sort_keys=True, default=int)
 
 

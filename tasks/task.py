@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -54,3 +54,20 @@ class Task(ABC):
     def ceiling(self, n_train: int) -> float:  # noqa: ARG002 - for tasks with more to learn than a rule
         """The best accuracy that is reachable in expectation after seeing `n_train` instances."""
         return 1.0
+
+    def data_fingerprint(self) -> str | None:
+        """What the instances depend on beside the options: the content of files, as hexadecimal digits."""
+        return None
+
+
+@runtime_checkable
+class Finite(Protocol):
+    """A task with a limited number of instances, which can be gone through in epochs."""
+
+    def n_rows(self, split: Split) -> int:
+        """Instances of a split, the length of an epoch."""
+        ...
+
+    def rows(self, split: Split, seed: int, first: int, n_examples: int) -> Examples:
+        """Instances [first, first + n_examples) of the endless row of epochs, each in an order drawn from (seed, epoch)."""
+        ...

@@ -64,8 +64,14 @@ class Attention(Mixer):
         return self.output(merge_heads(attend(query, key, value, causal=self.causal, window=self.window)))
 
     def initial_state(self, batch_size: int) -> AttentionState:
-        """Keys and values [batch, n_kv_heads, 0, d_head], the position, and the convolutions' last inputs."""
-        empty = self.key.weight.new_zeros(batch_size, self.n_kv_heads, 0, self.d_head)
+        """Keys and values [batch, n_kv_heads, 0, d_head], the position, and the convolutions' last inputs.
+
+        The cache is of the precision that the projections compute in, under autocast its: float32 would double what is read.
+        """
+        weight = self.key.weight
+        is_cast = torch.is_autocast_enabled(weight.device.type)
+        dtype = torch.get_autocast_dtype(weight.device.type) if is_cast else weight.dtype
+        empty = weight.new_zeros(batch_size, self.n_kv_heads, 0, self.d_head, dtype=dtype)
         position = torch.zeros(1, dtype=torch.long, device=empty.device)
         return empty, empty, position, self.convolutions.initial_state(batch_size)
 

@@ -83,6 +83,12 @@ class GatedDeltaNet(Mixer):
         heads = self.n_heads * gated_delta_rule_flops(seq_len, self.d_key, self.d_value)
         return projections + heads + self.convolutions.flops(seq_len)
 
+    @torch.no_grad()
+    def remember(self, n_positions: int) -> tuple[str, ...]:
+        """By the bias: exp(A_log) softplus(dt_bias) = 1 / n_positions, where the input says nothing."""
+        self.dt_bias.copy_(torch.expm1(1 / (n_positions * self.A_log.exp())).log())
+        return ("dt_bias",)
+
     def _rate_and_decay(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[..., d_model] -> the writing rate and the log decay, [..., n_heads]."""
         return self.rate(x).sigmoid(), _log_decay(self.decay(x), self.A_log, self.dt_bias)

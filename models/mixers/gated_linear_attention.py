@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -91,6 +92,12 @@ class GatedLinearAttention(Mixer):
         projections = 2 * seq_len * sum(linear.weight.numel() for linear in self._linears())
         heads = self.n_heads * gated_linear_attention_flops(seq_len, self.d_key, self.d_value)
         return projections + heads + self.convolutions.flops(seq_len)
+
+    @torch.no_grad()
+    def remember(self, n_positions: int) -> tuple[str, ...]:
+        """By the bias: logsigmoid(b) / 16 = -1 / n_positions, where the input says nothing."""
+        self.decay_up.bias.fill_(-math.log(math.expm1(self.gate_logit_normalizer / n_positions)))
+        return ("decay_up.bias",)
 
     def _linears(self) -> tuple[nn.Linear, ...]:
         return self.query, self.key, self.value, self.decay_down, self.decay_up, self.gate, self.output

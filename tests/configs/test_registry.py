@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs import ConfigError, Registry, Spec
+from configs.registry import Part
 
 MODULE = '''
 """A thing."""
@@ -108,3 +109,77 @@ def test_fields_hold_parts_or_null_and_come_back(things):
 def test_registries_are_themselves(things):
     assert things != Registry("dropped_things", "thing", ("d_model", "max_length"))
     assert len({things, things}) == 1
+
+
+GROUP = """
+class Group:
+    def __init__(self, d_model: int, *, members: dict, first: str = "a") -> None:
+        self.d_model, self.members, self.first = d_model, members, first
+"""
+
+
+@pytest.fixture
+def groups(package):
+    (package / "great_thing.py").write_text(MODULE)
+    (package / "group.py").write_text(GROUP)
+    return Registry("dropped_things", "thing", ("d_model",), named_parts="members")
+
+
+def test_a_part_may_hold_parts_by_name(groups):
+    part = groups.part({"kind": "group", "members": {"b": "great-thing", "a": {"kind": "great_thing", "width": 5}, "none": None}})
+    assert list(part.members) == ["b", "a", "none"]
+    assert part.to_dict()["members"]["b"] == {"kind": "great_thing", "width": 3, "style": "a", "depth": None}
+    assert groups.part(part.to_dict()) == part
+    built = groups.build(part, d_model=8)
+    assert [(name, each and (each.d_model, each.width)) for name, each in built.members.items()] == [
+        ("b", (8, 3)),
+        ("a", (8, 5)),
+        ("none", None),
+    ]
+
+
+def test_parts_by_name_may_hold_parts_by_name(groups):
+    inner = {"kind": "group", "members": {"x": "great_thing"}}
+    built = groups.build(groups.part({"kind": "group", "members": {"inner": inner}}), d_model=8)
+    assert built.members["inner"].members["x"].width == 3
+
+
+def test_the_order_of_named_parts_counts(groups):
+    first, second = (groups.part({"kind": "group", "members": dict.fromkeys(order, "great_thing")}) for order in ("ab", "ba"))
+    assert first != second
+    assert first.fingerprint() != second.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("members", "text"),
+    [
+        ({"a": "graet_thing"}, "did you mean 'great_thing'"),
+        ({"a": {"kind": "great_thing", "widht": 1}}, "'width'"),
+        (["a"], "mapping"),
+    ],
+)
+def test_parts_by_name_are_checked(groups, members, text):
+    with pytest.raises(ValidationError, match=text):
+        groups.part({"kind": "group", "members": members})
+
+
+@pytest.mark.usefixtures("things")
+def test_modules_of_elsewhere_may_be_kinds_too(tmp_path):
+    (tmp_path / "dropped_things_text.py").write_text("class DroppedThingsText:\n    pass\n")
+    registry = Registry("dropped_things", "thing", also=("dropped_things_text",))
+    assert list(registry) == ["dropped_things_text", "great_thing"]
+    assert registry["dropped-things-text"].__name__ == "DroppedThingsText"
+    assert type(registry.build(registry.part("dropped_things_text"))) is registry["dropped_things_text"]
+
+
+def test_the_fields_of_a_base_are_in_every_part_and_no_constructor_sees_them(things):
+    class Painted(Part):
+        colour: str = "red"
+
+    registry = Registry("dropped_things", "thing", ("d_model", "max_length"), base=Painted)
+    part = registry.part({"kind": "great_thing", "colour": "blue", "width": 5})
+    assert part.to_dict() == {"kind": "great_thing", "colour": "blue", "width": 5, "style": "a", "depth": None}
+    assert part.options() == {"width": 5, "style": "a", "depth": None}
+    assert registry.build(part, d_model=8).width == 5
+    with pytest.raises(ValidationError, match="unknown key 'colour'"):
+        things.part({"kind": "great_thing", "colour": "blue"})

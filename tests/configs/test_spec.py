@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Annotated
 
@@ -210,6 +211,25 @@ def test_the_fingerprint_is_of_the_content():
         Outer(inner={"width": 3}, named=base.named, choice=2),
     ]
     assert len({spec.fingerprint() for spec in (base, *others)}) == 6
+
+
+def test_order_is_content_where_a_field_says_so():
+    class Queue(Spec):
+        how_fields = ("hints",)
+        jobs: OrderedDict[str, Inner]
+        hints: OrderedDict[str, int] = Field(default_factory=OrderedDict)
+
+    class Queues(Spec):
+        named: dict[str, Queue]
+
+    first, second = (Queue(jobs={name: {} for name in order}) for order in ("ab", "ba"))
+    assert first != second
+    assert first.fingerprint() != second.fingerprint()
+    assert first.fingerprint() == Queue(**first.to_dict()).fingerprint() == Queue(jobs=first.jobs, hints={"x": 1}).fingerprint()
+    assert type(first.to_dict()["jobs"]) is dict
+    nested = [Queues(named=named) for named in ({"x": first, "y": second}, {"y": second, "x": first}, {"x": second, "y": first})]
+    assert nested[0] == nested[1] != nested[2]
+    assert nested[0].fingerprint() == nested[1].fingerprint() != nested[2].fingerprint()
 
 
 def test_a_fingerprint_knows_what_it_is_of():

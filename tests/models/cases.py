@@ -21,8 +21,13 @@ VARIANTS = {
     "mamba small": {"kind": "mamba", "d_state": 4, "expand": 1, "d_conv": 1, "dt_rank": 1},
     "hyena heads": {"kind": "hyena", "n_heads": 4, "expand": 2, "proj_groups": 4, "filter_order": 3},
 }
-MIXER_CASES = {kind: {"kind": kind} for kind in MIXERS} | VARIANTS
-CHANNEL_MIXER_CASES = {kind: {"kind": kind} for kind in CHANNEL_MIXERS} | {
+# Kinds without defaults. One choice: what the others of several do not do is told in test_supernet.py.
+REQUIRED = {
+    "mixer": {"stochastic": {"main": "gdn", "mixers": {"gdn": {"kind": "gated_delta_net", "n_heads": 2}}}},
+    "channel mixer": {"stochastic": {"main": "wide", "mixers": {"wide": {"kind": "swiglu"}}}},
+}
+MIXER_CASES = {kind: {"kind": kind, **REQUIRED["mixer"].get(kind, {})} for kind in MIXERS} | VARIANTS
+CHANNEL_MIXER_CASES = {kind: {"kind": kind, **REQUIRED["channel mixer"].get(kind, {})} for kind in CHANNEL_MIXERS} | {
     "mlp bias": {"kind": "mlp", "d_ff": 24, "bias": True},
     "swiglu bias": {"kind": "swiglu", "d_ff": 24, "bias": True},
     "moe odd": {"kind": "moe", "n_experts": 3, "n_active": 2, "d_expert": 5},

@@ -88,3 +88,13 @@ def test_the_cache_keeps_the_window():
     for position in x.unbind(1):
         _, state = mixer.step(position, state)
     assert state[0].shape == (1, 2, 3, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_cache_is_of_the_precision_that_is_computed_in(dtype):
+    mixer = Attention(16, n_heads=2)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        state = mixer.initial_state(1)
+        for _ in range(2):
+            _, state = mixer.step(torch.randn(1, 16), state)
+    assert {tensor.dtype for tensor in state[:2]} == {dtype}

@@ -6,12 +6,18 @@ from dataclasses import FrozenInstanceError, fields
 import numpy as np
 import pytest
 
-from tasks import IGNORED, TASKS, Task, draw
+from tasks import IGNORED, TASKS, Finite, Task, draw
 from tasks.dataset import FORMAT
 from tests.tasks.grid import CHANGES
 
 SPLITS = ("train", "validation", "test")
-NOT_OF_TYPE = {bool: (1, "yes", None), int: (-1, 1.5, True, "3", None), float: (-0.1, 1.0, True, "0.5", float("nan"), None)}
+NOT_OF_TYPE = {
+    bool: (1, "yes", None),
+    int: (-1, 1.5, True, "3", None),
+    float: (-0.1, 1.0, True, "0.5", float("nan"), None),
+    str: (1, True, "", None),
+    type(None): (-1, 1.5, True, ""),
+}
 
 CHECKSUMS = {
     "compression": 0x1F8EAA54,
@@ -22,7 +28,10 @@ CHECKSUMS = {
     "selective_copying": 0xE3033943,
 }
 
+FINITE = [kind for kind in TASKS if isinstance(TASKS[kind](), Finite)]
 each_kind = pytest.mark.parametrize("kind", TASKS)
+each_drawn_kind = pytest.mark.parametrize("kind", [kind for kind in TASKS if kind not in FINITE])
+each_finite_kind = pytest.mark.parametrize("kind", FINITE)
 each_split = pytest.mark.parametrize("split", SPLITS)
 
 
@@ -75,19 +84,32 @@ def test_drawing_is_a_function_of_the_generator_alone(kind, split):
     assert not np.array_equal(first.inputs, other.inputs)
 
 
-@each_kind
+@each_drawn_kind
 def test_validation_follows_the_rules_of_test(kind):
     task = TASKS[kind]()
     np.testing.assert_array_equal(sample(task, 40, "validation").targets, sample(task, 40, "test").targets)
 
 
-@each_kind
+@each_drawn_kind
 def test_no_row_comes_twice_over_splits_and_seeds(kind):
     """At the baselines a repetition by chance is out of the question."""
     task = TASKS[kind]()
     drawn = [draw(task, 400, seed=seed, split=split).inputs for seed in (0, 1, 12345) for split in SPLITS]
     rows = [row.tobytes() for inputs in drawn for row in inputs]
     assert len(set(rows)) == len(rows)
+
+
+@each_finite_kind
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_epoch_has_every_row_once_in_an_order_of_its_own(kind, split):
+    task = TASKS[kind]()
+    n_rows = task.n_rows(split)
+    epochs = [task.rows(split, 0, n_rows * epoch, n_rows) for epoch in range(2)] + [task.rows(split, 1, 0, n_rows)]
+    rows = [[row.tobytes() for row in np.concatenate([epoch.inputs, epoch.targets], axis=1)] for epoch in epochs]
+    assert sorted(rows[0]) == sorted(rows[1]) == sorted(rows[2])
+    assert rows[0] != rows[1] != rows[2] != rows[0]
+    again = task.rows(split, 0, n_rows - 3, 6)
+    assert [row.tobytes() for row in np.concatenate([again.inputs, again.targets], axis=1)] == rows[0][-3:] + rows[1][:3]
 
 
 @each_kind

@@ -32,6 +32,13 @@ BROKEN = [
     ("selective_copying", {"n_tokens_to_copy": 128}, r"seq_len > 2 \* n_tokens_to_copy \+ 1; got 256 <= 2 \* 128 \+ 1"),
     ("selective_copying", {"n_tokens_to_copy": 0}, "n_tokens_to_copy must be an integer, at least 1; got 0"),
     ("selective_copying", {"vocab_size": 2}, "vocab_size must be an integer, at least 3; got 2"),
+    ("text", {"vocab_size": 256}, "vocab_size must be 257 with tokenizer bytes.* got 256"),
+    ("text", {"vocab_size": 257, "tokenizer": "bpe"}, "vocab_size must be over 257 with tokenizer bpe.* got 257"),
+    ("text", {"tokenizer": "words"}, "tokenizer must be one of bytes, bpe; got 'words'"),
+    ("text", {"validation_fraction": 0.5}, "0 <= validation_fraction < 0.5; got 0.5"),
+    ("text", {"files": ()}, r"files must be a path, .* got \(\)"),
+    ("text", {"files": ["a.txt", 3]}, r"files must be a path, .* got \('a.txt', 3\)"),
+    ("text", {"max_bytes": 0}, "max_bytes must be an integer, at least 1; got 0"),
 ]
 
 

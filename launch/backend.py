@@ -1,0 +1,37 @@
+"""The parts of the jobs that run on Ray: Train for supernets, Tune for racks and for the rounds of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from launch.mad_sweep import execute
+from launch.racks import train_racks_on_ray
+from launch.supernet_scorer import supernet_scorer
+from launch.train import train_on_ray
+from models import Supernet
+from search.backend import Backend
+from search.batches import Batch
+from search.placement.spec import ScoringSpec
+from search.scoring import Scorer
+from search.supernet.spec import SupernetSpec
+
+
+def _open_scorer(
+    supernet: Supernet, batches: Mapping[str, Sequence[Batch]], spec: ScoringSpec, trained: SupernetSpec, out: Path
+) -> AbstractContextManager[Scorer]:
+    return supernet_scorer(
+        supernet,
+        batches,
+        spec.metric,
+        out,
+        spec.workers,
+        device=trained.train.device,
+        max_eval_memory=spec.max_eval_memory,
+        precision=trained.train.precision,
+    )
+
+
+ON_RAY = Backend(mad=execute, train_supernet=train_on_ray, train_racks=train_racks_on_ray, open_scorer=_open_scorer)
+"""Everything on Ray: on the cluster there is, or on one started here."""

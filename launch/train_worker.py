@@ -1,0 +1,87 @@
+"""What a worker of Ray Train does: be one of the ranks that train a supernet, and tell how it goes."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from tensorboardX import SummaryWriter
+from torch import nn
+
+from configs import ConfigError
+from launch.cluster import work_where_the_driver_does
+from launch.train_log import say
+from search.devices import use_one_thread
+from search.member import Member
+from search.parallel import Ranks
+from search.results import write_text
+from search.sharding import shard
+from search.supernet.job import train_here
+from search.supernet.spec import SupernetSpec
+
+STOP, REFUSED = ".stop", ".refused"
+"""Files of the run's folder: the driver makes the first to have the ranks stop; a ConfigError is told in the second."""
+STARTED = "training on"
+POLL_SECONDS = 0.2
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Train as one of the ranks; the main one writes history, log, curves and checkpoints into the folder that all share."""
+    use_one_thread()
+    work_where_the_driver_does()
+    spec, out = SupernetSpec.model_validate(config["spec"]), Path(config["out"])
+    ranks, is_ready = Ranks(), False
+
+    def prepare(model: nn.Module) -> None:
+        nonlocal is_ready
+        ranks.check_same("ready")
+        is_ready = True
+        if spec.parallel == "fsdp" and ranks.n_ranks > 1:
+            shard(model)
+        if ranks.is_main:
+            say(out, f"{STARTED} {ranks.n_ranks} worker(s)")
+
+    curves = _Curves(out / "tensorboard")
+
+    def evaluated(member: Member, row: dict[str, float]) -> None:
+        del member
+        if ranks.is_main:
+            curves.add(row)
+        ray.train.report(row)
+
+    if ranks.is_main:
+        threading.Thread(target=_watch, args=(out / STOP, ranks), daemon=True).start()
+    try:
+        train_here(spec, out, lambda text: say(out, text), ranks=ranks, prepare=prepare, on_evaluation=evaluated)
+    except ConfigError as error:  # trying again would not help, so this is no failure for Train
+        if not is_ready:
+            ranks.check_same(str(error))  # else the others would wait for this one
+        write_text(out / REFUSED, str(error))
+    except KeyboardInterrupt:
+        return  # stopped as the driver asked, with a checkpoint
+
+
+def _watch(stop: Path, ranks: Ranks) -> None:
+    asked = threading.Event()
+    while not stop.exists():
+        asked.wait(POLL_SECONDS)
+    ranks.stop()
+
+
+class _Curves:
+    """TensorBoard's curves of the rows; those that an earlier process drew beyond its last checkpoint are hidden."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writer: SummaryWriter | None = None
+
+    def add(self, row: dict[str, float]) -> None:
+        step = int(row["step"])
+        if self.writer is None:
+            self.writer = SummaryWriter(str(self.folder), purge_step=step)
+        for name, value in row.items():
+            if name != "step":
+                self.writer.add_scalar(name.replace(".", "/"), value, step)
+        self.writer.flush()

@@ -1,0 +1,128 @@
+"""What placements cost: a table by slot and name, summed, and what a sampler makes a supernet cost on average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, Self
+
+import numpy as np
+
+from configs import ConfigError
+from configs.errors import known_names
+from models import RackSpec
+from models.cost import Count, SpaceCost, space_cost
+from models.placement import Placement, Slot
+from search.sampling import Sampler
+
+DIMENSIONS = ("params", "flops", "kv_bytes", "state_bytes", "latency_ms")
+"""What a placement spends. Parameters; operations per token; bytes per sequence; milliseconds."""
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+DEFAULT_CONTEXT = 1024
+
+Costs = dict[str, float]
+
+
+class Latencies(Protocol):
+    """A measured latency table: the milliseconds of every choice of a space, and of what is outside of the choices."""
+
+    def of_space(self, space: RackSpec, context: int) -> tuple[float, list[dict[str, float]]]:
+        """Base, and slot by slot the milliseconds by name; ConfigError for a part that was not measured."""
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """The costs of a space at a context length (positions) and dtype, by `DIMENSIONS`; latency only where it was measured.
+
+    A placement costs the `base`, which is everything outside of the slots, and one of the `choices` of each slot.
+    """
+
+    slots: tuple[Slot, ...]
+    context: int
+    dtype: str
+    base: Costs
+    choices: tuple[dict[str, Costs], ...]
+
+    @classmethod
+    def of(cls, space: RackSpec, context: int | None = None, dtype: str = "bf16", latency: Latencies | None = None) -> Self:
+        """Count a space; without a context, at the longest sequence that the space is made for, or 1024.
+
+        Raises:
+            ConfigError: for an unknown dtype.
+        """
+        size = n_bytes(dtype)
+        context = context or space.max_length or DEFAULT_CONTEXT
+        counted = _counted(space, context)
+        base = _costs(counted.base, size)
+        choices = [{name: _costs(count, size) for name, count in choice.items()} for choice in counted.choices]
+        if latency is not None:
+            outside, by_slot = latency.of_space(space, context)
+            base["latency_ms"] = outside
+            for choice, milliseconds in zip(choices, by_slot, strict=True):
+                for name, costs in choice.items():
+                    costs["latency_ms"] = milliseconds[name]
+        return cls(space.slots(), context, dtype, base, tuple(choices))
+
+    def of_placement(self, placement: Placement) -> Costs:
+        """What a placement costs in all."""
+        chosen = [choice[name] for choice, name in zip(self.choices, placement, strict=True)]
+        return {key: value + sum(costs[key] for costs in chosen) for key, value in self.base.items()}
+
+    def of_shares(self, shares: Iterable[Mapping[str, float]]) -> Costs:
+        """What a mixture costs that has, slot by slot, each name with its share."""
+        parts = [(share, choice[name]) for choice, each in zip(self.choices, shares, strict=True) for name, share in each.items()]
+        return {key: value + sum(share * costs[key] for share, costs in parts) for key, value in self.base.items()}
+
+    def dear_to_cheap(self, names: Iterable[str] | None = None) -> tuple[str, ...]:
+        """Names (all, if not given) by what a sequence keeps in memory, then operations, then parameters; means over slots."""
+        offered = dict.fromkeys(name for slot in self.slots for name in slot.names)
+        found = {name: [choice[name] for choice in self.choices if name in choice] for name in offered}
+        price = {name: _price(found[name]) for name in (offered if names is None else names)}
+        return tuple(sorted(price, key=lambda name: price[name], reverse=True))
+
+    def dear_to_cheap_in(self, index: int) -> tuple[str, ...]:
+        """The names of one slot, by its own costs."""
+        choice = self.choices[index]
+        return tuple(sorted(choice, key=lambda name: _price([choice[name]]), reverse=True))
+
+
+@lru_cache(maxsize=8)
+def _counted(space: RackSpec, context: int) -> SpaceCost:
+    """Every budget of a search asks for the same; a space of 48 layers takes seconds to count."""
+    return space_cost(space, context)
+
+
+def _price(found: Sequence[Costs]) -> tuple[float, ...]:
+    kept = [costs["kv_bytes"] + costs["state_bytes"] for costs in found]
+    return tuple(float(np.mean(values)) for values in (kept, [c["flops"] for c in found], [c["params"] for c in found]))
+
+
+def n_bytes(dtype: str) -> int:
+    """Bytes a number; ConfigError for an unknown dtype."""
+    if str(dtype) not in BYTES:
+        raise ConfigError(f"dtype: unknown '{dtype}'; {known_names(str(dtype), BYTES)}")
+    return BYTES[dtype]
+
+
+def _costs(count: Count, size: int) -> Costs:
+    return {
+        "params": count.n_parameters,
+        "flops": count.flops,
+        "kv_bytes": count.cache * size,
+        "state_bytes": count.state * size,
+    }
+
+
+def expected_cost(sampler: Sampler, costs: CostTable, n_steps: int, n_draws: int = 1000) -> Costs:
+    """What a placement of a training of `n_steps` costs on average, by `DIMENSIONS`.
+
+    Exact where the sampler knows its shares; else the mean over `n_draws` steps (all, if there are fewer), spread evenly, since
+    a schedule does not draw the same in the end as in the beginning.
+    """
+    shares = sampler.shares()
+    if shares is not None:
+        return costs.of_shares(shares)
+    steps = np.linspace(0, n_steps - 1, min(n_draws, n_steps)).astype(int).tolist()
+    drawn = [costs.of_placement(sampler.draw(0, step, index)) for step in steps for index in range(sampler.n_per_step)]
+    return {key: float(np.mean([each[key] for each in drawn])) for key in costs.base}

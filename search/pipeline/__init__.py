@@ -1,0 +1,1 @@
+"""The job `pipeline`: supernet, placement search, and the chosen racks trained beside their rivals."""

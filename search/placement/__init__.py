@@ -1,0 +1,1 @@
+"""The job `placement`: which layer gets which mixer, under a budget."""

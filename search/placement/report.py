@@ -1,0 +1,141 @@
+"""What a placement search shows: tables in the terminal, and its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from rich.markup import escape
+from rich.table import Table
+
+from search.placement.results import BudgetResult, PlacementResults, Scored
+from search.progress import duration, make_console
+
+
+def print_results(results: PlacementResults, out: Path) -> None:
+    """A row for what was found under each budget, with its rivals below it; then what each layer gains."""
+    console = make_console()
+    title = f"placements by {results.metric}, on the supernet; costs at {results.context} positions"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("budget", no_wrap=True)
+    table.add_column("who")
+    table.add_column("placement", overflow="fold")
+    for name in ("score", "to the best", *results.cost_columns.values()):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results.budgets:
+        rivals = sorted(result.rivals.items(), key=lambda item: -item[1].score)
+        rows = [("search", result.best), *rivals]
+        for number, (name, scored) in enumerate(rows):
+            outside = "" if scored.is_admitted else " (outside)"
+            difference = "" if number == 0 else f"{scored.difference:+.4f} ±{scored.difference_error:.4f}"
+            table.add_row(
+                escape(result.text) if number == 0 else "",
+                escape(name + outside),
+                escape(scored.text),
+                f"{scored.score:.4f} ±{scored.standard_error:.4f}",
+                difference,
+                *(
+                    f"{scored.cost[key]:,.4g}" if key == "latency_ms" else f"{scored.cost[key]:,.0f}"
+                    for key in results.cost_columns
+                ),
+            )
+        table.add_section()
+    console.print(table)
+    _print_importance(results)
+    for result in results.budgets:
+        told = f"{result.n_evaluations} placements scored, {result.n_new} of them not before, {duration(result.seconds)}"
+        console.print(f"{result.text}: {told}", markup=False)
+    if results.n_batch_evaluations_saved:
+        console.print(f"racing saved {results.n_batch_evaluations_saved:,} evaluations of a batch")
+    console.print(f"pictures: {out / 'placements.png'}, {out / 'search.png'}", markup=False)
+
+
+def _print_importance(results: PlacementResults) -> None:
+    table = Table(title=f"gain of {results.dear} in each layer", title_justify="left", title_style="bold")
+    table.add_column("budget", no_wrap=True)
+    for slot in results.importance_slots:
+        table.add_column(slot, justify="right")
+    for result in results.budgets:
+        table.add_row(escape(result.text), *(f"{gain:+.4f}" for gain in result.importance))
+    make_console().print(table)
+
+
+def save_pictures(results: PlacementResults, out: Path) -> None:
+    """`placements.png`: who stands where, by budget; `search.png`: score against cost, and how the rounds went."""
+    mpl.use("agg")
+    rows = [
+        (f"{result.text}: {name}  {scored.score:.3f}", scored) for result in results.budgets for name, scored in _shown(result)
+    ]
+    figure = Figure(figsize=(2.5 + 0.45 * len(results.slots), 1.2 + 0.32 * len(rows)), layout="constrained")
+    draw_placements(figure.subplots(), rows, results)
+    save(figure, out / "placements.png")
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_front(left, results)
+    _draw_rounds(right, results)
+    save(figure, out / "search.png")
+
+
+def _shown(result: BudgetResult) -> list[tuple[str, Scored]]:
+    return [("search", result.best), *((name, scored) for name, scored in result.rivals.items() if scored.is_admitted)]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture whole or not at all."""
+    unfinished = path.with_name(f".{path.name}")
+    figure.savefig(unfinished, dpi=130, format="png")
+    unfinished.replace(path)
+
+
+def draw_placements(axis: Axes, rows: Sequence[tuple[str, Scored]], results: PlacementResults) -> None:
+    """A line of coloured slots for each labelled placement."""
+    colors = {name: f"C{index % 10}" for index, name in enumerate(results.names)}
+    for row, (_, scored) in enumerate(rows):
+        for column, name in enumerate(scored.placement):
+            axis.barh(row, 0.94, left=column - 0.47, height=0.84, color=colors[name])
+    axis.set_yticks(range(len(rows)), [label for label, _ in rows], fontsize=8)
+    axis.set_xticks(range(len(results.slots)), results.slots, fontsize=8)
+    axis.invert_yaxis()
+    axis.set_frame_on(False)
+    axis.tick_params(length=0)
+    used = [name for name in colors if any(name in scored.placement for _, scored in rows)]
+    handles = [Patch(color=colors[name], label=name) for name in used]
+    axis.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(used), frameon=False, fontsize=8)
+
+
+def _draw_front(axis: Axes, results: PlacementResults) -> None:
+    key, label = results.cost_axis
+    everyone = [(cost[key], score) for result in results.budgets for cost, score in result.seen]
+    _scatter(axis, everyone, s=8, color="lightgrey", label="scored on the way")
+    rivals = {name: [] for result in results.budgets for name in result.rivals}  # type: dict[str, list[tuple[float, float]]]
+    for result in results.budgets:
+        for name, scored in result.rivals.items():
+            rivals[name].append((scored.cost[key], scored.score))
+    for number, (name, points) in enumerate(rivals.items()):
+        _scatter(axis, points, s=30, marker="sDv^<>ph"[number % 8], label=name, color=f"C{(number + 1) % 10}")
+    found = [(result.best.cost[key], result.best.score) for result in results.budgets]
+    _scatter(axis, found, s=70, marker="*", color="C0", label="search", zorder=3)
+    axis.plot(*zip(*results.front, strict=True), color="black", linewidth=0.8, label="Pareto front", drawstyle="steps-post")
+    axis.set_xlabel(label)
+    axis.set_ylabel(f"score ({results.metric}, higher is better)")
+    axis.legend(fontsize=8, frameon=False)
+
+
+def _scatter(axis: Axes, points: Sequence[tuple[float, float]], **style: Any) -> None:
+    axis.scatter([x for x, _ in points], [y for _, y in points], **style)
+
+
+def _draw_rounds(axis: Axes, results: PlacementResults) -> None:
+    for number, result in enumerate(results.budgets):
+        points = [(index, score) for index, scores in enumerate(result.rounds, start=1) for score in scores]
+        _scatter(axis, points, s=6, alpha=0.35, color=f"C{number % 10}")
+        peaks = [(index, max(scores)) for index, scores in enumerate(result.rounds, start=1) if scores]
+        axis.plot(*zip(*peaks, strict=True), color=f"C{number % 10}", label=f"best of the round, {result.text}")
+    axis.set_xlabel("round")
+    axis.set_ylabel("score of the candidates")
+    axis.legend(fontsize=8, frameon=False)

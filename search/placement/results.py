@@ -1,0 +1,126 @@
+"""What a placement search found, in plain numbers: the content of `placements.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from models import Placement, placement_text
+
+Point = tuple[float, float]
+
+COST_LABELS = {
+    "params": "params",
+    "kv_bytes": "KV bytes",
+    "state_bytes": "state bytes",
+    "flops": "FLOPs/token",
+    "latency_ms": "ms",
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One placement with its score (higher is better), and its paired difference to the best of its budget."""
+
+    placement: Placement
+    score: float
+    standard_error: float
+    tasks: dict[str, float]
+    difference: float
+    difference_error: float
+    cost: dict[str, float]
+    is_admitted: bool
+
+    @property
+    def text(self) -> str:
+        """The placement in short."""
+        return placement_text(self.placement)
+
+
+@dataclass(frozen=True)
+class BudgetResult:
+    """What was found under one budget.
+
+    `importance` is the gain of the dear mixer in each slot that offers it, the rest being the best placement: what is lost by
+    taking it away where it is, won by adding it where it is not. `rounds` are the scores of each round, `seen` the cost and
+    score of every candidate.
+    """
+
+    budget: Any
+    text: str
+    best: Scored
+    rivals: dict[str, Scored]
+    importance: tuple[float, ...]
+    rounds: tuple[tuple[float, ...], ...]
+    seen: tuple[tuple[dict[str, float], float], ...]
+    n_evaluations: int
+    n_new: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PlacementResults:
+    """The results of all budgets over one supernet; costs are at `context` positions."""
+
+    metric: str
+    context: int
+    slots: tuple[str, ...]
+    names: tuple[str, ...]
+    dear: str
+    importance_slots: tuple[str, ...]
+    cost_axis: tuple[str, str]
+    budgets: tuple[BudgetResult, ...]
+    n_batch_evaluations_saved: int
+
+    @property
+    def cost_columns(self) -> dict[str, str]:
+        """The costs that tables show, and what they call them."""
+        known = self.budgets[0].best.cost
+        return {key: label for key, label in COST_LABELS.items() if key in known}
+
+    @property
+    def front(self) -> list[Point]:
+        """Of everything seen, what nothing cheaper beats: cost and score, cheapest first."""
+        key = self.cost_axis[0]
+        return pareto_front((cost[key], score) for result in self.budgets for cost, score in result.seen)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each contender under each budget."""
+        return [
+            {"budget": result.text, "name": name, **asdict(scored), "placement": scored.text, **scored.cost}
+            for result in self.budgets
+            for name, scored in (("search", result.best), *result.rivals.items())
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the texts stand beside the lists of names."""
+        tree = {**asdict(self), "front": self.front}
+        for result, told in zip(self.budgets, tree["budgets"], strict=True):
+            told["best"]["text"] = result.best.text
+            for name, rival in result.rivals.items():
+                told["rivals"][name]["text"] = rival.text
+            told["n_seen"] = len(told.pop("seen"))
+        return tree
+
+
+def pareto_front(points: Iterable[Point]) -> list[Point]:
+    """The points that no point of at most their cost beats, cheapest first."""
+    front: list[Point] = []
+    for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or score > front[-1][1]:
+            front.append((cost, score))
+    return front
+
+
+def cost_axis(costs: Sequence[dict[str, float]]) -> tuple[str, str]:
+    """The dimension that pictures are drawn over, and its label: the first of these in which the placements differ."""
+    labels = {
+        "kv_bytes": "KV cache, bytes per sequence",
+        "state_bytes": "recurrent state, bytes per sequence",
+        "flops": "FLOPs per token",
+        "params": "parameters",
+    }
+    differing = [key for key in labels if len({cost[key] for cost in costs}) > 1]
+    key = differing[0] if differing else "params"
+    return key, labels[key]

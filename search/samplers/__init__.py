@@ -1,0 +1,8 @@
+"""Ways to draw the placement of a training step; a file is a kind."""
+
+from configs import Registry
+
+SAMPLERS = Registry("search.samplers", "sampler", ("slots", "space"))
+
+Nested = SAMPLERS.field()
+"""The annotation of an option that holds a sampler."""

@@ -1,0 +1,93 @@
+"""One training step of a supernet: its placements, its losses, its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models import Supernet
+from models.placement import Placement, Slot, placement_text
+from search.devices import autocast
+from search.member import Member
+from search.mixture import WeightedBatch
+from search.packing import Pack
+from search.parallel import Ranks
+from search.sampling import placements_of_step
+from search.supernet.spec import SupernetSpec
+from search.supernet.teacher import Outputs, Teacher
+from tasks import IGNORED
+
+ONLY: tuple[Placement, ...] = ((),)
+"""What is trained of a rack without choices."""
+
+
+class SupernetStep:
+    """What `train` takes as `gradients`: leaves those of one step, summed over the ranks, in the active parameters.
+
+    The placements are a function of (seed, step), so all ranks and micro-batches have the same. Parameters that none of them
+    uses have no gradient. How often each slot had which name is counted in the member's notes.
+    """
+
+    def __init__(self, spec: SupernetSpec, ranks: Ranks, teacher: Teacher | None = None) -> None:
+        self.spec, self.ranks, self.teacher = spec, ranks, teacher
+        self.sampler = spec.make_sampler()
+
+    def __call__(self, pack: Pack, running: Sequence[Member], step: int) -> Tensor:
+        """The loss [1] of the whole batch, averaged over the step's placements."""
+        del pack
+        (member,), spec = running, self.spec
+        placements = ONLY
+        if self.sampler is not None:
+            placements = placements_of_step(self.sampler, spec.seed, step, spec.placements_per_step)
+        if spec.debug:
+            self.ranks.check_same(f"step {step}: {' | '.join(map(placement_text, placements))}")
+        model, batch = member.model, member.batches[step]
+        assert isinstance(model, Supernet) and isinstance(batch, WeightedBatch)  # noqa: PT018 - what the job makes
+        loss = torch.zeros(1, device=batch.inputs.device)
+        for micro_batch in _micro_batches(batch, spec.accumulate):
+            loss += self._backward(model, micro_batch, placements)
+        self.ranks.exchange(model.parameters())
+        count(member.notes, model.slots, placements)
+        return self.ranks.total(loss)
+
+    def _backward(self, model: Supernet, batch: WeightedBatch, placements: Sequence[Placement]) -> Tensor:
+        """Add up the gradients of the placements on a micro-batch; its part of the loss, detached."""
+        precision, device = self.spec.train.precision, batch.inputs.device
+        seen, losses = None, []
+        if self.teacher is not None:
+            with autocast(device, precision):
+                seen = self.teacher.look(batch.inputs)
+        for placement in placements:
+            model.activate(placement)
+            with autocast(device, precision):
+                outputs = self.teacher.run(model, batch.inputs) if self.teacher else Outputs(model(batch.inputs))
+            loss = weighted_loss(outputs.logits, batch)
+            if self.teacher is not None and seen is not None:
+                loss = self.teacher.mix(loss, outputs, seen, batch.weights)
+            loss = loss / len(placements)
+            loss.backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+
+def weighted_loss(logits: Tensor, batch: WeightedBatch) -> Tensor:
+    """Cross entropy in nats, summed by the weights of the positions."""
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return (losses * batch.weights.flatten()).sum()
+
+
+def count(notes: dict[str, Any], slots: Sequence[Slot], placements: Sequence[Placement]) -> None:
+    """Add to `notes["counts"]`, a mapping of names for each slot, what a step has trained."""
+    counts = notes.setdefault("counts", [dict.fromkeys(slot.names, 0) for slot in slots])
+    for placement in placements:
+        for counted, name in zip(counts, placement, strict=True):
+            counted[name] += 1
+
+
+def _micro_batches(batch: WeightedBatch, n: int) -> Iterator[WeightedBatch]:
+    """The rows in n parts as equal as may be; the weights refer to the whole batch, so their losses add up to its loss."""
+    return map(WeightedBatch, *(tensor.tensor_split(n) for tensor in batch))

@@ -1,0 +1,118 @@
+"""Tokens of documents on disk: Arrow files that are mapped into memory, a folder of them written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from configs import ConfigError
+
+SHARD_TOKENS = 2**24
+INDEX = "index.json"
+
+
+class ShardWriter:
+    """Writes the documents of one split, a file whenever `SHARD_TOKENS` tokens have come together; no document is divided."""
+
+    def __init__(self, folder: Path, split: str, dtype: np.dtype) -> None:
+        self.folder, self.split, self.dtype = folder, split, dtype
+        self.entries: list[dict[str, Any]] = []
+        self._documents: list[np.ndarray] = []
+        self._n_tokens = 0
+
+    def add(self, tokens: np.ndarray) -> None:
+        """Take in the tokens [n] of one document."""
+        self._documents.append(tokens.astype(self.dtype))
+        self._n_tokens += len(tokens)
+        if self._n_tokens >= SHARD_TOKENS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has come together."""
+        if not self._documents:
+            return
+        offsets = np.cumsum([0, *map(len, self._documents)], dtype=np.int64)
+        values = np.concatenate(self._documents)
+        path = self.folder / f"{self.split}-{len(self.entries):05d}.arrow"
+        batch = pa.record_batch([pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))], names=["tokens"])
+        with path.open("wb") as file:
+            with pa.ipc.new_file(file, batch.schema) as writer:
+                writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+        entry = {"file": path.name, "bytes": path.stat().st_size, "documents": len(offsets) - 1, "tokens": len(values)}
+        self.entries.append({**entry, "offsets_checksum": zlib.crc32(offsets.data), "tokens_checksum": zlib.crc32(values.data)})
+        self._documents, self._n_tokens = [], 0
+
+
+class Shard:
+    """One file, mapped into memory. What it holds is checked against the index when it is first used.
+
+    Raises:
+        ConfigError: if it is not what was written.
+    """
+
+    def __init__(self, path: Path, entry: dict[str, Any]) -> None:
+        self.path = path
+        self._entry = entry
+        size = path.stat().st_size if path.exists() else 0
+        if size != entry["bytes"]:
+            raise damaged(path, f"it has {size} bytes of {entry['bytes']}")
+        try:
+            with pa.memory_map(str(path)) as file:
+                column = pa.ipc.open_file(file).get_batch(0).column(0)
+            self.offsets: np.ndarray = column.offsets.to_numpy()
+            self._values: np.ndarray = column.values.to_numpy()
+        except (pa.ArrowException, OSError) as error:
+            raise damaged(path, str(error)) from None
+        if zlib.crc32(self.offsets.data) != entry["offsets_checksum"] or len(self._values) != entry["tokens"]:
+            raise damaged(path, "its checksum does not match")
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The tokens of all documents, one after the other; document i has those from `offsets[i]` to `offsets[i + 1]`."""
+        if zlib.crc32(self._values.data) != self._entry["tokens_checksum"]:
+            raise damaged(self.path, "its checksum does not match")
+        return self._values
+
+
+def write_index(folder: Path, writers: Sequence[ShardWriter], identity: dict[str, Any]) -> None:
+    """Write what `read_shards` goes by; other files that are in the folder already are noted with their checksums."""
+    others = {path.name: zlib.crc32(path.read_bytes()) for path in folder.iterdir() if path.suffix != ".arrow"}
+    for writer in writers:
+        writer.flush()
+    index = {"identity": identity, "splits": {writer.split: writer.entries for writer in writers}, "others": others}
+    (folder / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def read_shards(folder: Path, identity: dict[str, Any]) -> dict[str, list[Shard]]:
+    """The shards of each split.
+
+    Raises:
+        ConfigError: if the folder is damaged, or holds something else.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        splits = {split: [(folder / entry["file"], entry) for entry in entries] for split, entries in index["splits"].items()}
+        others, found = index["others"], index["identity"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(folder / INDEX, repr(error)) from None
+    if found != identity:
+        raise damaged(folder / INDEX, f"it should describe {identity}, but describes {found}")
+    for name, checksum in others.items():
+        if not (folder / name).exists() or zlib.crc32((folder / name).read_bytes()) != checksum:
+            raise damaged(folder / name, "it is missing, or its checksum does not match")
+    return {split: [Shard(path, entry) for path, entry in entries] for split, entries in splits.items()}
+
+
+def damaged(path: Path, reason: str) -> ConfigError:
+    """The error for a file that is not as it was written."""
+    return ConfigError(f"{path}: damaged: {reason}; delete the folder {path.parent} to have the files tokenised again")

@@ -1,0 +1,108 @@
+"""Text to tokens and back: bytes, or a byte-level BPE trained on the corpus."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from configs import ConfigError
+
+N_BYTES = 256
+
+
+class Tokens(Protocol):
+    """Documents to tokens. The last token of the vocabulary, `vocab_size - 1`, stands between documents; no text gives it."""
+
+    vocab_size: int
+
+    def encode(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        """The tokens [n] int64 of each document, which is UTF-8."""
+        ...
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """The text of tokens [n]; half a character becomes U+FFFD, separators are left out."""
+        ...
+
+
+class Bytes:
+    """Each byte is its own token."""
+
+    vocab_size = N_BYTES + 1
+
+    def encode(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        """As the contract says."""
+        return [np.frombuffer(document, dtype=np.uint8).astype(np.int64) for document in documents]
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """As the contract says."""
+        return tokens[tokens < N_BYTES].astype(np.uint8).tobytes().decode(errors="replace")
+
+
+class Bpe:
+    """Pairs of bytes, merged by how often they are neighbours (Sennrich et al. 2016), within words as GPT-2 splits them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.vocab_size = tokenizer.get_vocab_size() + 1
+
+    @classmethod
+    def trained(cls, documents: Iterable[bytes], vocab_size: int) -> Bpe:
+        """Train on documents; the same documents give the same tokenizer.
+
+        The separator is none of the tokenizer's own special tokens: it would find those in the text as well.
+
+        Raises:
+            ConfigError: if the documents have too few pairs for the vocabulary.
+        """
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - 1, show_progress=False, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())
+        )
+        with _no_threads():
+            tokenizer.train_from_iterator((document.decode() for document in documents), trainer)
+        trained = cls(tokenizer)
+        if trained.vocab_size != vocab_size:
+            text = f"vocab_size {vocab_size}: the training documents have pairs for a vocabulary of {trained.vocab_size} alone"
+            raise ConfigError(f"{text}; give that, or more text")
+        return trained
+
+    @classmethod
+    def load(cls, path: Path) -> Bpe:
+        """Read a saved tokenizer."""
+        return cls(Tokenizer.from_file(str(path)))
+
+    def save(self, path: Path) -> None:
+        """Write the tokenizer as `tokenizer.json`, which the tokenizers library reads."""
+        path.write_text(self.tokenizer.to_str(), encoding="utf-8")
+
+    def encode(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        """As the contract says."""
+        with _no_threads():
+            encodings = self.tokenizer.encode_batch_fast([document.decode() for document in documents])
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """As the contract says."""
+        return str(self.tokenizer.decode(tokens[tokens < self.vocab_size - 1].tolist()))
+
+
+@contextmanager
+def _no_threads() -> Iterator[None]:
+    """Without the library's threads, after which it complains of every fork; unless the user's environment says otherwise."""
+    name = "TOKENIZERS_PARALLELISM"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[name]
