@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from models.mixer import ChannelMixer
 from models.ops.checks import at_least
+from models.ops.linears import multiply_adds
 
 
 class MLP(ChannelMixer):
@@ -23,4 +24,4 @@ class MLP(ChannelMixer):
 
     def flops(self, seq_len: int) -> int:
         """Two products."""
-        return 2 * seq_len * (self.up.weight.numel() + self.down.weight.numel())
+        return 2 * seq_len * multiply_adds(self.up, self.down)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from models.mixer import ChannelMixer
 from models.ops.checks import at_least
+from models.ops.linears import multiply_adds
 
 
 class MoE(ChannelMixer):
@@ -45,4 +46,4 @@ class MoE(ChannelMixer):
 
     def flops(self, seq_len: int) -> int:
         """The router and all experts, active or not."""
-        return 2 * seq_len * (self.router.weight.numel() + 3 * self.up.weight.numel())
+        return 2 * seq_len * multiply_adds(self.router, self.gate, self.up, self.down)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from models.mixer import ChannelMixer
 from models.ops.checks import at_least
+from models.ops.linears import multiply_adds
 
 
 class SwiGLU(ChannelMixer):
@@ -27,4 +28,4 @@ class SwiGLU(ChannelMixer):
 
     def flops(self, seq_len: int) -> int:
         """Three products."""
-        return 2 * seq_len * 3 * self.up.weight.numel()
+        return 2 * seq_len * multiply_adds(self.gate, self.up, self.down)

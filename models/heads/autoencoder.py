@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.mixer import Head
+from models.ops.linears import multiply_adds
 
 
 class Autoencoder(Head):
@@ -52,7 +53,7 @@ class Autoencoder(Head):
         """Forward floating-point operations for one sequence; the length decoded is fixed."""
         del seq_len
         linears = [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
-        return 2 * len(self.positions) * sum(layer.weight.numel() for layer in linears)
+        return 2 * len(self.positions) * multiply_adds(*linears)
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:

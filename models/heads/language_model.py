@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from models.mixer import Head
+from models.ops.linears import multiply_adds
 
 
 class LanguageModel(Head):
@@ -23,4 +24,4 @@ class LanguageModel(Head):
 
     def flops(self, seq_len: int) -> int:
         """Forward floating-point operations for one sequence."""
-        return 2 * seq_len * self.output.weight.numel()
+        return 2 * seq_len * multiply_adds(self.output)

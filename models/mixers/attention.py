@@ -7,6 +7,7 @@ from models.mixer import Mixer
 from models.ops.attend import attend, is_blocked
 from models.ops.checks import at_least, split_evenly
 from models.ops.heads import merge_heads, split_heads
+from models.ops.linears import multiply_adds
 from models.ops.rotary import rotate
 from models.ops.short_convolution import ShortConvolutions
 
@@ -92,7 +93,7 @@ class Attention(Mixer):
 
     def flops(self, seq_len: int) -> int:
         """Projections, and scores and values over every position that the chosen form multiplies, seen or masked."""
-        projections = sum(part.weight.numel() for part in (self.query, self.key, self.value, self.output))
+        projections = multiply_adds(self.query, self.key, self.value, self.output)
         reach = seq_len
         if self.window is not None and is_blocked(seq_len, causal=self.causal, window=self.window):
             reach = 2 * self.window

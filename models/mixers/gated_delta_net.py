@@ -11,6 +11,7 @@ from models.norms.rmsnorm import RMSNorm
 from models.ops.checks import at_least, scaled, split_evenly
 from models.ops.delta_rule import gated_delta_rule, gated_delta_rule_flops
 from models.ops.heads import split_heads
+from models.ops.linears import multiply_adds
 from models.ops.precision import in_float32
 from models.ops.short_convolution import ShortConvolutions
 from models.ops.time_steps import inverse_softplus_of_time_steps
@@ -79,7 +80,7 @@ class GatedDeltaNet(Mixer):
     def flops(self, seq_len: int) -> int:
         """Projections, short convolutions and the chunked delta rule."""
         linears = (self.query, self.key, self.value, self.rate, self.decay, self.gate, self.output)
-        projections = 2 * seq_len * sum(linear.weight.numel() for linear in linears)
+        projections = 2 * seq_len * multiply_adds(*linears)
         heads = self.n_heads * gated_delta_rule_flops(seq_len, self.d_key, self.d_value)
         return projections + heads + self.convolutions.flops(seq_len)
 

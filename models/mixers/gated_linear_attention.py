@@ -11,6 +11,7 @@ from models.norms.rmsnorm import RMSNorm
 from models.ops.checks import at_least, scaled, split_evenly
 from models.ops.gated_linear_attention import LOWEST_LOG_DECAY, gated_linear_attention, gated_linear_attention_flops
 from models.ops.heads import split_heads
+from models.ops.linears import multiply_adds
 from models.ops.precision import in_float32
 from models.ops.short_convolution import ShortConvolutions
 
@@ -89,7 +90,7 @@ class GatedLinearAttention(Mixer):
 
     def flops(self, seq_len: int) -> int:
         """Projections and the chunked recurrence."""
-        projections = 2 * seq_len * sum(linear.weight.numel() for linear in self._linears())
+        projections = 2 * seq_len * multiply_adds(*self._linears())
         heads = self.n_heads * gated_linear_attention_flops(seq_len, self.d_key, self.d_value)
         return projections + heads + self.convolutions.flops(seq_len)
 

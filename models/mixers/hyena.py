@@ -7,6 +7,7 @@ from models.mixer import Mixer
 from models.ops.checks import at_least, split_evenly
 from models.ops.heads import merge_heads, split_heads
 from models.ops.implicit_filter import ImplicitFilter
+from models.ops.linears import multiply_adds
 from models.ops.long_convolution import (
     long_convolution,
     long_convolution_flops,
@@ -67,7 +68,7 @@ class Hyena(Mixer):
 
     def flops(self, seq_len: int) -> int:
         """Projections, short and long convolutions, and the filter's network."""
-        projections = 2 * seq_len * (self.input.weight.numel() + self.output.weight.numel())
+        projections = 2 * seq_len * multiply_adds(self.input, self.output)
         per_head = long_convolution_flops(seq_len) if self.d_head == 1 else outer_product_convolution_flops(seq_len, self.d_head)
         convolutions = self.convolutions.flops(seq_len) + self.n_heads * per_head
         return projections + convolutions + self.filter.flops(seq_len)

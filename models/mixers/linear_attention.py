@@ -9,6 +9,7 @@ from models.mixer import Mixer
 from models.ops.checks import at_least, split_evenly
 from models.ops.heads import merge_heads, split_heads
 from models.ops.linear_attention import linear_attention, linear_attention_flops
+from models.ops.linears import multiply_adds
 from models.ops.precision import in_float32
 from models.ops.short_convolution import ShortConvolutions
 
@@ -93,7 +94,8 @@ class LinearAttention(Mixer):
     def flops(self, seq_len: int) -> int:
         """Projections, feature maps, and the chunked products."""
         maps = [part for part in (self.query_map, self.key_map) if isinstance(part, ProductMap)]
-        weights = 4 * self.query.weight.numel() + self.n_heads * 2 * len(maps) * self.d_head**2
+        weights = multiply_adds(self.query, self.key, self.value, self.output)
+        weights += self.n_heads * sum(multiply_adds(part.first, part.second) for part in maps)
         heads = self.n_heads * linear_attention_flops(seq_len, self.d_head, self.d_head)
         return 2 * seq_len * weights + heads + self.convolutions.flops(seq_len)
 

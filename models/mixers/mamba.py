@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from models.mixer import Mixer
 from models.ops.checks import at_least
+from models.ops.linears import multiply_adds
 from models.ops.precision import in_float32
 from models.ops.selective_scan import selective_scan
 from models.ops.short_convolution import ShortConvolution
@@ -72,7 +73,7 @@ class Mamba(Mixer):
         """Projections, the short convolution, and three multiply-adds a state: input, recurrence, read-out."""
         linears = (self.input, self.select, self.time_step, self.output)
         scan = 3 * self.d_inner * self.d_state
-        return 2 * seq_len * (sum(linear.weight.numel() for linear in linears) + scan) + self.convolution.flops(seq_len)
+        return 2 * seq_len * (multiply_adds(*linears) + scan) + self.convolution.flops(seq_len)
 
     def _select(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[..., d_inner] -> time steps [..., d_inner], B and C [..., d_state], and A [d_state, d_inner]."""

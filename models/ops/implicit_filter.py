@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.ops.linears import multiply_adds
+
 SINE_FREQUENCY = 10.0
 # Each filter decays to one hundredth somewhere between 0.3 and 1.5 of the longest sequence.
 SLOWEST, FASTEST = math.log(0.01) / 1.5, math.log(0.01) / 0.3
@@ -39,4 +41,4 @@ class ImplicitFilter(nn.Module):
 
     def flops(self, time: int) -> int:
         """Forward operations for `time` taps of every filter."""
-        return 2 * time * sum(linear.weight.numel() for linear in (*self.hidden, self.taps))
+        return 2 * time * multiply_adds(*self.hidden, self.taps)
