@@ -107,7 +107,7 @@ def apply_override(tree: Any, text: str) -> None:
 
 
 def validate(spec_class: type[SpecT], tree: Mapping[str, Any], source: str) -> SpecT:
-    """The spec that a raw tree describes; ConfigError with all its problems, each at its path."""
+    """The spec that a raw or saved tree describes; ConfigError with all its problems, each at its path."""
     try:
         return spec_class.model_validate(tree)
     except ValidationError as error:

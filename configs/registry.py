@@ -8,13 +8,17 @@ import pkgutil
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import PlainValidator, SerializeAsAny, create_model
+from pydantic import PlainValidator, SerializeAsAny, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
 
 from configs.errors import known_names, raise_unknown
 from configs.spec import Spec
+
+PART_OF = "part of"
+"""In a JSON Schema: any kind of the registry with this noun. The kinds are filled in when a schema is printed, not on import."""
 
 
 class Part(Spec):
@@ -58,15 +62,19 @@ class Registry(Mapping[str, type]):
         self.base = base
         self._also = {module.rpartition(".")[2]: module for module in also}
 
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        folders = importlib.import_module(self.package).__path__
+        return _modules(tuple((folder, Path(folder).stat().st_mtime_ns) for folder in folders), tuple(self._also))
+
     def __iter__(self) -> Iterator[str]:
-        path = importlib.import_module(self.package).__path__
-        return iter(sorted([*self._also, *(module.name for module in pkgutil.iter_modules(path) if not module.ispkg)]))
+        return iter(self._kinds)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._kinds)
 
     def __contains__(self, kind: object) -> bool:
-        return isinstance(kind, str) and kind.replace("-", "_") in set(self)
+        return isinstance(kind, str) and kind.replace("-", "_") in self._kinds
 
     def __getitem__(self, kind: str) -> type:
         if kind not in self:
@@ -92,21 +100,38 @@ class Registry(Mapping[str, type]):
             text = f"unknown {self.noun} '{value['kind']}'; {known_names(value['kind'], self)}"
             raise PydanticCustomError("rule", "{text}", {"text": text})
         kind = value["kind"].replace("-", "_")
-        return _part_spec(self, self[kind], kind).model_validate({**value, "kind": kind})
+        return self.spec_of(kind).model_validate({**value, "kind": kind})
+
+    def spec_of(self, kind: str) -> type[Part]:
+        """What describes parts of a kind."""
+        return _part_spec(self, self[kind], kind)
 
     def field(self) -> Any:
         """The annotation of a spec field that holds a part of this registry, or null where the field's default may be."""
-        return Annotated[SerializeAsAny[Part] | None, PlainValidator(lambda value: None if value is None else self.part(value))]
+        validator = PlainValidator(lambda value: None if value is None else self.part(value))
+        return Annotated[SerializeAsAny[Part] | None, validator, WithJsonSchema({PART_OF: self.noun})]
 
     def build(self, part: Part, **handed_down: Any) -> Any:
         """Construct the component; of what is handed down it gets what its constructor names."""
         component = self[part.kind]
-        names = inspect.signature(component).parameters
+        names = _parameters(component)
         options = part.options()
         if self.named_parts in options:
             named = options[self.named_parts].items()
             options[self.named_parts] = {name: inner and self.build(inner, **handed_down) for name, inner in named}
         return component(**options, **{name: value for name, value in handed_down.items() if name in names})
+
+
+@cache
+def _parameters(component: type) -> frozenset[str]:
+    return frozenset(inspect.signature(component).parameters)
+
+
+@cache
+def _modules(folders: tuple[tuple[str, int], ...], also: tuple[str, ...]) -> tuple[str, ...]:
+    """The kinds in some folders as they are since the times given: every check of a name would read them anew."""
+    modules = pkgutil.iter_modules(folder for folder, _ in folders)
+    return tuple(sorted([*also, *(module.name for module in modules if not module.ispkg)]))
 
 
 @cache

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, Validatio
 
 from configs.errors import Problems, known_names, message_of, nearest_name
 
+SPEC_VERSION = 2
+"""Of the format of saved specs. Version 1 did not say so; it is read as far as its keys still are, the others are named."""
+
 
 class Spec(BaseModel):
     """Data that describes a run or a part of one.
@@ -40,7 +43,7 @@ class Spec(BaseModel):
     def _validate_all(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         problems = Problems()
         if isinstance(data, dict):
-            data = cls.expand_short_forms(dict(data), problems)
+            data = cls.expand_short_forms(_without_version(data, problems), problems)
         try:
             spec = handler(data)
         except ValidationError as error:
@@ -62,6 +65,10 @@ class Spec(BaseModel):
         """Plain JSON values, every default filled in; `type(spec)(**spec.to_dict()) == spec`."""
         return self.model_dump(mode="json")
 
+    def saved(self) -> dict[str, Any]:
+        """`to_dict()` for a file of its own, with the version of the format; it validates like any other tree."""
+        return {"spec_version": SPEC_VERSION, **self.to_dict()}
+
     def content(self) -> dict[str, Any]:
         """`to_dict()` without the `how_fields`, at any depth: what the spec is, whoever runs it, and how."""
         content: dict[str, Any] = _content(self, self.to_dict())
@@ -76,6 +83,14 @@ class Spec(BaseModel):
 
     def __hash__(self) -> int:
         return int(self.fingerprint(), 16)
+
+
+def _without_version(data: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    version = data.get("spec_version", SPEC_VERSION)
+    if version not in range(1, SPEC_VERSION + 1):
+        text = f"saved in version {version} of the format, but this mixrack reads versions up to {SPEC_VERSION}: use a newer one"
+        problems.add(("spec_version",), text)
+    return {key: value for key, value in data.items() if key != "spec_version"}
 
 
 def _content(value: Any, tree: Any) -> Any:

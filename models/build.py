@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from configs.registry import Part
-from models.learning_rates import set_learning_rates
 from models.rack import Block, Rack, Stack
-from models.registries import CHANNEL_MIXERS, HEADS, MIXERS, NORMS
+from models.registries import CHANNEL_MIXERS, EMBEDDINGS, HEADS, MIXERS, NORMS
+from models.settings import Settings
+from models.start import adapt, freeze, initialise, set_biases
 
 if TYPE_CHECKING:
     from models.spec import BlockSpec, RackSpec
@@ -21,13 +23,17 @@ def build(spec: RackSpec, seed: int = 0) -> Rack:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would move the GPUs' generators too
         rack = _assemble(spec)
-        initialise(rack, spec.init_std)
-    set_learning_rates(rack, spec)
+        settings = Settings(rack, spec)
+        set_biases(settings)
+        initialise(settings)
+        adapt(settings)
+    freeze(settings)
     return rack
 
 
+@lru_cache(maxsize=2)
 def without_memory(spec: RackSpec) -> Rack:
-    """The rack of a spec on torch's meta device: all shapes and names, no weights."""
+    """The rack of a spec on torch's meta device: all shapes and names, no weights. It is kept: do not change it."""
     with torch.device("meta"):
         return build(spec)
 
@@ -59,27 +65,9 @@ def _assemble(spec: RackSpec) -> Rack:
             shared[block_spec.share] = block(block_spec)
         return shared[block_spec.share]
 
-    embedding = nn.Embedding(spec.vocab_size, spec.d_model)
+    sizes: dict[str, Any] = {"d_model": spec.d_model, "vocab_size": spec.vocab_size, "max_length": spec.max_length}
+    residual_dtype = None if spec.residual_dtype is None else getattr(torch, spec.residual_dtype)
+    embedding = EMBEDDINGS.build(spec.embedding, **sizes, residual_dtype=residual_dtype)
     stacks = [Stack(block_or_shared(block_spec) for block_spec in stack.expanded()) for stack in spec.stacks]
-    head = HEADS.build(
-        spec.head,
-        d_model=spec.d_model,
-        vocab_size=spec.vocab_size,
-        max_length=spec.max_length,
-        make_norm=lambda: norm(spec.norm) or nn.Identity(),
-    )
+    head = HEADS.build(spec.head, **sizes, make_norm=lambda: norm(spec.norm) or nn.Identity())
     return Rack(embedding, stacks, head, tie_embeddings=spec.tie_embeddings)
-
-
-def initialise(rack: Rack, init_std: float | None) -> None:
-    """Embeddings from N(0, 0.02), linear biases zero, and with `init_std` linear weights from N(0, init_std).
-
-    Parameters whose start is part of a mixer's definition (mamba's time steps) carry `keep_init` and are left alone.
-    """
-    for module in rack.modules():
-        if isinstance(module, nn.Linear):
-            if module.bias is not None and not getattr(module.bias, "keep_init", False):
-                nn.init.zeros_(module.bias)
-            if init_std is not None and not getattr(module.weight, "keep_init", False):
-                nn.init.normal_(module.weight, std=init_std)
-    nn.init.normal_(rack.embedding.weight, std=0.02)

@@ -46,7 +46,8 @@ def convert(attention: Attention, target: Mixer) -> Conversion:
     """Give `target` the query, key, value and output of a trained attention, head by head.
 
     Head h reads key and value head h // (n_heads / n_kv_heads), as it did in the attention. Biases go where the target has them.
-    Short convolutions are the attention's, or let every position pass alone. Decays start with a memory of 1024 positions.
+    Short convolutions are the attention's, or let every position pass alone. Decays start with a memory of 1024 positions. Gate,
+    norms and sinks go to another attention alone: a gate elsewhere is another function.
 
     Raises:
         ConfigError: naming what differs, if the target has no such heads.
@@ -60,14 +61,15 @@ def convert(attention: Attention, target: Mixer) -> Conversion:
     names: dict[str, list[str]] = {"copied": [], "set": list(remembered), "kept": []}
     for name, parameter in target.named_parameters():
         module = name.rpartition(".")[0]
-        if name in trained:
-            parameter.copy_(_in_layout(trained[name], parameter, n_heads=attention.n_kv_heads, repeats=repeats[module]))
+        is_copied = name in trained and (module in repeats or isinstance(target, Attention))
+        if is_copied:
+            parameter.copy_(_in_layout(trained[name], parameter, n_heads=attention.n_kv_heads, repeats=repeats.get(module, 1)))
         elif module in repeats:
             parameter.zero_()
             if module.startswith("convolutions."):
                 parameter[:, -1] = 1.0
         if name not in remembered:
-            names["copied" if name in trained else "set" if module in repeats else "kept"].append(name)
+            names["copied" if is_copied else "set" if module in repeats else "kept"].append(name)
     dropped = set(trained) - set(names["copied"])
     return Conversion(**{how: tuple(which) for how, which in names.items()}, dropped=tuple(sorted(dropped)))
 

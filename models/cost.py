@@ -12,6 +12,7 @@ from configs.registry import Part
 from models.build import without_memory
 from models.mixer import ChannelMixer, Head, Mixer
 from models.rack import Rack
+from models.settings import PARTS
 from models.spec import RackSpec
 from models.stochastic import Choice
 
@@ -34,6 +35,8 @@ class PartCost:
     state: int
     flops: float
     is_active: bool = True
+    chosen: frozenset[str] = frozenset()
+    """The options that are not the kind's defaults."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,13 @@ def cost(spec: RackSpec, seq_len: int) -> RackCost:
     """Counts for sequences of `seq_len`; builds the rack without memory."""
     rack = without_memory(spec)
     parts = tuple(_parts(spec, rack, seq_len))
+    mixers = [block.mixer for block in rack.blocks()]
     return RackCost(
         parts,
         _n_parameters([rack], set()),
         sum(part.state for part in parts if part.is_active),
         sum(part.flops for part in parts if part.is_active),
-        iso_state_warnings([block.mixer for block in rack.blocks() if isinstance(block.mixer, Mixer)], seq_len),
+        iso_state_warnings([mixer for mixer in mixers if isinstance(mixer, Mixer) and mixer.state_size(seq_len)], seq_len),
     )
 
 
@@ -109,14 +113,16 @@ def _parts(spec: RackSpec, rack: Rack, seq_len: int) -> Iterator[PartCost]:
             return PartCost(path, "null", {}, 0, 0, 0.0, is_active)
         new, found = _n_parameters([module], seen), _count([module], seq_len)
         resolved = {name: getattr(module, name, value) if value is None else value for name, value in part.options().items()}
-        return PartCost(path, part.kind, resolved, new, found.cache + found.state, found.flops, is_active)
+        defaults = {name: field.default for name, field in type(part).model_fields.items()}
+        chosen = frozenset(name for name, value in part.options().items() if value != defaults[name])
+        return PartCost(path, part.kind, resolved, new, found.cache + found.state, found.flops, is_active, chosen)
 
-    yield PartCost("embedding", "embedding", {}, _n_parameters([rack.embedding], seen), 0, 0.0)
+    yield counted("embedding", spec.embedding, rack.embedding)
     places = [
         (f"stacks[{i}].blocks[{j}]", block) for i, stack in enumerate(spec.stacks) for j, block in enumerate(stack.expanded())
     ]
     for (path, block_spec), block in zip(places, rack.blocks(), strict=True):
-        for name in ("mixer_norm", "mixer", "mixer_post_norm", "mlp_norm", "mlp", "mlp_post_norm"):
+        for name in PARTS:
             module, part = getattr(block, name), getattr(block_spec, name)
             if isinstance(module, Choice):
                 for choice, inner in module.named():

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from configs import Problems, Registry, read_yaml
+from configs.calls import parse_call
 from configs.errors import Location, known_names
+from configs.load import apply_override
 from models.checks import UNKNOWN_LENGTH, check_part
 from models.registries import CHANNEL_MIXERS, MIXERS, NORMS
 
@@ -29,22 +31,36 @@ def layer_names() -> tuple[str, ...]:
 
 
 def layer(value: Any) -> tuple[Registry, dict[str, Any]]:
-    """A layer by name (`mh-attention`) or as `{kind: ..., options}`: its registry and raw part; ValueError if unknown."""
+    """A layer as a text or as `{kind: ..., options}`: its registry and raw part; ValueError if unknown.
+
+    A text is a name (`mh-attention`) or else a kind (`rwkv7`), and may set options: `gated_delta_net(n_heads=4, d_conv=2)`.
+    """
     if isinstance(value, str):
-        name = value.replace("_", "-")
-        if name not in layer_names():
-            raise ValueError(f"unknown layer '{value}'; {known_names(value, layer_names())}")
-        value = read_yaml(LAYERS / f"{name}.yaml")
+        value = _named_layer(value)
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
         raise ValueError(  # noqa: TRY004 - what a user wrote, not a caller
             f"a layer is a name or a mapping with a kind; {known_names('', layer_names())}"
         )
     known = [registry for registry in (MIXERS, CHANNEL_MIXERS) if value["kind"] in registry]
     if not known:
-        kinds = [*MIXERS, *CHANNEL_MIXERS]
+        kinds = {*MIXERS, *CHANNEL_MIXERS}
         raise ValueError(f"unknown kind '{value['kind']}'; {known_names(value['kind'], kinds)}")
     inner = _inner_kinds(value.get(known[0].named_parts))
     return next((registry for registry in known if any(kind in registry for kind in inner)), known[0]), value
+
+
+def _named_layer(text: str) -> dict[str, Any]:
+    name, options = parse_call(text)
+    if name.replace("_", "-") in layer_names():
+        part = read_yaml(LAYERS / f"{name.replace('_', '-')}.yaml")
+    elif name in MIXERS or name in CHANNEL_MIXERS:
+        part = {"kind": name}
+    else:
+        kinds = {kind.replace("_", "-") for kind in (*MIXERS, *CHANNEL_MIXERS)}
+        raise ValueError(f"unknown layer '{name}'; {known_names(name, kinds.union(layer_names()))}")
+    for option in options:
+        apply_override(part, option)
+    return part
 
 
 def _inner_kinds(parts: Any) -> list[Any]:
@@ -91,11 +107,12 @@ def expand_layers(raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
 
 def check_raw_part(registry: Registry, part: Any, raw: dict[str, Any]) -> str | None:
     """Why a part of a raw rack cannot be built at the rack's sizes; ValidationError if the part is wrong by itself."""
-    d_model, max_length = raw.get("d_model"), raw.get("max_length") or UNKNOWN_LENGTH
+    d_model, max_length = raw.get("d_model"), raw.get("max_length")
     spec = registry.part(part)
-    if not isinstance(d_model, int) or not isinstance(max_length, int) or d_model < 1:
+    if not isinstance(d_model, int) or d_model < 1:
         return None
-    return check_part(registry, spec, d_model, max_length)
+    is_length = isinstance(max_length, int) and max_length > 0  # a wrong one is a problem of its own
+    return check_part(registry, spec, d_model, max_length if is_length else UNKNOWN_LENGTH)
 
 
 def raw_blocks(raw: dict[str, Any]) -> Iterator[tuple[Location, dict[str, Any]]]:

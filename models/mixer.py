@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -20,11 +20,16 @@ class Mixer(nn.Module):
     `time >= 1`, with no loop over single positions and no dependence on data-dependent shapes (so that `torch.func.vmap`
     over stacked parameters works). Recurrences are computed in float32 also under autocast.
 
+    Linears are modules, named by what they make (query, key, value, output, gate, ...), and have a bias only where a formula has
+    one: what a spec says of single linears is applied from outside. `fused` names, by linear, the parts of a matrix that cannot
+    be set apart.
+
     Mixers with a step form set `has_step = True` and define `initial_state` and `step`; stepping through a sequence gives
     what `forward` gives, to 1e-5 in float32.
     """
 
     has_step = False
+    fused: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> [batch, time, d_model]."""
@@ -62,14 +67,25 @@ class Mixer(nn.Module):
 
 
 class ChannelMixer(nn.Module):
-    """A map over the channels of each position alone; a kind is one file in `models/channel_mixers/`.
+    """A map over the channels of each position; a kind is one file in `models/channel_mixers/`.
 
-    The rules for constructors are those of `Mixer`; `forward(x [..., d_model]) -> [..., d_model]`.
+    The rules for constructors are those of `Mixer`; `forward(x [..., d_model]) -> [..., d_model]`. One that also looks at the
+    position before (RWKV's) takes [batch, time, d_model], sets `has_step = True` and has `initial_state` and `step` as mixers do.
     """
+
+    has_step = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the channels: [..., d_model] -> [..., d_model]."""
         raise NotImplementedError
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The state before the first position."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no state")
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Mix one position: ([batch, d_model], state) -> ([batch, d_model], next state)."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no state")
 
     def flops(self, seq_len: int) -> int:
         """Forward floating-point operations for `seq_len` positions; a multiply-add is two."""

@@ -3,41 +3,109 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import filter as matching_names
-from typing import Annotated, Any, Self
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, PositiveFloat, PositiveInt, SerializerFunctionWrapHandler, field_validator, model_serializer
 from torch import nn
 
-from configs import Spec
+from configs import Problems, Registry, Spec
 from configs.registry import Part
 
+INITS = Registry("models.inits", "init", ("n_blocks",))
 
-class ParameterFields(Spec):
-    """The fields that rack, stack, block and every part of a block accept alike.
+
+SILENT: dict[str, Any] = {"lr_scale": 1.0, "weight_decay": None, "init": None, "lora": None, "parameters": {}}
+"""What the fields of a component are where it says nothing."""
+
+
+class LoraSpec(Spec):
+    """Low-rank adapters of the linears below a component (Hu et al. 2021, arXiv 2106.09685).
+
+    `alpha` (None: the rank) over the rank scales what they add; with `rslora` over its root. `apply: false` opts a linear out.
+    A linear with an adapter is frozen, and so is all else below the component, unless `freeze_others` is false.
+    """
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rslora: bool = False
+    apply: bool = True
+    freeze_others: bool = True
+
+
+class OwnFields(Spec):
+    """The fields that rack, stack, block, every part of a block, embedding, head and `parameters` accept alike.
 
     `lr_scale` multiplies the learning rate of the parameters below it, along the path from the rack down; 0 freezes them: they
-    have no gradient. Fields that say nothing are left out of a saved spec.
+    have no gradient. Of the others, what is said nearest to a parameter holds: `weight_decay` instead of the training's; `init`,
+    how the weights of linears start (by a glob: whatever it names); `lora`, their adapters. Fields that say nothing are left out
+    of a saved spec.
     """
 
     lr_scale: Annotated[float, Field(ge=0)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    init: INITS.field() = None  # type: ignore[valid-type]
+    lora: LoraSpec | None = None
 
-    def below(self, outer: ParameterFields) -> Self:
-        """The same component with what is said of it here and around it."""
-        return self.model_copy(update={"lr_scale": self.lr_scale * outer.lr_scale})
+    @field_validator("init")
+    @classmethod
+    def _check_init(cls, init: Part | None) -> Part | None:
+        """Its constructor is the one place where its rules are written."""
+        if init is not None:
+            INITS.build(init, n_blocks=1)
+        return init
+
+    def below(self, outer: OwnFields) -> Self:
+        """The same with what is said around it, as far as that is not said here."""
+        inherited = [name for name in ("weight_decay", "init", "lora", "bias") if getattr(self, name, 0) is None]
+        update = {name: getattr(outer, name, None) for name in inherited}
+        return self.model_copy(update={**update, "lr_scale": self.lr_scale * outer.lr_scale})
 
     @model_serializer(mode="wrap")
     def _leave_out_what_says_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        silent = {name for name, field in ParameterFields.model_fields.items() if getattr(self, name) == field.default}
+        optional = {**SILENT, "bias": None} if isinstance(self, GlobFields) else SILENT
+        silent = {name for name, value in optional.items() if getattr(self, name, None) == value}
         return {name: value for name, value in handler(self).items() if name not in silent}
 
 
+class GlobFields(OwnFields):
+    """What a glob may say of the parameters and linears that it matches; `bias`: whether linears have one."""
+
+    bias: bool | None = None
+
+
+Globs = Mapping[str, GlobFields]
+"""Fields by globs over names below a component (`query`, `*.gate`, `query.bias`): parameters, or modules with all in them."""
+
+
+class ParameterFields(OwnFields):
+    """The fields of a component: its own, and by `parameters` those of single linears and weights below it.
+
+    A glob says more than the components around what it matches; an inner one more than an outer one.
+    """
+
+    parameters: dict[str, GlobFields] = Field(default_factory=dict)
+
+    def own_fields(self) -> dict[str, Any]:
+        """What is said here of what is below, in plain values."""
+        return {name: value for name, value in self.to_dict().items() if name in ParameterFields.model_fields}
+
+
 class ModelPart(ParameterFields, Part):
-    """A part of a rack."""
+    """A part of a rack. `bias` is short for what every linear in it has; `kernel`, where there is one, says how it is run."""
 
+    short_forms: ClassVar[tuple[str, ...]] = ("bias",)
+    how_fields: ClassVar[tuple[str, ...]] = ("kernel",)
 
-Globs = Mapping[str, ParameterFields]
-"""Fields for the parameters, by their names in the whole rack, that a glob matches; `*` matches dots too."""
+    @classmethod
+    def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+        """Expand `bias`, unless it is an option of the kind's own."""
+        del problems
+        if "bias" not in raw or "bias" in cls.model_fields or not isinstance(raw.get("parameters", {}), dict):
+            return raw
+        rest = {key: value for key, value in raw.items() if key not in ("bias", "parameters")}
+        return {**rest, "parameters": {"*": {"bias": raw["bias"]}, **raw.get("parameters", {})}}
 
 
 def learning_rate_scales(model: nn.Module) -> dict[str, float]:
@@ -45,16 +113,22 @@ def learning_rate_scales(model: nn.Module) -> dict[str, float]:
     return {name: getattr(parameter, "lr_scale", 1.0) for name, parameter in model.named_parameters()}
 
 
-def carry_globs(globs: Globs, old: Iterable[str], new: Iterable[str], rename: Callable[[str], str]) -> dict[str, ParameterFields]:
+def is_matched(name: str, glob: str) -> bool:
+    """Whether a glob names a parameter, or a module that it is in."""
+    steps = name.split(".")
+    return any(fnmatchcase(".".join(steps[:length]), glob) for length in range(1, len(steps) + 1))
+
+
+def carry_globs(globs: Globs, old: Iterable[str], new: Iterable[str], rename: Callable[[str], str]) -> dict[str, GlobFields]:
     """Globs over the `old` names that say of the `new` ones what was said of them under their old name.
 
     A glob that comes to the same is kept; another becomes the names that it stood for, and none if they are gone.
     """
     old, new = list(old), set(new)
-    carried: dict[str, ParameterFields] = {}
+    carried: dict[str, GlobFields] = {}
     for glob, fields in globs.items():
-        meant = {rename(name) for name in matching_names(old, glob)} & new
-        is_same = meant == set(matching_names(new, glob))
+        meant = {rename(name) for name in old if is_matched(name, glob)} & new
+        is_same = meant == {name for name in new if is_matched(name, glob)}
         for key in [glob] if is_same and meant else sorted(meant):
             carried[key] = fields.below(carried[key]) if key in carried else fields
     return carried

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveInt, PrivateAttr, Tag, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -11,13 +11,15 @@ from pydantic_core import PydanticCustomError
 from configs import Problems
 from configs.registry import Part
 from models.build import build, without_memory
-from models.checks import UNKNOWN_LENGTH, check_globs, check_part, check_shares
+from models.checks import UNKNOWN_LENGTH, check_part, check_shares
+from models.globs import part_glob_problems
 from models.layers import check_blocks, expand_layers, hand_down_norm
 from models.parameters import ParameterFields
 from models.patterns import PatternItem, Placed, expand_blocks
 from models.placement import Slot, parse_placement
 from models.rack import Rack
-from models.registries import CHANNEL_MIXERS, HEADS, MIXERS, NORMS
+from models.registries import CHANNEL_MIXERS, EMBEDDINGS, HEADS, MIXERS, NORMS
+from models.settings import PARTS, Settings
 from models.space import placed, searched
 
 
@@ -113,24 +115,31 @@ class StackSpec(ParameterFields):
         return self._placed
 
 
+def _expand_init_std(raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    std = raw.get("init_std")
+    if std is not None and raw.get("init") is not None:
+        problems.add(("init_std",), "give init or init_std, not both")
+    rest = {key: value for key, value in raw.items() if key != "init_std"}
+    return rest if std is None else {**rest, "init": {"kind": "normal", "std": std}}
+
+
 class BackboneSpec(ParameterFields):
     """The stacks of a rack, without embedding and head: what is compared between architectures.
 
     `layers: [mh-attention, swiglu, ...]` is short for one stack of the MAD suite's layers, each a pre-norm residual unit.
-    `norm` is the kind of every norm that a block does not choose itself. `init_std` draws the weights of all linears from a
-    normal distribution; null keeps each layer's own initialisation.
+    `norm` is the kind of every norm that a block does not choose itself. `init_std: 0.02` is short for `init: {kind: normal, std:
+    0.02}`: all linears start from that distribution.
     """
 
-    short_forms = ("layers",)
+    short_forms = ("layers", "init_std")
     d_model: PositiveInt
     norm: NORMS.field() = Field(default_factory=_rms_norm)  # type: ignore[valid-type]
     stacks: Annotated[tuple[StackSpec, ...], Field(min_length=1)]
-    init_std: Annotated[float, Field(gt=0)] | None = None
 
     @classmethod
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
-        """Expand `layers` and `norm`; check blocks here too, so that parts that do not fit are reported beside misspelt keys."""
-        raw = hand_down_norm(expand_layers(raw, problems))
+        """Expand short forms; check blocks here too, so that parts that do not fit are reported beside misspelt keys."""
+        raw = hand_down_norm(expand_layers(_expand_init_std(raw, problems), problems))
         check_blocks(raw, problems)
         return raw
 
@@ -147,7 +156,7 @@ class BackboneSpec(ParameterFields):
         for location, message in messages.items():
             if message:
                 problems.add(location, message)
-        check_shares(problems, [(block, stack.lr_scale) for stack in self.stacks for block in stack.expanded()])
+        check_shares(problems, [(block, stack.own_fields()) for stack in self.stacks for block in stack.expanded()])
         problems.raise_if_any(type(self).__name__)
         return self
 
@@ -155,22 +164,24 @@ class BackboneSpec(ParameterFields):
 class RackSpec(BackboneSpec):
     """A whole model. `max_length` is needed by parts whose parameters depend on it (hyena, the autoencoder head).
 
-    `parameters` says of single parameters, by globs over their names, what components say by their own fields.
+    `residual_dtype` is the type of the residual stream between the parts; null is that of the weights, also under autocast.
     """
 
     vocab_size: PositiveInt
     max_length: PositiveInt | None = None
     tie_embeddings: bool = False
+    residual_dtype: Literal["bfloat16"] | None = None
+    embedding: EMBEDDINGS.field() = Field(default_factory=lambda: EMBEDDINGS.part("token"))  # type: ignore[valid-type]
     head: HEADS.field() = Field(default_factory=lambda: HEADS.part("language_model"))  # type: ignore[valid-type]
-    parameters: dict[str, ParameterFields] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_head(self) -> Self:
         problems = Problems()
-        if message := check_part(HEADS, self.head, self.d_model, self.max_length):
-            problems.add(("head",), message)
+        for name, registry, part in (("head", HEADS, self.head), ("embedding", EMBEDDINGS, self.embedding)):
+            if message := check_part(registry, part, self.d_model, self.max_length):
+                problems.add((name,), message)
         problems.raise_if_any(type(self).__name__)
-        check_globs(problems, self.parameters, dict(without_memory(self).named_parameters()) if self.parameters else ())
+        _check_globs(self, problems)
         problems.raise_if_any(type(self).__name__)
         return self
 
@@ -189,3 +200,21 @@ class RackSpec(BackboneSpec):
     def build(self, seed: int = 0) -> Rack:
         """The model, in training mode, on the current default device; the same seed gives the same weights."""
         return build(self, seed)
+
+
+def _check_globs(rack: RackSpec, problems: Problems) -> None:
+    """A rack is built only where globs reach over parts: a part by itself takes a millisecond, once."""
+    placed = [
+        (("stacks", index, *each.location), each.block) for index, stack in enumerate(rack.stacks) for each in stack.placed()
+    ]
+    components = (rack, rack.embedding, rack.head, *rack.stacks, *(block for _, block in placed))
+    if any(fields.parameters for fields in components):
+        Settings(without_memory(rack), rack).check(problems)
+        return
+    for location, block in placed:
+        for name in PARTS:
+            part = getattr(block, name)
+            for place, message in (
+                part_glob_problems(PARTS[name], part, rack.d_model, rack.max_length) if part is not None else ()
+            ):
+                problems.add((*location, name, *place), message)

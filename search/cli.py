@@ -16,6 +16,7 @@ from search.backend import Backend
 from search.devices import use_one_thread
 from search.jobs import JOBS
 from search.mad.job import run
+from search.mad.racks import architecture_name
 from search.mad.spec import MadSpec
 from search.parallel import WorkersError
 
@@ -36,7 +37,18 @@ def add_mad(jobs: Any) -> None:
     parser.add_argument(
         "--preset", choices=PRESETS, help="the settings of configs/mad_PRESET.yaml, instead of a file; quick, if neither is given"
     )
-    parser.add_argument("--layers", nargs="+", metavar="LAYER", help="one architecture, layer by layer: mh-attention swiglu ...")
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="LAYER",
+        help='one architecture, layer by layer, by names in configs/layers or by kinds: "gated_delta_net(n_heads=4)" swiglu ...',
+    )
+    parser.add_argument(
+        "--racks",
+        nargs="+",
+        metavar="RACK",
+        help='rack files, an architecture each, with overrides: configs/hybrid.yaml "configs/space.yaml(place=all:gdn)"',
+    )
     parser.add_argument(
         "--tasks",
         "--task",
@@ -105,8 +117,8 @@ def mad_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[M
     tree = read_yaml(path)
     if isinstance(tree.get("tasks"), list):
         tree["tasks"] = {name: {} for name in tree["tasks"]}  # so that tasks.memorization.n_train=100 finds its place
-    if arguments.layers:
-        tree["architectures"] = {"-".join(arguments.layers): {"layers": arguments.layers}}
+    if arguments.layers or arguments.racks:
+        tree["architectures"] = _architectures(arguments.layers, arguments.racks or ())
     if arguments.tasks:
         tree["only"] = arguments.tasks
     if arguments.mode:
@@ -116,6 +128,16 @@ def mad_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[M
             apply_override(tree, text)
     spec = validate(MadSpec, tree, str(path))
     return spec, Path(out_folder(overrides) or f"runs/mad-{spec.fingerprint()}")
+
+
+def _architectures(layers: Sequence[str] | None, racks: Sequence[str]) -> dict[str, Any]:
+    architectures: dict[str, Any] = {"-".join(layers): {"layers": layers}} if layers else {}
+    for rack in racks:
+        name = architecture_name(rack)
+        if name in architectures:
+            raise ConfigError(f"--racks: two architectures are called '{name}'")
+        architectures[name] = rack
+    return architectures
 
 
 def main(parser: argparse.ArgumentParser, backend: Backend, argv: Sequence[str] | None = None) -> int:

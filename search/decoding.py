@@ -17,8 +17,8 @@ def state_at(mixer: Mixer, batch_size: int, d_model: int, context: int) -> Any:
     What grows from one step to the next is a cache of positions; how long it is comes from `state_size`, which knows of windows.
     Stepping through a context of 64k would copy a cache of gigabytes 64k times.
     """
-    parameter = next(mixer.parameters())
-    x = torch.zeros(batch_size, d_model, device=parameter.device, dtype=parameter.dtype)
+    parameter = next(mixer.parameters(), torch.empty(0))
+    x = parameter.new_zeros(batch_size, d_model)
     first = mixer.step(x, mixer.initial_state(batch_size))[1]
     second = mixer.step(x, first)[1]
     (before, layout), (after, _) = tree_flatten(first), tree_flatten(second)

@@ -22,6 +22,7 @@ from models.cost import RackCost, cost
 from models.layers import layer
 from search.budget import Budget, CostTable
 from search.budget.costs import expected_cost
+from search.groups import print_parameters
 from search.jobs import JOBS
 from search.mad.job import n_expected
 from search.mad.spec import MadSpec
@@ -49,6 +50,9 @@ def add_show(jobs: Any) -> None:
     parser = jobs.add_parser("show", help="print a configuration with every default filled in, and what each part costs")
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("--seq-len", type=positive, metavar="N", help="positions that states and operations are counted for")
+    parser.add_argument(
+        "--parameters", action="store_true", help="how each parameter starts and is trained; the optimizer's groups"
+    )
     parser.set_defaults(run=run_show)
 
 
@@ -117,7 +121,21 @@ def run_show(arguments: argparse.Namespace, overrides: Sequence[str], backend: o
         print_budgets(console, spec.supernet.rack, _budgets(spec))
     elif isinstance(spec, MadSpec):
         _show_mad(console, spec, arguments.seq_len)
+    if arguments.parameters:
+        for rack in _racks(spec):
+            print_parameters(console, rack)
     return 0
+
+
+def _racks(spec: Spec) -> list[RackSpec]:
+    """The racks that a file describes, one for each architecture."""
+    if isinstance(spec, MadSpec):
+        settings = {setting.architecture: setting.spec.rack for setting in spec.settings()}
+        return [rack for rack in settings.values() if rack is not None]
+    if isinstance(spec, BackboneSpec) and not isinstance(spec, RackSpec):
+        return [RackSpec(**spec.to_dict(), vocab_size=1, max_length=LAYER_WIDTH)]
+    found = spec.supernet if isinstance(spec, PipelineSpec | ValidateSpec) else spec
+    return [rack for rack in (getattr(found, "rack", None), found) if isinstance(rack, RackSpec)]
 
 
 def _show_rack(console: Console, spec: RackSpec, seq_len: int | None) -> None:
@@ -159,10 +177,14 @@ def print_cost(console: Console, title: str, costed: RackCost, seq_len: int) -> 
     for name in ("parameters", "state", "FLOPs/token"):
         table.add_column(name, justify="right", no_wrap=True)
     for part in costed.parts:
-        options = ", ".join(f"{name}={value}" for name, value in part.options.items())
+        options = ", ".join(f"{name}={value}" for name, value in part.options.items() if name in part.chosen)
         state = f"{part.state:,}" if part.state else ""
         table.add_row(
-            part.path, f"{part.kind}({options})", f"{part.n_parameters:,}", state, f"{part.flops:,.0f}" if part.flops else ""
+            part.path,
+            f"{part.kind}({options})" if options else part.kind,
+            f"{part.n_parameters:,}",
+            state,
+            f"{part.flops:,.0f}" if part.flops else "",
         )
     table.add_section()
     table.add_row("in all", "", f"{costed.n_parameters:,}", f"{costed.state:,}", f"{costed.flops:,.0f}")

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.auxiliary import collecting
 from tasks import IGNORED
 
 NAMES = ("accuracy", "loss", "macro_accuracy", "batch_loss", "perplexity")
-"""What `evaluate` returns."""
+"""What `evaluate` returns of any model."""
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -74,14 +75,18 @@ def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
     Returns:
         `accuracy` and `loss` over all asked positions (micro); `macro_accuracy`, `batch_loss` and `perplexity` as the MAD
         reference has them: per batch, then averaged over batches by their size (perplexity is the mean of exp(batch loss)).
+        What parts of the model report is there by its own name, averaged in the same way.
     """
     totals: dict[str, Tensor] = {}
     n_instances = 0
     for inputs, targets in batches:
-        sums = batch_sums(forward(inputs), targets)
+        with collecting() as found:
+            logits = forward(inputs)
+        sums = batch_sums(logits, targets)
         size = targets.shape[-2]
         n_instances += size
-        parts = {
+        parts = {name: value.expand(len(logits)) * size for name, value in found.metrics.items()}
+        parts |= {
             "n_asked": sums["n_asked"],
             "n_correct": sums["n_correct"],
             "loss": sums["loss"],
@@ -91,5 +96,6 @@ def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
         }
         totals = {name: value.double() + totals.get(name, 0.0) for name, value in parts.items()}
     sums = dict(zip(totals, torch.stack(list(totals.values())).cpu(), strict=True))
-    averages = {name: sums[name] / n_instances for name in ("macro_accuracy", "batch_loss", "perplexity")}
-    return {"accuracy": sums["n_correct"] / sums["n_asked"], "loss": sums["loss"] / sums["n_asked"], **averages}
+    n_asked, n_correct, loss = (sums.pop(name) for name in ("n_asked", "n_correct", "loss"))
+    averages = {name: total / n_instances for name, total in sums.items()}
+    return {"accuracy": n_correct / n_asked, "loss": loss / n_asked, **averages}

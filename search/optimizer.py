@@ -13,14 +13,22 @@ from search.schedules import ScheduleSpec, learning_rate
 
 
 def make_optimizer(members: Sequence[Member], spec: TrainSpec) -> torch.optim.AdamW:
-    """An optimizer with a group for each member and each `lr_scale` of its parameters; frozen ones are in no group.
+    """An optimizer with a group for each member and each `lr_scale` and `weight_decay` that its parameters have of their own.
+
+    Frozen ones are in no group.
 
     A parameter without a gradient is passed over: no decay, no momentum, no moments, and its own count of steps.
     """
     groups = [
-        {"params": parameters, "lr": member.lr, "weight_decay": member.weight_decay, "peak": member.lr, "scale": scale}
+        {
+            "params": list(parameters.values()),
+            "lr": member.lr,
+            "weight_decay": member.weight_decay if decay is None else decay,
+            "peak": member.lr,
+            "scale": scale,
+        }
         for member in members
-        for scale, parameters in _by_scale(member.model).items()
+        for (scale, decay), parameters in parameter_groups(member.model).items()
     ]
     if not groups:
         raise ConfigError("nothing to train: every parameter is frozen (lr_scale 0)")
@@ -33,9 +41,11 @@ def set_rates(optimizer: torch.optim.Optimizer, schedule: ScheduleSpec, step: in
         group["lr"] = group["scale"] * learning_rate(schedule, group["peak"], step, n_steps)
 
 
-def _by_scale(model: nn.Module) -> dict[float, list[nn.Parameter]]:
-    groups: dict[float, list[nn.Parameter]] = {}
-    for parameter in model.parameters():
+def parameter_groups(model: nn.Module) -> dict[tuple[float, float | None], dict[str, nn.Parameter]]:
+    """The parameters that are trained, by name, grouped by learning rate scale and weight decay (None: the training's)."""
+    groups: dict[tuple[float, float | None], dict[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(getattr(parameter, "lr_scale", 1.0), []).append(parameter)
+            key = getattr(parameter, "lr_scale", 1.0), getattr(parameter, "weight_decay", None)
+            groups.setdefault(key, {})[name] = parameter
     return groups

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 BUCKET_BYTES = 25 * 2**20
 """Gradients travel in flat buckets of about this size: a call for each tensor would cost more than the bytes do."""
@@ -55,7 +54,7 @@ class Ranks:
         """
         if self.n_ranks == 1:
             return
-        whole = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+        whole = [parameter for parameter in parameters if not hasattr(parameter, "device_mesh")]
         pending = []
         for bucket in _buckets(self._with_gradient_anywhere(whole)):
             flat = torch.cat([_gradient(parameter).flatten() for parameter in bucket])

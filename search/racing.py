@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 FIRST_LOOK = 8
 """Fewer paired differences than this have too few degrees of freedom to tell anything at the level that a race asks for."""
@@ -47,7 +47,7 @@ def beaten(values: np.ndarray, *, keep: int, n_batches: int, level: float) -> np
         [candidates] bool.
     """
     n_candidates, n_seen = values.shape
-    bound = float(student.ppf(1 - level, n_seen - 1))
+    bound = float(stdtrit(n_seen - 1, 1 - level))
     shrunk = np.sqrt((1 - n_seen / n_batches) / n_seen)
     is_finite = np.isfinite(values.sum(1))
     out = np.zeros(n_candidates, dtype=bool)

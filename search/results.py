@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
 
 from configs import ConfigError, Spec
+from configs.load import read_yaml, validate
 
 Row = dict[str, Any]
 
@@ -69,7 +69,7 @@ def run_folder(out: Path, spec: Spec, *, may_change: tuple[str, ...] = ()) -> It
         if changed:
             names = ", ".join(changed)
             raise ConfigError(f"{out}: holds the results of another specification ({names} changed); give another out=")
-        write_text(saved, json.dumps(spec.to_dict(), indent=2))
+        write_text(saved, json.dumps(spec.saved(), indent=2))
         try:
             yield out
         except ConfigError:
@@ -83,10 +83,9 @@ def run_folder(out: Path, spec: Spec, *, may_change: tuple[str, ...] = ()) -> It
 def _changed(saved: Path, spec: Spec) -> list[str]:
     """The fields in which a saved spec differs from this one, but for how it is run."""
     try:
-        before = type(spec).model_validate(json.loads(saved.read_text(encoding="utf-8"))).content()
-    except (json.JSONDecodeError, ValidationError) as error:
-        told = str(error).splitlines()[0]
-        raise ConfigError(f"{saved}: damaged, or of another version ({told}); give another out=") from None
+        before = validate(type(spec), read_yaml(saved), str(saved)).content()
+    except ConfigError as error:
+        raise ConfigError(f"{error}\n{saved}: damaged, or of another version; give another out=") from None
     return [name for name, value in spec.content().items() if before.get(name) != value]
 
 

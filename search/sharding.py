@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from models.rack import Block
 from models.stochastic import Choice
@@ -22,6 +20,9 @@ def shard(model: nn.Module) -> None:
     The model must have been built alike on all ranks, on its device, and which of its parameters get a gradient must not
     depend on a rank's rows (it does in none of our parts; zeros for the others would also go to parts that are not active).
     """
+    from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415 - a second to import, for runs that shard alone
+    from torch.distributed.fsdp import FSDPModule, fully_shard  # noqa: PLC0415
+
     mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
     marks = {name: dict(vars(parameter)) for name, parameter in model.named_parameters()}
     choices = [part for choice in model.modules() if isinstance(choice, Choice) for part in choice.mixers.children()]
@@ -35,7 +36,7 @@ def shard(model: nn.Module) -> None:
         vars(parameter).update(marks[name])
 
 
-def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gathered(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors whole, in the memory of the host if they were shared out; all ranks must ask, for the same ones in order.
 
     Those that were shared out are given to the main rank alone, which writes them: on one machine, each rank's copy of a
@@ -43,7 +44,7 @@ def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     found = {}
     for name, tensor in tensors.items():
-        if not isinstance(tensor, DTensor):
+        if not is_shared_out(tensor):
             found[name] = tensor
             continue
         whole = tensor.full_tensor()
@@ -52,8 +53,15 @@ def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def shared_out(whole: Tensor, like: Tensor) -> Tensor:
+def is_shared_out(tensor: Any) -> bool:
+    """Whether a tensor is a DTensor, of which each rank has a share."""
+    return hasattr(tensor, "device_mesh")
+
+
+def shared_out(whole: Tensor, like: Any) -> Tensor:
     """A whole tensor in the form of another one: this rank's share, if that is shared out. Nothing is communicated."""
-    if not isinstance(like, DTensor):
+    if not is_shared_out(like):
         return whole
+    from torch.distributed.tensor import distribute_tensor  # noqa: PLC0415 - as above
+
     return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.auxiliary import collecting
 from search.devices import autocast, reseed, resolve_device
 from search.member import Batches, Member, TrainSpec, restore_members, save_members
 from search.metrics import token_losses
@@ -54,7 +55,7 @@ def train(
         eval_every: steps between evaluations; there is one after the last step too.
         evaluate: metrics of a pack, each [members], for the members still running.
         gradients: leaves the gradients of a step in the running members' parameters and returns their losses [members]; None
-            is the mean cross entropy of each member's batch.
+            is the mean cross entropy of each member's batch, and what the model's parts report beside it.
         seed: of dropout.
         on_evaluation: called for each running member with its newest history row.
         on_step: called after each step with the number of steps done; where it is false, the run is kept and ends there.
@@ -101,11 +102,14 @@ def train(
 
 
 def batch_gradients(pack: Pack, running: Sequence[Member], step: int, spec: TrainSpec) -> Tensor:
-    """Gradients of the mean cross entropy; members that have stopped get none, so the optimizer leaves them alone."""
+    """Gradients of the mean cross entropy and of the losses that parts report; the cross entropy alone is what is returned.
+
+    Members that have stopped get none, so the optimizer leaves them alone.
+    """
     inputs, targets = stack_batches([member.batches for member in running], step)
-    with autocast(inputs.device, spec.precision):
+    with autocast(inputs.device, spec.precision), collecting() as found:
         losses = token_losses(pack(inputs), targets)
-    losses.sum().backward()
+    found.added_to(losses).sum().backward()
     return losses.detach()
 
 

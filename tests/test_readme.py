@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from configs.load import validate
+from models import RackSpec
 from search.cli import OVERRIDE, add_mad, mad_spec
 from search.describe import read_spec
 from search.jobs import JOBS
@@ -85,7 +88,9 @@ def test_python_blocks_run(capsys):
 
 
 def test_the_yaml_shown_is_the_shipped_file():
-    for block, name in zip(blocks("yaml"), ("hybrid.yaml", "space.yaml"), strict=True):
+    hybrid, mixer, space = blocks("yaml")
+    validate(RackSpec, {"vocab_size": 8, "d_model": 128, "stacks": [{"blocks": [yaml.safe_load(mixer)]}]}, "README.md")
+    for block, name in ((hybrid, "hybrid.yaml"), (space, "space.yaml")):
         shown = [re.sub(r"\s+#.*", "", line) for line in block.splitlines()]
         shipped = (ROOT / "configs" / name).read_text(encoding="utf-8").splitlines()
         assert shown == [line for line in shipped if not line.startswith("#")][-len(shown) :], name

@@ -11,12 +11,12 @@ from models.ops.linears import multiply_adds
 class MLP(ChannelMixer):
     """down(GELU(up(x))), with the tanh form of the GELU; `d_ff` None is 4 * d_model."""
 
-    def __init__(self, d_model: int, *, d_ff: int | None = None, bias: bool = False) -> None:
+    def __init__(self, d_model: int, *, d_ff: int | None = None) -> None:
         super().__init__()
         self.d_ff = 4 * d_model if d_ff is None else d_ff
         at_least(1, d_ff=self.d_ff)
-        self.up = nn.Linear(d_model, self.d_ff, bias=bias)
-        self.down = nn.Linear(self.d_ff, d_model, bias=bias)
+        self.up = nn.Linear(d_model, self.d_ff, bias=False)
+        self.down = nn.Linear(self.d_ff, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the channels: [..., d_model] -> same."""

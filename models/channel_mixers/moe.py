@@ -4,46 +4,84 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.auxiliary import is_collecting, report
 from models.mixer import ChannelMixer
 from models.ops.checks import at_least
 from models.ops.linears import multiply_adds
+from models.ops.precision import in_float32
+from models.ops.routing import check_active, top_k_weights
 
 
 class MoE(ChannelMixer):
     """sum_e w_e down_e(up_e(x) * GELU(gate_e(x))), w the softmax over the `n_active` largest of the router's logits.
 
-    The other experts weigh exactly zero and get no gradient. All `n_experts` are computed, side by side in one product each:
-    `flops` counts that. `d_expert` is the width of one (None: d_model / n_experts, rounded down, at least 1). There is no
-    balancing loss.
+    The other experts weigh exactly zero. All `n_experts` are computed, side by side in one product each: `flops` counts that.
+    `d_expert` is the width of one (None: d_model / n_experts, rounded down, at least 1). `n_shared` experts beside them, one of
+    `n_shared * d_expert`, see every position with weight one (Dai et al. 2024, arXiv 2401.06066).
+
+    To whoever collects it reports `load_balance` (see there), as a loss of weight `balance`, and `largest_expert_share`, the
+    share of all choices that the most chosen expert has; 1 / n_experts is the best.
     """
 
-    def __init__(self, d_model: int, *, n_experts: int = 8, n_active: int = 2, d_expert: int | None = None) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_experts: int = 8,
+        n_active: int = 2,
+        d_expert: int | None = None,
+        n_shared: int = 0,
+        balance: float = 0.01,
+    ) -> None:
         super().__init__()
-        if not 2 <= n_active <= n_experts:
-            raise ValueError(
-                f"n_active = {n_active} must be at least 2 (the softmax over one weight is constant, and its router would not "
-                f"learn) and at most n_experts = {n_experts}"
-            )
+        check_active(n_experts, n_active)
         self.d_expert = max(1, d_model // n_experts) if d_expert is None else d_expert
         at_least(1, d_expert=self.d_expert)
-        self.n_experts, self.n_active = n_experts, n_active
+        at_least(0, n_shared=n_shared)
+        if balance < 0:
+            raise ValueError(f"balance = {balance} must be at least 0: a negative weight would draw all positions to one expert")
+        self.n_experts, self.n_active, self.n_shared, self.balance = n_experts, n_active, n_shared, balance
         self.router = nn.Linear(d_model, n_experts, bias=False)
         self.gate = nn.Linear(d_model, n_experts * self.d_expert, bias=False)
         self.up = nn.Linear(d_model, n_experts * self.d_expert, bias=False)
         self.down = nn.Linear(n_experts * self.d_expert, d_model, bias=False)
+        if n_shared:
+            self.shared_gate = nn.Linear(d_model, n_shared * self.d_expert, bias=False)
+            self.shared_up = nn.Linear(d_model, n_shared * self.d_expert, bias=False)
+            self.shared_down = nn.Linear(n_shared * self.d_expert, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the channels: [..., d_model] -> same."""
         hidden = self.up(x) * F.gelu(self.gate(x))
-        weighted = hidden.unflatten(-1, (self.n_experts, self.d_expert)) * self.route(x)[..., None].to(hidden.dtype)
-        return self.down(weighted.flatten(-2))
+        logits = self.router(x)
+        if is_collecting() and (self.balance or not self.training):
+            balance, largest = load_balance(logits, self.n_active)
+            report("load_balance", balance, weight=self.balance)
+            report("largest_expert_share", largest)
+        weights = top_k_weights(logits, self.n_active)[..., None].to(hidden.dtype)
+        mixed = self.down((hidden.unflatten(-1, (self.n_experts, self.d_expert)) * weights).flatten(-2))
+        if not self.n_shared:
+            return mixed
+        return mixed + self.shared_down(self.shared_up(x) * F.gelu(self.shared_gate(x)))
 
     def route(self, x: Tensor) -> Tensor:
         """The weight of every expert at every position: [..., d_model] -> [..., n_experts], zero for the inactive."""
-        logits = self.router(x)
-        best = logits.topk(self.n_active, dim=-1)
-        return torch.full_like(logits, -torch.inf).scatter(-1, best.indices, best.values).softmax(-1)
+        return top_k_weights(self.router(x), self.n_active)
 
     def flops(self, seq_len: int) -> int:
         """The router and all experts, active or not."""
-        return 2 * seq_len * multiply_adds(self.router, self.gate, self.up, self.down)
+        return 2 * seq_len * multiply_adds(*(layer for layer in self.children() if isinstance(layer, nn.Linear)))
+
+
+@in_float32
+def load_balance(logits: Tensor, n_active: int) -> tuple[Tensor, Tensor]:
+    """n_experts * sum_e f_e p_e, and the largest of f, for router logits [..., n_experts] (Fedus et al. 2021, arXiv 2101.03961).
+
+    f_e is the share of the choices of `n_active` experts at every position that fell on e, and has no gradient; p_e is the mean
+    probability of e before the choice. Balanced, the product is 1, at worst n_experts / n_active. The positions of one call
+    are balanced among themselves: a batch that is computed in pieces is balanced in each.
+    """
+    logits = logits.reshape(-1, logits.shape[-1])
+    chosen = torch.zeros_like(logits).scatter(-1, logits.topk(n_active, dim=-1).indices, 1.0)
+    shares = chosen.mean(0) / n_active
+    return logits.shape[-1] * (shares * logits.softmax(-1).mean(0)).sum(), shares.amax()

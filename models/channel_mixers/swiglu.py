@@ -14,13 +14,13 @@ class SwiGLU(ChannelMixer):
     `d_ff` None is 2/3 of 4 * d_model, as many parameters as an MLP has, rounded up to a multiple of 16.
     """
 
-    def __init__(self, d_model: int, *, d_ff: int | None = None, bias: bool = False) -> None:
+    def __init__(self, d_model: int, *, d_ff: int | None = None) -> None:
         super().__init__()
         self.d_ff = -(-(8 * d_model // 3) // 16) * 16 if d_ff is None else d_ff
         at_least(1, d_ff=self.d_ff)
-        self.gate = nn.Linear(d_model, self.d_ff, bias=bias)
-        self.up = nn.Linear(d_model, self.d_ff, bias=bias)
-        self.down = nn.Linear(self.d_ff, d_model, bias=bias)
+        self.gate = nn.Linear(d_model, self.d_ff, bias=False)
+        self.up = nn.Linear(d_model, self.d_ff, bias=False)
+        self.down = nn.Linear(self.d_ff, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the channels: [..., d_model] -> same."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from models.mixer import Head
 from models.ops.linears import multiply_adds
+from models.ops.positions import sinusoidal_positions
 
 
 class Autoencoder(Head):
@@ -32,8 +31,6 @@ class Autoencoder(Head):
         pooling: Literal["last", "first", "mean"] = "last",
         bias: bool = True,
     ) -> None:
-        if d_model % 2:
-            raise ValueError(f"d_model {d_model} is odd, but half of the position table is sines and half cosines")
         super().__init__()
         self.pooling = pooling
         self.register_buffer("positions", sinusoidal_positions(max_length, d_model), persistent=False)
@@ -45,6 +42,7 @@ class Autoencoder(Head):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, time, d_model] -> [batch, max_length, vocab_size]."""
+        x = x.to(self.output.weight.dtype)
         encoding = {"last": x[:, -1], "first": x[:, 0]}[self.pooling] if self.pooling != "mean" else x.mean(1)
         decoded = self.decoder(encoding.unsqueeze(1) + self.positions)
         return self.output(self.norm(decoded))
@@ -54,11 +52,3 @@ class Autoencoder(Head):
         del seq_len
         linears = [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
         return 2 * len(self.positions) * multiply_adds(*linears)
-
-
-def sinusoidal_positions(length: int, width: int) -> Tensor:
-    """Sines in the first half of the channels, cosines in the second, wavelengths from 2π to 20000π: [length, width]."""
-    half = width // 2
-    frequencies = torch.exp(torch.arange(half) * (-math.log(10_000.0) / max(half - 1, 1)))
-    angles = torch.arange(length).unsqueeze(1) * frequencies
-    return torch.cat((angles.sin(), angles.cos()), dim=1)

@@ -1,14 +1,16 @@
-"""Softmax attention (Vaswani et al. 2017), with rotary positions, shared key heads, a window and short convolutions."""
+"""Softmax attention (Vaswani et al. 2017), with rotary positions, shared key heads, a window, sinks and short convolutions."""
 
 import torch
 from torch import Tensor, nn
 
+from models.kernels import check_kernel, run_kernel
 from models.mixer import Mixer
-from models.ops.attend import attend, is_blocked
+from models.norms.rmsnorm import RMSNorm
+from models.ops.attend import attend, attend_flops
 from models.ops.checks import at_least, split_evenly
 from models.ops.heads import merge_heads, split_heads
 from models.ops.linears import multiply_adds
-from models.ops.rotary import rotate
+from models.ops.rotary import rotate, rotated_channels
 from models.ops.short_convolution import ShortConvolutions
 
 AttentionState = tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]
@@ -17,11 +19,17 @@ AttentionState = tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]
 class Attention(Mixer):
     """Multi-head attention.
 
-    Options: `n_kv_heads` key-value heads are shared by groups of query heads (None: one each; 1: multi-query). `window` is
-    the number of positions seen, the own one included (None: all); with `causal` false it reaches as far ahead as back.
-    `rope_base` None is attention without positions. `d_conv` is the width of a causal short convolution on query, key and
-    value (0: none).
+    Options: `d_head` is the size of a head (None: d_model / n_heads). `n_kv_heads` key-value heads are shared by groups of query
+    heads (None: one each; 1: multi-query). `window` is the number of positions seen, the own one included (None: all); with
+    `causal` false it reaches as far ahead as back. `rope_base` None is attention without positions; `rope_fraction` is the share
+    of a head's channels that turn. `d_conv` is the width of a causal short convolution on query, key and value (0: none).
+    `qk_norm` normalises query and key per head, before they turn (Henry et al. 2020, arXiv 2010.04245, as RMSNorm). `sinks` adds
+    a learned logit per head to the softmax's denominator: a head may look at nothing (Xiao et al. 2023, arXiv 2309.17453).
+    `output_gate` multiplies what the heads return by sigmoid(gate(x)) (Qiu et al. 2025, arXiv 2505.06708).
+    `kernel`: auto, reference, flash-attn or flex.
     """
+
+    kernel_op = "attend"
 
     def __init__(
         self,
@@ -29,40 +37,47 @@ class Attention(Mixer):
         *,
         n_heads: int = 1,
         n_kv_heads: int | None = None,
+        d_head: int | None = None,
         window: int | None = None,
         causal: bool = True,
         rope_base: float | None = 10000.0,
-        bias: bool = False,
+        rope_fraction: float = 1.0,
         d_conv: int = 0,
+        qk_norm: bool = False,
+        sinks: bool = False,
+        output_gate: bool = False,
+        kernel: str = "auto",
     ) -> None:
         super().__init__()
-        self.d_head = split_evenly("d_model", d_model, parts_name="n_heads", parts=n_heads)
+        check_kernel(self.kernel_op, kernel)
+        if sinks and kernel not in ("auto", "reference"):
+            raise ValueError(f"kernel = {kernel} has no sinks: choose sinks = false, or kernel = auto or reference")
+        self.d_head = split_evenly("d_model", d_model, parts_name="n_heads", parts=n_heads) if d_head is None else d_head
+        at_least(1, n_heads=n_heads, d_head=self.d_head, window=1 if window is None else window)
+        at_least(0, d_conv=d_conv)
         self.n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
         split_evenly("n_heads", n_heads, parts_name="n_kv_heads", parts=self.n_kv_heads)
-        at_least(0, d_conv=d_conv)
-        if window is not None:
-            at_least(1, window=window)
-        if rope_base is not None and (self.d_head % 2 or rope_base <= 0):
-            raise ValueError(
-                f"rope_base = {rope_base} must be positive and needs an even head size, but d_model / n_heads = {self.d_head}: "
-                "choose another n_heads or rope_base = null"
-            )
+        self.d_rope = 0 if rope_base is None else rotated_channels(self.d_head, rope_base, rope_fraction)
         if d_conv and not causal:
             raise ValueError(f"d_conv = {d_conv} looks backwards only: with causal = false it must be 0")
-        self.n_heads, self.window, self.causal, self.rope_base = n_heads, window, causal, rope_base
+        self.n_heads, self.window, self.causal, self.rope_base, self.kernel = n_heads, window, causal, rope_base, kernel
         self.has_step = causal
-        d_key = self.n_kv_heads * self.d_head
-        self.query = nn.Linear(d_model, d_model, bias=bias)
-        self.key = nn.Linear(d_model, d_key, bias=bias)
-        self.value = nn.Linear(d_model, d_key, bias=bias)
-        self.output = nn.Linear(d_model, d_model, bias=bias)
-        self.convolutions = ShortConvolutions((d_model, d_key, d_key), d_conv)
+        queries, keys = n_heads * self.d_head, self.n_kv_heads * self.d_head
+        self.query = nn.Linear(d_model, queries, bias=False)
+        self.key = nn.Linear(d_model, keys, bias=False)
+        self.value = nn.Linear(d_model, keys, bias=False)
+        self.gate = nn.Linear(d_model, queries, bias=False) if output_gate else None
+        self.output = nn.Linear(queries, d_model, bias=False)
+        self.convolutions = ShortConvolutions((queries, keys, keys), d_conv, kernel=kernel)
+        self.query_norm = RMSNorm(self.d_head) if qk_norm else None
+        self.key_norm = RMSNorm(self.d_head) if qk_norm else None
+        self.sinks = nn.Parameter(torch.zeros(n_heads)) if sinks else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> same."""
         parts = self.convolutions(self.query(x), self.key(x), self.value(x))
         query, key, value = self._heads(parts, torch.arange(x.shape[1], device=x.device))
-        return self.output(merge_heads(attend(query, key, value, causal=self.causal, window=self.window)))
+        return self._read_out(self._attend(query, key, value, causal=self.causal, window=self.window), x)
 
     def initial_state(self, batch_size: int) -> AttentionState:
         """Keys and values [batch, n_kv_heads, 0, d_head], the position, and the convolutions' last inputs.
@@ -84,26 +99,38 @@ class Attention(Mixer):
         keys, values = torch.cat((keys, key), dim=2), torch.cat((values, value), dim=2)
         if self.window is not None:
             keys, values = keys[:, :, -self.window :], values[:, :, -self.window :]
-        mixed = attend(query, keys, values, causal=False, window=None)
-        return self.output(merge_heads(mixed)[:, 0]), (keys, values, position + 1, memories)
+        mixed = self._attend(query, keys, values, causal=False, window=None)
+        return self._read_out(mixed[:, 0], x), (keys, values, position + 1, memories)
 
     def state_size(self, seq_len: int) -> int:
         """The key-value cache, cut to the window."""
         return 2 * self.n_kv_heads * self.d_head * min(seq_len, self.window or seq_len)
 
     def flops(self, seq_len: int) -> int:
-        """Projections, and scores and values over every position that the chosen form multiplies, seen or masked."""
-        projections = multiply_adds(self.query, self.key, self.value, self.output)
-        reach = seq_len
-        if self.window is not None and is_blocked(seq_len, causal=self.causal, window=self.window):
-            reach = 2 * self.window
-        attention = 2 * reach * self.n_heads * self.d_head
-        return 2 * seq_len * (projections + attention) + self.convolutions.flops(seq_len)
+        """Projections, short convolutions, and scores and values."""
+        gate = [] if self.gate is None else [self.gate]
+        projections = 2 * seq_len * multiply_adds(self.query, self.key, self.value, self.output, *gate)
+        attention = attend_flops(
+            seq_len, self.n_heads, self.d_head, causal=self.causal, window=self.window, has_sinks=self.sinks is not None
+        )
+        return projections + self.convolutions.flops(seq_len) + attention
 
     def _heads(self, parts: tuple[Tensor, ...], positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Projections [batch, time, channels] -> rotated query and key, and value, [batch, heads, time, d_head]."""
+        """Projections [batch, time, channels] -> normalised, rotated query and key, and value, [batch, heads, time, d_head]."""
         n_heads = (self.n_heads, self.n_kv_heads, self.n_kv_heads)
         query, key, value = (split_heads(part, heads) for part, heads in zip(parts, n_heads, strict=True))
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         if self.rope_base is not None:
-            query, key = rotate(query, positions, self.rope_base), rotate(key, positions, self.rope_base)
+            query, key = (rotate(part, positions, self.rope_base, d_rope=self.d_rope) for part in (query, key))
         return query, key, value
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, window: int | None) -> Tensor:
+        """[batch, heads, time, d_head] each -> [batch, time, n_heads * d_head]."""
+        if self.sinks is not None:
+            return merge_heads(attend(query, key, value, causal=causal, window=window, sinks=self.sinks))
+        return merge_heads(run_kernel(self.kernel_op, self.kernel, query, key, value, causal=causal, window=window))
+
+    def _read_out(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """What the heads return [..., n_heads * d_head] and the layer's input -> [..., d_model]."""
+        return self.output(mixed if self.gate is None else mixed * self.gate(x).sigmoid())

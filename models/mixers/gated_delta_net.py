@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.kernels import check_kernel, run_kernel
 from models.mixer import Mixer
 from models.norms.rmsnorm import RMSNorm
 from models.ops.checks import at_least, scaled, split_evenly
-from models.ops.delta_rule import gated_delta_rule, gated_delta_rule_flops
+from models.ops.delta_rule import gated_delta_rule_flops
 from models.ops.heads import split_heads
 from models.ops.linears import multiply_adds
 from models.ops.precision import in_float32
@@ -25,14 +26,16 @@ class GatedDeltaNet(Mixer):
     S_t = a_t S_{t-1} (I - b_t k_t k_t^T) + b_t v_t k_t^T and y_t = S_t q_t, with unit k and q, b = sigmoid and
     a = exp(-exp(A_log) softplus(decay(x) + dt_bias)); the output is normalised per head and gated. `d_conv` is the width of
     the causal short convolutions (with SiLU) on query, key and value (0: none). `expand_v` is the size of values by that of
-    keys, d_model / n_heads.
+    keys, d_model / n_heads. `kernel`: auto, reference or fla.
     """
 
     has_step = True
+    kernel_op = "gated_delta_rule"
 
-    def __init__(self, d_model: int, *, n_heads: int = 1, expand_v: float = 1.0, d_conv: int = 4) -> None:
+    def __init__(self, d_model: int, *, n_heads: int = 1, expand_v: float = 1.0, d_conv: int = 4, kernel: str = "auto") -> None:
         super().__init__()
-        self.n_heads = n_heads
+        check_kernel(self.kernel_op, kernel)
+        self.n_heads, self.kernel = n_heads, kernel
         self.d_key = split_evenly("d_model", d_model, parts_name="n_heads", parts=n_heads)
         self.d_value = scaled("d_model / n_heads", self.d_key, expand_v=expand_v)
         at_least(0, d_conv=d_conv)
@@ -45,7 +48,7 @@ class GatedDeltaNet(Mixer):
         self.gate = nn.Linear(d_model, values, bias=False)
         self.output = nn.Linear(values, d_model, bias=False)
         self.norm = RMSNorm(self.d_value)
-        self.convolutions = ShortConvolutions((d_model, d_model, values), d_conv, silu=True)
+        self.convolutions = ShortConvolutions((d_model, d_model, values), d_conv, silu=True, kernel=kernel)
         self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(1, 16).log())
         self.dt_bias = nn.Parameter(inverse_softplus_of_time_steps(n_heads))
 
@@ -54,7 +57,8 @@ class GatedDeltaNet(Mixer):
         parts = self.convolutions(self.query(x), self.key(x), self.value(x))
         query, key, value = (split_heads(part, self.n_heads) for part in parts)
         rate, log_decay = self._rate_and_decay(x)
-        mixed = gated_delta_rule(self._unit(query) / math.sqrt(self.d_key), self._unit(key), value, rate.mT, log_decay.mT)
+        query, key = self._unit(query) / math.sqrt(self.d_key), self._unit(key)
+        mixed = run_kernel(self.kernel_op, self.kernel, query, key, value, rate.mT, log_decay.mT)
         return self._read_out(mixed.transpose(1, 2), x)
 
     def initial_state(self, batch_size: int) -> DeltaState:

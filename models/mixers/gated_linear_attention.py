@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.kernels import check_kernel, run_kernel
 from models.mixer import Mixer
 from models.norms.rmsnorm import RMSNorm
 from models.ops.checks import at_least, scaled, split_evenly
-from models.ops.gated_linear_attention import LOWEST_LOG_DECAY, gated_linear_attention, gated_linear_attention_flops
+from models.ops.gated_linear_attention import LOWEST_LOG_DECAY, gated_linear_attention_flops
 from models.ops.heads import split_heads
 from models.ops.linears import multiply_adds
 from models.ops.precision import in_float32
@@ -25,10 +26,11 @@ class GatedLinearAttention(Mixer):
     S_t = diag(a_t) S_{t-1} + k_t v_t^T and y_t = q_t S_t / sqrt(d_key), with log a = logsigmoid(W_up W_down x + b) / 16, no
     lower than -5; the output is normalised per head and gated. `expand_k` and `expand_v` are the widths of all keys and values
     by d_model, `gate_rank` that of W_down, `gate_logit_normalizer` the 16. `d_conv` is the width of causal short convolutions
-    (with SiLU) on query, key and value (0: none).
+    (with SiLU) on query, key and value (0: none). `kernel`: auto, reference or fla.
     """
 
     has_step = True
+    kernel_op = "gated_linear_attention"
 
     def __init__(
         self,
@@ -40,10 +42,12 @@ class GatedLinearAttention(Mixer):
         gate_rank: int = 16,
         gate_logit_normalizer: float = 16.0,
         d_conv: int = 0,
+        kernel: str = "auto",
     ) -> None:
         super().__init__()
+        check_kernel(self.kernel_op, kernel)
         keys, values = scaled("d_model", d_model, expand_k=expand_k), scaled("d_model", d_model, expand_v=expand_v)
-        self.n_heads = n_heads
+        self.n_heads, self.kernel = n_heads, kernel
         self.d_key = split_evenly("expand_k * d_model", keys, parts_name="n_heads", parts=n_heads)
         self.d_value = split_evenly("expand_v * d_model", values, parts_name="n_heads", parts=n_heads)
         at_least(1, gate_rank=gate_rank)
@@ -59,15 +63,17 @@ class GatedLinearAttention(Mixer):
         self.gate = nn.Linear(d_model, values, bias=False)
         self.output = nn.Linear(values, d_model, bias=False)
         self.norm = RMSNorm(self.d_value)
-        self.convolutions = ShortConvolutions((keys, keys, values), d_conv, silu=True)
+        self.convolutions = ShortConvolutions((keys, keys, values), d_conv, silu=True, kernel=kernel)
         for linear in self._linears():
             nn.init.xavier_uniform_(linear.weight, gain=INITIAL_GAIN)
+        nn.init.zeros_(self.decay_up.bias)
+        self.decay_up.bias.keep_init = True  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> same."""
         parts = self.convolutions(self.query(x), self.key(x), self.value(x))
         query, key, value, log_decay = (split_heads(part, self.n_heads) for part in (*parts, self._log_decay(x)))
-        mixed = gated_linear_attention(query / math.sqrt(self.d_key), key, value, log_decay)
+        mixed = run_kernel(self.kernel_op, self.kernel, query / math.sqrt(self.d_key), key, value, log_decay)
         return self._read_out(mixed.transpose(1, 2), x)
 
     def initial_state(self, batch_size: int) -> GatedState:

@@ -1,5 +1,7 @@
 """Hyena: long implicit convolutions between gates (Poli et al. 2023, arXiv 2302.10866), and its multi-head form."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,8 @@ class Hyena(Mixer):
     heads a head of d_head channels shares one, and convolves all d_head ** 2 products of x_1 and v (Massaroli et al. 2023,
     arXiv 2310.18780); that form costs as much as attention. `filter_order` is the width of the filter's network.
     """
+
+    fused: ClassVar[dict[str, tuple[str, ...]]] = {"input": ("outer", "inner", "value")}
 
     def __init__(
         self,

@@ -5,10 +5,11 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.kernels import check_kernel, run_kernel
 from models.mixer import Mixer
 from models.ops.checks import at_least, split_evenly
 from models.ops.heads import merge_heads, split_heads
-from models.ops.linear_attention import linear_attention, linear_attention_flops
+from models.ops.linear_attention import linear_attention_flops
 from models.ops.linears import multiply_adds
 from models.ops.precision import in_float32
 from models.ops.short_convolution import ShortConvolutions
@@ -44,23 +45,31 @@ class LinearAttention(Mixer):
 
     `feature_map` "elu" is positive; "product" is learned (the MAD suite's), and takes both signs: its normaliser can come
     close to zero and change sign, where the output jumps by orders of magnitude. That is how the published numbers were made.
-    `d_conv` is the width of a causal short convolution on query, key and value (0: none).
+    `d_conv` is the width of a causal short convolution on query, key and value (0: none). `kernel`: auto, reference or fla.
     """
 
     has_step = True
+    kernel_op = "linear_attention"
 
     def __init__(
-        self, d_model: int, *, n_heads: int = 1, feature_map: Literal["elu", "product"] = "elu", d_conv: int = 0
+        self,
+        d_model: int,
+        *,
+        n_heads: int = 1,
+        feature_map: Literal["elu", "product"] = "elu",
+        d_conv: int = 0,
+        kernel: str = "auto",
     ) -> None:
         super().__init__()
+        check_kernel(self.kernel_op, kernel)
         self.d_head = split_evenly("d_model", d_model, parts_name="n_heads", parts=n_heads)
         at_least(0, d_conv=d_conv)
-        self.n_heads = n_heads
+        self.n_heads, self.kernel = n_heads, kernel
         self.query = nn.Linear(d_model, d_model, bias=False)
         self.key = nn.Linear(d_model, d_model, bias=False)
         self.value = nn.Linear(d_model, d_model, bias=False)
         self.output = nn.Linear(d_model, d_model, bias=False)
-        self.convolutions = ShortConvolutions((d_model, d_model, d_model), d_conv)
+        self.convolutions = ShortConvolutions((d_model, d_model, d_model), d_conv, kernel=kernel)
         is_learned = feature_map == "product"
         self.query_map = ProductMap(self.d_head) if is_learned else PositiveMap()
         self.key_map = ProductMap(self.d_head) if is_learned else PositiveMap()
@@ -69,7 +78,9 @@ class LinearAttention(Mixer):
         """Mix the sequence: [batch, time, d_model] -> same."""
         parts = self.convolutions(self.query(x), self.key(x), self.value(x))
         query, key, value = (split_heads(part, self.n_heads) for part in parts)
-        return self.output(merge_heads(_normalised(self.query_map(query), self.key_map(key), value)).to(x.dtype))
+        query, key = self.query_map(query), self.key_map(key)
+        mixed = run_kernel(self.kernel_op, self.kernel, query, key, value) / _total(query, key)
+        return self.output(merge_heads(mixed).to(x.dtype))
 
     def initial_state(self, batch_size: int) -> LinearState:
         """Sums of phi(k) v^T [batch, n_heads, d_head, d_head] and phi(k), and the convolutions' last inputs."""
@@ -101,6 +112,6 @@ class LinearAttention(Mixer):
 
 
 @in_float32
-def _normalised(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    total = (query * key.cumsum(-2)).sum(-1, keepdim=True) + EPSILON
-    return linear_attention(query, key, value) / total
+def _total(query: Tensor, key: Tensor) -> Tensor:
+    """The normaliser: [batch, n_heads, time, d_head] twice -> [batch, n_heads, time, 1]."""
+    return (query * key.cumsum(-2)).sum(-1, keepdim=True) + EPSILON

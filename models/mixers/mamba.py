@@ -1,14 +1,17 @@
 """Mamba: a state-space model whose parameters depend on the input (Gu and Dao 2023, arXiv 2312.00752)."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.kernels import check_kernel, run_kernel
 from models.mixer import Mixer
 from models.ops.checks import at_least
 from models.ops.linears import multiply_adds
 from models.ops.precision import in_float32
-from models.ops.selective_scan import selective_scan
+from models.ops.selective_scan import selective_scan_flops
 from models.ops.short_convolution import ShortConvolution
 from models.ops.time_steps import inverse_softplus_of_time_steps
 
@@ -22,17 +25,30 @@ class Mamba(Mixer):
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t and y_t = C_t h_t + D u_t, per channel u of `expand` * d_model with `d_state`
     states; dt, B and C are projections of u, dt through a bottleneck of `dt_rank` (None: d_model / 16, rounded up). u has
     passed a causal short convolution of width `d_conv` and a SiLU. A starts as the real S4D, -1 ... -d_state.
+    `kernel`: auto, reference or mamba-ssm.
     """
 
     has_step = True
+    fused: ClassVar[dict[str, tuple[str, ...]]] = {"input": ("inner", "gate"), "select": ("steps", "write", "read")}
+    kernel_op = "selective_scan"
 
-    def __init__(self, d_model: int, *, d_state: int = 16, d_conv: int = 4, expand: int = 2, dt_rank: int | None = None) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        kernel: str = "auto",
+    ) -> None:
         super().__init__()
+        check_kernel(self.kernel_op, kernel)
         self.dt_rank = -(-d_model // 16) if dt_rank is None else dt_rank
         at_least(1, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=self.dt_rank)
-        self.d_state, self.d_inner = d_state, expand * d_model
+        self.d_state, self.d_inner, self.kernel = d_state, expand * d_model, kernel
         self.input = nn.Linear(d_model, 2 * self.d_inner, bias=False)
-        self.convolution = ShortConvolution(self.d_inner, d_conv, bias=True, silu=True)
+        self.convolution = ShortConvolution(self.d_inner, d_conv, bias=True, silu=True, kernel=kernel)
         self.select = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.time_step = nn.Linear(self.dt_rank, self.d_inner)
         self.output = nn.Linear(self.d_inner, d_model, bias=False)
@@ -49,7 +65,8 @@ class Mamba(Mixer):
         inner, gate = self.input(x).chunk(2, dim=-1)
         inner = self.convolution(inner)
         steps, write, read, speed = self._select(inner)
-        return self._read_out(selective_scan(steps, inner, write, read, speed), inner, gate)
+        mixed = run_kernel(self.kernel_op, self.kernel, steps, inner, write, read, speed)
+        return self._read_out(mixed, inner, gate)
 
     def initial_state(self, batch_size: int) -> MambaState:
         """The states [batch, d_state, d_inner] and the convolution's last inputs."""
@@ -70,10 +87,10 @@ class Mamba(Mixer):
         return self.d_inner * self.d_state
 
     def flops(self, seq_len: int) -> int:
-        """Projections, the short convolution, and three multiply-adds a state: input, recurrence, read-out."""
+        """Projections, the short convolution, and the chunked scan."""
         linears = (self.input, self.select, self.time_step, self.output)
-        scan = 3 * self.d_inner * self.d_state
-        return 2 * seq_len * (multiply_adds(*linears) + scan) + self.convolution.flops(seq_len)
+        scan = selective_scan_flops(seq_len, self.d_inner, self.d_state)
+        return 2 * seq_len * multiply_adds(*linears) + self.convolution.flops(seq_len) + scan
 
     def _select(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[..., d_inner] -> time steps [..., d_inner], B and C [..., d_state], and A [d_state, d_inner]."""

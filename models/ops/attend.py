@@ -1,25 +1,28 @@
 """Softmax attention over all positions, the earlier ones, or a window of them."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, window: int | None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, window: int | None, sinks: Tensor | None = None) -> Tensor:
     """softmax(query key^T / sqrt(d_head)) value over the positions that are seen.
 
     Shapes: query [batch, n_heads, time, d_head], key and value [batch, n_kv_heads, time, d_head] -> query's. A position sees
-    itself and what is nearer than `window`: before it, and also after it when not `causal`.
+    itself and what is nearer than `window`: before it, and also after it when not `causal`. `sinks` [n_heads] are the logits of
+    one more position that everyone sees and whose value is zero.
     """
     time = query.shape[-2]
     if window is None or window >= time:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=_is_grouped(query, key))
+        return _softmax(query, key, value, sinks, causal=causal)
     if is_blocked(time, causal=causal, window=window):
-        return _attend_in_blocks(query, key, value, window)
+        return _attend_in_blocks(query, key, value, sinks, window=window)
     place = torch.arange(time, device=query.device)
     distance = place[:, None] - place
     seen = (distance.abs() < window) & ((distance >= 0) | (not causal))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=_is_grouped(query, key))
+    return _softmax(query, key, value, sinks, seen=seen)
 
 
 def is_blocked(time: int, *, causal: bool, window: int | None) -> bool:
@@ -27,11 +30,40 @@ def is_blocked(time: int, *, causal: bool, window: int | None) -> bool:
     return causal and window is not None and 2 * window < time
 
 
-def _is_grouped(query: Tensor, key: Tensor) -> bool:
-    return query.shape[1] != key.shape[1]
+def attend_flops(time: int, n_heads: int, d_head: int, *, causal: bool, window: int | None, has_sinks: bool = False) -> int:
+    """Forward operations: scores and values over every position that the chosen form multiplies, seen, masked or padding."""
+    if window is not None and is_blocked(time, causal=causal, window=window):
+        queries, keys = -(-time // window) * window, 2 * window + has_sinks
+    else:
+        is_shifted = has_sinks and causal and (window is None or window >= time)
+        queries, keys = time + is_shifted, time + has_sinks
+    return 4 * queries * keys * n_heads * (d_head + has_sinks)
 
 
-def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
+def _softmax(
+    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, *, causal: bool = False, seen: Tensor | None = None
+) -> Tensor:
+    """Attention over all keys, the earlier ones, or those `seen` [..., queries, keys]."""
+    is_grouped = query.shape[1] != key.shape[1]
+    if sinks is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=causal, enable_gqa=is_grouped)
+    # One more channel carries the sinks: they are in the queries, and one in the key of the sink alone, which comes first. The
+    # fused kernels know neither sinks nor masks that learn, and want queries, keys and values of one size.
+    d_head = query.shape[-1]
+    logits = (math.sqrt(d_head) * sinks).to(query.dtype)[:, None, None]
+    query = torch.cat((query, logits.expand(*query.shape[:-1], 1)), dim=-1)
+    key, value = F.pad(key, (0, 1, 1, 0)), F.pad(value, (0, 1, 1, 0))
+    key = key + F.pad(key.new_ones(1, 1), (d_head, 0, 0, key.shape[-2] - 1))
+    # The sink has no query, but to be causal all must be as far on as their keys.
+    query = F.pad(query, (0, 0, 1, 0)) if causal else query
+    seen = None if seen is None else F.pad(seen, (1, 0), value=True)
+    mixed = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=seen, is_causal=causal, enable_gqa=is_grouped, scale=1 / math.sqrt(d_head)
+    )
+    return mixed[..., int(causal) :, :d_head]
+
+
+def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, *, window: int) -> Tensor:
     """Causal attention in blocks of `window` positions, each of which sees its own block and the one before."""
     n_heads, time = query.shape[1:3]
     n_blocks = -(-time // window)
@@ -48,5 +80,6 @@ def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, window: int) ->
     distance = place[window:, None] - place
     seen = ((distance >= 0) & (distance < window)).repeat(n_blocks, 1, 1)
     seen[0, :, :window] = False  # nothing comes before the first block
-    mixed = F.scaled_dot_product_attention(blocks, with_previous(key), with_previous(value), attn_mask=seen.repeat(n_heads, 1, 1))
+    sinks = None if sinks is None else sinks.repeat_interleave(n_blocks)
+    mixed = _softmax(blocks, with_previous(key), with_previous(value), sinks, seen=seen.repeat(n_heads, 1, 1))
     return mixed.unflatten(1, (n_heads, n_blocks)).flatten(2, 3)[:, :, :time]

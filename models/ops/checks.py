@@ -23,3 +23,10 @@ def scaled(size_name: str, size: int, **factor: float) -> int:
     if product < 1 or abs(product - round(product)) > 1e-6:
         raise ValueError(f"{name} = {value} times {size_name} = {size} must be a whole number of at least 1, not {product:g}")
     return round(product)
+
+
+def above(minimum: float, **sizes: float) -> None:
+    """Refuse any size that is not above `minimum`, by name."""
+    for name, size in sizes.items():
+        if size <= minimum:
+            raise ValueError(f"{name} = {size} must be above {minimum}")

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from models.ops.chunk_states import corrected_before_each
 from models.ops.chunks import in_chunks, join_chunks
 from models.ops.precision import in_float32
 
@@ -38,20 +39,8 @@ def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, rate: Tensor, lo
     if time <= CHUNK:
         return join_chunks(scores @ written, time)
     to_end = (total[..., -1:, :] - total).exp() * key
-    states, updates = _through_chunks(written, erased, to_end, total[..., -1:, :].exp())
+    states, updates = corrected_before_each(written, erased, to_end, total[..., -1:, :].exp())
     return join_chunks(scores @ updates + (total.exp() * query) @ states, time)
-
-
-def _through_chunks(written: Tensor, erased: Tensor, to_end: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
-    """The state before each chunk [..., n_chunks, d_key, d_value], and what its positions write, U."""
-    state = torch.zeros_like(to_end[..., 0, :, :].mT @ written[..., 0, :, :])
-    states, updates = [], []
-    for write, erase, key, fade in zip(*(part.unbind(-3) for part in (written, erased, to_end, decay)), strict=True):
-        update = write - erase @ state
-        states.append(state)
-        updates.append(update)
-        state = fade * state + key.mT @ update
-    return torch.stack(states, dim=-3), torch.stack(updates, dim=-3)
 
 
 def gated_delta_rule_flops(time: int, d_key: int, d_value: int) -> int:
@@ -59,5 +48,5 @@ def gated_delta_rule_flops(time: int, d_key: int, d_value: int) -> int:
     chunk = min(CHUNK, time)
     n_chunks = -(-time // chunk)
     products = 2 * chunk**2 * (2 * d_key + d_value) + chunk**2 * (d_key + d_value)
-    states = 6 * chunk * d_key * d_value if n_chunks > 1 else 0
+    states = (6 * chunk + 2) * d_key * d_value if n_chunks > 1 else 0
     return n_chunks * (products + states)

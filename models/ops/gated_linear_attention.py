@@ -1,8 +1,8 @@
 """Linear attention with a decay for every key channel (Yang et al. 2023, arXiv 2312.06635), in chunks."""
 
-import torch
 from torch import Tensor
 
+from models.ops.chunk_states import decayed_before_each
 from models.ops.chunks import in_chunks, join_chunks
 from models.ops.precision import in_float32
 
@@ -30,21 +30,14 @@ def gated_linear_attention(query: Tensor, key: Tensor, value: Tensor, log_decay:
     mixed = scores @ value
     if time > CHUNK:
         added = (key * (end - total).exp()).mT @ value
-        mixed = mixed + (query * total.exp()) @ _before_each(added, end.mT.exp())
+        mixed = mixed + (query * total.exp()) @ decayed_before_each(added, end.mT.exp())
     return join_chunks(mixed, time)
-
-
-def _before_each(added: Tensor, decay: Tensor) -> Tensor:
-    """The decayed sum of what earlier chunks added: [..., n_chunks, d_key, d_value] and [..., n_chunks, d_key, 1]."""
-    states = [torch.zeros_like(added[..., 0, :, :])]
-    for more, fade in zip(added.unbind(-3)[:-1], decay.unbind(-3)[:-1], strict=True):
-        states.append(torch.addcmul(more, fade, states[-1]))
-    return torch.stack(states, dim=-3)
 
 
 def gated_linear_attention_flops(time: int, d_key: int, d_value: int) -> int:
     """Forward operations for one head, padding included."""
     chunk = min(CHUNK, time)
     n_chunks = -(-time // chunk)
-    states = 4 * n_chunks * chunk * d_key * d_value if n_chunks > 1 else 0
-    return 2 * n_chunks * chunk**2 * (d_key + d_value) + states
+    within = 2 * n_chunks * chunk**2 * (d_key + d_value)
+    states = (4 * n_chunks * chunk + 2 * (n_chunks - 1)) * d_key * d_value if n_chunks > 1 else 0
+    return within + states

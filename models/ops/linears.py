@@ -2,7 +2,14 @@
 
 from torch import nn
 
+from models.adapters import AdaptedLinear
+
 
 def multiply_adds(*linears: nn.Linear) -> int:
-    """Multiply-adds of the linears together, each applied once to one vector."""
-    return sum(linear.weight.numel() for linear in linears)
+    """Multiply-adds of the linears together, adapters included, each applied once to one vector."""
+    return sum(_multiply_adds(linear) for linear in linears)
+
+
+def _multiply_adds(linear: nn.Linear) -> int:
+    adapters = linear.adapters.parameters() if isinstance(linear, AdaptedLinear) else ()
+    return linear.weight.numel() + sum(weight.numel() for weight in adapters)

@@ -22,9 +22,9 @@ def fft_size(time: int) -> int:
 
 
 def long_convolution_flops(time: int) -> int:
-    """Forward operations for one channel: two real transforms of 2.5 n log2 n each, and the product between."""
+    """Forward operations for one channel: real transforms of input, filter and output, 2.5 n log2 n each, and the product."""
     size = fft_size(time)
-    return 5 * size * (size.bit_length() - 1) + 3 * size
+    return 15 * size * (size.bit_length() - 1) // 2 + 6 * (size // 2 + 1)
 
 
 @in_float32

@@ -4,15 +4,32 @@ import torch
 from torch import Tensor
 
 
-def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
-    """Rotate [..., time, d_head] by `positions` [time]; channel i pairs with channel i + d_head / 2.
+def rotate(x: Tensor, positions: Tensor, base: float, *, d_rope: int | None = None) -> Tensor:
+    """Rotate [..., time, d_head] by `positions` [time]; channel i pairs with channel i + d_rope / 2.
 
-    The pair i turns by position * base ** (-2 i / d_head). Angles are float32 whatever x is: bfloat16 cannot count past 256.
+    The first `d_rope` channels turn (None: all), the others pass: the pair i by position * base ** (-2 i / d_rope). Angles are
+    float32 whatever x is: bfloat16 cannot count past 256.
     """
-    half = x.shape[-1] // 2
+    size = x.shape[-1] if d_rope is None else d_rope
     exact = torch.promote_types(x.dtype, torch.float32)
-    frequencies = base ** (-torch.arange(half, device=x.device, dtype=exact) / half)
+    frequencies = base ** (-torch.arange(size // 2, device=x.device, dtype=exact) / (size // 2))
     angles = positions.to(exact)[:, None] * frequencies
     cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
+    first, second = x[..., :size].chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, first * sine + second * cosine, x[..., size:]), dim=-1)
+
+
+def rotated_channels(d_head: int, rope_base: float, rope_fraction: float = 1.0) -> int:
+    """How many channels of a head turn; a ValueError that names the option unless they make pairs."""
+    if rope_base <= 0:
+        raise ValueError(f"rope_base = {rope_base} must be positive, or null for no positions")
+    if not 0 < rope_fraction <= 1:
+        raise ValueError(f"rope_fraction = {rope_fraction} must be above 0 and at most 1")
+    d_rope = d_head * rope_fraction
+    if d_rope % 2:
+        share = "" if rope_fraction == 1 else f"rope_fraction = {rope_fraction} of "
+        raise ValueError(
+            f"{share}the head size = {d_head} must be an even number to be rotated, not {d_rope:g}: choose other heads, or "
+            "rope_base = null"
+        )
+    return round(d_rope)

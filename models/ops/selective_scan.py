@@ -26,6 +26,12 @@ def selective_scan(steps: Tensor, x: Tensor, write: Tensor, read: Tensor, speed:
     return mixed
 
 
+def selective_scan_flops(time: int, channels: int, states: int) -> int:
+    """Forward operations, padding included: at each position two steps, of a product and a multiply-add, and the read-out."""
+    n_chunks = -(-time // _chunk(time))
+    return (8 * n_chunks * _chunk(time) + 2 * (n_chunks - 1)) * channels * states
+
+
 class _SelectiveScan(torch.autograd.Function):
     """Keeps the state before each chunk alone; the backward pass computes the others again."""
 
@@ -78,9 +84,14 @@ class _SelectiveScan(torch.autograd.Function):
 def _rows(*sequences: Tensor) -> list[tuple[Tensor, ...]]:
     """Of each [batch, time, size]: the first position of all chunks, the second, ..., each [batch, chunks, 1, size]."""
     time = sequences[0].shape[-2]
-    chunk = math.isqrt(time - 1) + 1
+    chunk = _chunk(time)
     padded = (F.pad(part, (0, 0, 0, -time % chunk)) for part in sequences)
     return [part.unflatten(-2, (-1, chunk, 1)).unbind(-3) for part in padded]
+
+
+def _chunk(time: int) -> int:
+    """The positions of a chunk: the square root of all, rounded up."""
+    return math.isqrt(time - 1) + 1
 
 
 def _join(rows: list[Tensor], *, like: Tensor) -> Tensor:

@@ -27,11 +27,11 @@ class Data:
     def of(cls, spec: TrialSpec, seed: int, folder: Path | None) -> Data:
         """Draw the splits of a trial's setting, or read them from the folder."""
         device = resolve_device(spec.train.device)
-        task, setting = spec.setting.instance(), spec.setting
+        setting = spec.setting
         sizes: dict[Split, int] = {"train": setting.n_train, "validation": setting.n_validation, "test": setting.n_test}
 
         def batches(split: Split) -> EpochBatches:
-            examples = examples_of(task, sizes[split], seed, split, folder)
+            examples = examples_of(setting.instance(split), sizes[split], seed, split, folder)
             return EpochBatches(examples, spec.batch_size, seed=seed, device=device)
 
         return cls(batches("train"), batches("validation") if spec.mode == "clean" else None, batches("test"))

@@ -16,7 +16,8 @@ from search.mad.job import Execute, run
 from search.mad.running import run_trials
 from search.mad.scores import score
 from search.mad.spec import MODES, MadSpec
-from search.mad.task import TaskSpec, task_file, task_names
+from search.mad.suite import SUITE, task_file
+from search.mad.task import TaskSpec
 from search.mad.trial import Trial, TrialSpec
 from search.results import TrialLog
 
@@ -37,7 +38,7 @@ def benchmark(
         make_model_fn: `make_model_fn(task, vocab_size, max_length)` builds a fresh model for a task (`in-context-recall`, ..);
             it is called under the trial's seed, once a trial. For `compression` the model must return all `max_length` positions.
         model_id: names the results; give changed models another id, or another folder.
-        tasks: names, or names with what differs from `configs/tasks/`; all six, if None.
+        tasks: names, or names with what differs from `configs/tasks/`; the suite's six, if None.
         mode: `mad` for the reference's metric and model selection, `clean` for held-out ones.
         out: the run's folder, where an interrupted call goes on; a temporary one if None.
         execute: `launch.mad_sweep.execute` runs the trials on Ray; None runs them in this process.
@@ -50,12 +51,12 @@ def benchmark(
         ConfigError: on keys or tasks that are not known.
         RuntimeError: if every trial failed; if some did, there is a warning.
     """
-    raw = {"mode": mode, "architectures": {model_id: None}, "tasks": tasks or task_names(), **keys}
+    raw = {"mode": mode, "architectures": {model_id: None}, "tasks": tasks or SUITE, **keys}
     spec = validate(MadSpec, raw, "benchmark")
 
     def make_model(trial: Trial) -> nn.Module:
-        task = trial.spec.setting.instance()
-        return make_model_fn(trial.task, task.vocab_size, task.seq_len)
+        setting = trial.spec.setting
+        return make_model_fn(trial.task, setting.instance().vocab_size, setting.max_length)
 
     with tempfile.TemporaryDirectory(prefix="mixrack-") as temporary:
         folder = Path(temporary if out is None else out)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table
 
 from models.cost import RackCost
 from search.mad.scores import Scores
+from search.pictures import picture
 from search.progress import duration, make_console
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def print_scores(scores: Scores, costs: Mapping[str, RackCost], out: Path) -> None:
@@ -71,8 +73,7 @@ def save_picture(scores: Scores, path: Path) -> None:
     """Scores as bars, and how each architecture learned the baseline of each task."""
     spec = scores.spec
     names, tasks = list(spec.architectures), list(spec.tasks)
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(max(7.0, 3.2 * len(tasks)), 5.6), layout="constrained")
+    with picture(path, max(7.0, 3.2 * len(tasks)), 5.6) as figure:
         grid = figure.add_gridspec(2, len(tasks), height_ratios=(1.0, 1.1))
         _draw_bars(figure.add_subplot(grid[0, :]), scores)
         axes = [figure.add_subplot(grid[1, column]) for column in range(len(tasks))]
@@ -83,9 +84,6 @@ def save_picture(scores: Scores, path: Path) -> None:
         # An entry takes about 0.06 inches a letter, and 0.7 for its line and the gap.
         n_columns = max(1, int(figure.get_figwidth() / (0.06 * max(map(len, names)) + 0.7)))
         figure.legend(handles, labels, loc="outside upper center", ncols=n_columns, frameon=False)
-        unfinished = path.with_name(f".{path.name}")
-        figure.savefig(unfinished, dpi=130, format="png")
-        unfinished.replace(path)
 
 
 def _color(scores: Scores, architecture: str) -> str:

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from configs import Problems, Spec
+from configs import ConfigError, Problems, Spec
 from configs.merge import merge
 from models import BackboneSpec
 from models.layers import LISTED
+from search.mad.racks import backbone_in
+from search.mad.suite import expand_tasks, select
 from search.mad.sweep import SweepSpec, WorkerSpec
-from search.mad.task import TaskSpec, expand_tasks, select
+from search.mad.task import TaskSpec
 from search.mad.trial import Trial, TrialSpec, rack_for
 from search.member import TrainSpec
 
@@ -34,10 +36,11 @@ MODES: dict[str, dict[str, Any]] = {
 class MadSpec(Spec):
     """One run of the MAD suite.
 
-    `architectures` maps names to backbones; a list of layers is short for `{layers: [...]}`, and `d_model` (128, if not given) is
-    handed down to those that give none. `tasks` is a list of names, or a mapping from names to what differs from
-    `configs/tasks/<name>.yaml`; `only` picks some of them. `changes` keeps, in every task, `all` difficulty changes, `none`
-    (baselines alone), or those listed. `mode` fills in seeds, stop rule and model selection (`MODES`).
+    `architectures` maps names to backbones; a list of layers is short for `{layers: [...]}`, a text for the stacks of a rack file
+    (`search.mad.racks`), and `d_model` (128, if not given) is handed down to those that give none. `tasks` is a list of names, or
+    a mapping from names to what differs from `configs/tasks/<name>.yaml`; `only` picks some of them. `changes` keeps, in every
+    task, `all` difficulty changes, `none` (baselines alone), or those listed. `mode` fills in seeds, stop rule and the selection
+    of models (`MODES`).
 
     Up to `pack_size` trials that differ in rate, decay and seed alone are trained as one; `packing: auto` does so on a GPU, where
     it pays. A pack gives what separate trials give, but for the masks of dropout. `data_folder` keeps data sets between runs,
@@ -74,7 +77,7 @@ class MadSpec(Spec):
             raw["tasks"] = select(raw["tasks"], only, problems)
             raw["tasks"] = expand_tasks(raw["tasks"], changes, problems)
         if isinstance(raw.get("architectures"), dict):
-            raw["architectures"] = {str(name): _backbone(value, d_model) for name, value in raw["architectures"].items()}
+            raw["architectures"] = _expand_architectures(raw["architectures"], d_model, problems)
         return raw
 
     @model_validator(mode="after")
@@ -132,10 +135,19 @@ class MadSpec(Spec):
                     yield Trial(architecture, task_name, change, spec)
 
 
-def _backbone(value: Any, d_model: Any) -> Any:
-    if isinstance(value, list | tuple):
-        value = {LISTED: value}
-    return {"d_model": d_model, **value} if isinstance(value, dict) else value
+def _expand_architectures(raw: dict[Any, Any], d_model: Any, problems: Problems) -> dict[str, Any]:
+    expanded: dict[str, Any] = {}
+    for name, given in raw.items():
+        value = {LISTED: given} if isinstance(given, list | tuple) else given
+        if isinstance(value, str) or (isinstance(value, dict) and "rack" in value):
+            try:
+                value = backbone_in(value)
+            except ConfigError as error:
+                for line in str(error).splitlines():
+                    problems.add(("architectures", str(name)), line)
+                value = None
+        expanded[str(name)] = {"d_model": d_model, **value} if isinstance(value, dict) else value
+    return expanded
 
 
 def _model(architecture: str, backbone: BackboneSpec | None, setting: TaskSpec) -> dict[str, Any]:

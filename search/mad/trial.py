@@ -64,10 +64,10 @@ class Trial:
 def rack_for(backbone: BackboneSpec, setting: TaskSpec) -> RackSpec:
     """The backbone with the embedding and head that the task needs, as the suite defines them.
 
-    Untied, with biases; the autoencoder's linears start from N(0, 0.02), as the reference's do.
+    Untied, with biases, and as long as the longest split; the autoencoder's linears start from N(0, 0.02), as the reference's do.
     """
     task = setting.instance()
     head = {"kind": task.read_out, "bias": True}
-    init_std = 0.02 if task.read_out == "autoencoder" and backbone.init_std is None else backbone.init_std
-    sizes = {"vocab_size": task.vocab_size, "max_length": task.seq_len, "head": head, "init_std": init_std}
+    init = {"init": {"kind": "normal", "std": 0.02}} if task.read_out == "autoencoder" and backbone.init is None else {}
+    sizes = {"vocab_size": task.vocab_size, "max_length": setting.max_length, "head": head, **init}
     return RackSpec.model_validate({**backbone.to_dict(), **sizes})

@@ -6,19 +6,20 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table
 
+from search.pictures import picture
 from search.pipeline.spec import PipelineSpec
-from search.placement.report import draw_placements, save
+from search.placement.report import draw_placements
 from search.placement.results import PlacementResults, Scored
 from search.progress import make_console
 from search.retrain import Trained
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,12 @@ def _numbers(row: Row, tasks: Sequence[str]) -> list[str]:
 
 def save_picture(rows: Sequence[Row], found: PlacementResults, path: Path) -> None:
     """Left, who stands where; right, what it came to: test loss against cost."""
-    mpl.use("agg")
     ranked = [row for row in rows if not row.trained.error]
-    figure = Figure(figsize=(13, 1.6 + 0.34 * len(ranked)), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    labelled = [(f"{row.budget}: {row.name}  {row.trained.loss:.3f}", row.scored) for row in ranked]
-    draw_placements(left, labelled, found)
-    _draw_losses(right, ranked, found.cost_axis)
-    save(figure, path)
+    with picture(path, 13, 1.6 + 0.34 * len(ranked)) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        labelled = [(f"{row.budget}: {row.name}  {row.trained.loss:.3f}", row.scored) for row in ranked]
+        draw_placements(left, labelled, found)
+        _draw_losses(right, ranked, found.cost_axis)
 
 
 def _draw_losses(axis: Axes, rows: Sequence[Row], cost_axis: tuple[str, str]) -> None:

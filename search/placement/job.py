@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from configs import ConfigError
+from configs import ConfigError, load
 from models import Supernet
 from search.backend import Backend
 from search.budget import Budget
@@ -32,7 +31,7 @@ def run(spec: PlacementSpec, out: Path, backend: Backend) -> int:
     supernet = load_supernet(folder)
     if not isinstance(supernet, Supernet):
         raise ConfigError(f"{folder}: holds a rack without choices: there is nothing to place")
-    trained = SupernetSpec.model_validate(json.loads((folder / "spec.json").read_text(encoding="utf-8")))
+    trained = load(SupernetSpec, folder / "spec.json")
     check_strategies(spec, supernet.space)
     check_data(trained, spec)
     with run_folder(out, spec):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from rich.markup import escape
 from rich.table import Table
 
+from search.pictures import picture
 from search.placement.results import BudgetResult, PlacementResults, Scored
 from search.progress import duration, make_console
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def print_results(results: PlacementResults, out: Path) -> None:
@@ -67,29 +67,19 @@ def _print_importance(results: PlacementResults) -> None:
 
 def save_pictures(results: PlacementResults, out: Path) -> None:
     """`placements.png`: who stands where, by budget; `search.png`: score against cost, and how the rounds went."""
-    mpl.use("agg")
     rows = [
         (f"{result.text}: {name}  {scored.score:.3f}", scored) for result in results.budgets for name, scored in _shown(result)
     ]
-    figure = Figure(figsize=(2.5 + 0.45 * len(results.slots), 1.2 + 0.32 * len(rows)), layout="constrained")
-    draw_placements(figure.subplots(), rows, results)
-    save(figure, out / "placements.png")
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _draw_front(left, results)
-    _draw_rounds(right, results)
-    save(figure, out / "search.png")
+    with picture(out / "placements.png", 2.5 + 0.45 * len(results.slots), 1.2 + 0.32 * len(rows)) as figure:
+        draw_placements(figure.subplots(), rows, results)
+    with picture(out / "search.png", 12, 4.5) as figure:
+        left, right = figure.subplots(1, 2)
+        _draw_front(left, results)
+        _draw_rounds(right, results)
 
 
 def _shown(result: BudgetResult) -> list[tuple[str, Scored]]:
     return [("search", result.best), *((name, scored) for name, scored in result.rivals.items() if scored.is_admitted)]
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a picture whole or not at all."""
-    unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=130, format="png")
-    unfinished.replace(path)
 
 
 def draw_placements(axis: Axes, rows: Sequence[tuple[str, Scored]], results: PlacementResults) -> None:
@@ -104,8 +94,9 @@ def draw_placements(axis: Axes, rows: Sequence[tuple[str, Scored]], results: Pla
     axis.set_frame_on(False)
     axis.tick_params(length=0)
     used = [name for name in colors if any(name in scored.placement for _, scored in rows)]
-    handles = [Patch(color=colors[name], label=name) for name in used]
-    axis.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(used), frameon=False, fontsize=8)
+    for name in used:
+        axis.bar(0, 0, color=colors[name], label=name)  # an entry of the legend, and nothing to see
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(used), frameon=False, fontsize=8)
 
 
 def _draw_front(axis: Axes, results: PlacementResults) -> None:

@@ -25,7 +25,7 @@ class Evaluation:
     """What `train` takes as `evaluate`: the metrics of fixed batches, each [1], averaged over the tasks by their shares.
 
     `loss` and `accuracy` are of the main placement, `loss.<task>` and `accuracy.<task>` of one task; `sampled_loss` and
-    `sampled_accuracy` are the mean over the fixed draws.
+    `sampled_accuracy` are the mean over the fixed draws. What parts of the main placement report is there by its own name.
     """
 
     def __init__(self, batches: Mapping[str, Sequence[Batch]], shares: Mapping[str, float], sampled: Sequence[Placement]) -> None:
@@ -63,7 +63,7 @@ class Evaluation:
         return losses
 
     def _mean(self, found: Mapping[str, Metrics]) -> Metrics:
-        return {name: sum(self.shares[task] * found[task][name] for task in found) for name in metrics.NAMES}  # type: ignore[misc]
+        return {name: sum(self.shares[task] * found[task][name] for task in found) for name in next(iter(found.values()))}  # type: ignore[misc]
 
 
 def sampled_placements(spec: SupernetSpec) -> list[Placement]:

@@ -132,7 +132,7 @@ def train_here(
         raise KeyboardInterrupt
     if report.first is None:  # the last step was done before a kill
         check_data(member.notes, mixture, out / CHECKPOINT)
-    save_weights(out, model, {"spec": spec.to_dict(), "step": member.step}, ranks)
+    save_weights(out, model, {"spec": spec.saved(), "step": member.step}, ranks)
     if ranks.is_main:
         write_results(spec, out, member, mixture.fingerprint(batches), ranks.n_ranks)
         (out / CHECKPOINT).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models import Supernet
+from models.auxiliary import collecting
 from models.placement import Placement, Slot, placement_text
 from search.devices import autocast
 from search.member import Member
@@ -30,6 +31,9 @@ class SupernetStep:
 
     The placements are a function of (seed, step), so all ranks and micro-batches have the same. Parameters that none of them
     uses have no gradient. How often each slot had which name is counted in the member's notes.
+
+    Losses that parts report are those of a micro-batch on one rank, and count by its rows: means over positions add up to that
+    of the whole batch, but experts are balanced among the positions that are computed together.
     """
 
     def __init__(self, spec: SupernetSpec, ranks: Ranks, teacher: Teacher | None = None) -> None:
@@ -37,7 +41,7 @@ class SupernetStep:
         self.sampler = spec.make_sampler()
 
     def __call__(self, pack: Pack, running: Sequence[Member], step: int) -> Tensor:
-        """The loss [1] of the whole batch, averaged over the step's placements."""
+        """The loss [1] of the whole batch, averaged over the step's placements; what parts report is not counted in."""
         del pack
         (member,), spec = running, self.spec
         placements = ONLY
@@ -57,19 +61,19 @@ class SupernetStep:
     def _backward(self, model: Supernet, batch: WeightedBatch, placements: Sequence[Placement]) -> Tensor:
         """Add up the gradients of the placements on a micro-batch; its part of the loss, detached."""
         precision, device = self.spec.train.precision, batch.inputs.device
-        seen, losses = None, []
+        seen, losses, share = None, [], len(batch.inputs) / self.spec.data.batch_size
         if self.teacher is not None:
             with autocast(device, precision):
                 seen = self.teacher.look(batch.inputs)
         for placement in placements:
             model.activate(placement)
-            with autocast(device, precision):
+            with autocast(device, precision), collecting() as found:
                 outputs = self.teacher.run(model, batch.inputs) if self.teacher else Outputs(model(batch.inputs))
             loss = weighted_loss(outputs.logits, batch)
             if self.teacher is not None and seen is not None:
                 loss = self.teacher.mix(loss, outputs, seen, batch.weights)
             loss = loss / len(placements)
-            loss.backward()
+            found.added_to(loss, share=share / len(placements)).backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 

@@ -34,6 +34,7 @@ def load_supernet(out: Path, device: torch.device | None = None) -> Supernet | R
         raise ConfigError(f"{out}: no finished supernet run is there ({WEIGHTS} is missing)")
     device = device or torch.device("cpu")
     tensors, state = checkpoint.load(path, device)
-    model = Supernet(RackSpec.model_validate(state["spec"]["rack"])).to(device)
+    spec = state["spec"]
+    model = Supernet(RackSpec.model_validate({**spec["rack"], "spec_version": spec.get("spec_version", 1)})).to(device)
     checkpoint.load_weights(model.rack, tensors)
     return (model if model.slots else model.rack).eval()

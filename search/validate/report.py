@@ -5,13 +5,11 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table
 
 from models import placement_text
-from search.placement.report import save
+from search.pictures import picture
 from search.progress import make_console
 from search.validate.spec import ValidateSpec
 from search.validate.truth import Truth
@@ -60,22 +58,20 @@ def _strategies(truth: Truth) -> Table:
 
 def save_picture(truth: Truth, path: Path) -> None:
     """A point a placement and supernet, its score against what it came to on its own."""
-    mpl.use("agg")
-    figure = Figure(figsize=(6.5, 5), layout="constrained")
-    axis = figure.subplots()
-    errors = [truth.trained[placement].standard_error or 0.0 for placement in truth.losses]
-    for number, (scores, tau) in enumerate(zip(truth.scores, truth.taus, strict=True)):
-        axis.errorbar(
-            list(truth.losses.values()),
-            [scores[placement] for placement in truth.losses],
-            xerr=errors,
-            fmt="o",
-            markersize=4,
-            linewidth=0.7,
-            color=f"C{number % 10}",
-            label=f"supernet {number}: tau {tau:.2f}",
-        )
-    axis.set_xlabel("stand-alone test loss, nats (mean over seeds)")
-    axis.set_ylabel("score by the supernet, higher is better")
-    axis.legend(frameon=False)
-    save(figure, path)
+    with picture(path, 6.5, 5) as figure:
+        axis = figure.subplots()
+        errors = [truth.trained[placement].standard_error or 0.0 for placement in truth.losses]
+        for number, (scores, tau) in enumerate(zip(truth.scores, truth.taus, strict=True)):
+            axis.errorbar(
+                list(truth.losses.values()),
+                [scores[placement] for placement in truth.losses],
+                xerr=errors,
+                fmt="o",
+                markersize=4,
+                linewidth=0.7,
+                color=f"C{number % 10}",
+                label=f"supernet {number}: tau {tau:.2f}",
+            )
+        axis.set_xlabel("stand-alone test loss, nats (mean over seeds)")
+        axis.set_ylabel("score by the supernet, higher is better")
+        axis.legend(frameon=False)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from scipy.stats import kendalltau
-
 from models import Placement, placement_text
 from search.retrain import Trained
 
@@ -118,4 +116,6 @@ class Truth:
 
 
 def _tau(first: Sequence[float], second: Sequence[float]) -> float:
+    from scipy.stats import kendalltau  # noqa: PLC0415 - a second to import: here, `check` does not wait for it
+
     return float(kendalltau(first, second).statistic)

@@ -6,6 +6,7 @@ import pytest
 
 from configs import ConfigError, Spec, load, read_yaml
 from configs.load import apply_override, parse_override
+from models import RackSpec
 
 
 class Anything(Spec):
@@ -196,3 +197,40 @@ def test_load_applies_overrides_in_order_and_then_validates(write):
     assert spec == Anything(value=0.0005, items=((1, 2), (7,)), name="y")
     with pytest.raises(ConfigError, match=rf"{path}: value: .*\(got 'oops'\)"):
         load(Anything, path)
+
+
+RACK = """
+vocab_size: 8
+d_model: 16
+stacks:
+  - pattern: [[fast, fast], full]
+    blocks:
+      fast: {mixer: {kind: linear_attention, n_heads: 2}}
+      full: {mixer: {kind: attention, n_heads: 2}}
+  - n_blocks: 2
+    block: {mixer: {kind: attention, n_heads: 2}}
+"""
+
+
+def test_overrides_reach_lists_of_lists_and_list_items_of_a_rack(write):
+    overrides = ["stacks[0].pattern[0][1]=full", "stacks[1].block.mixer.n_heads=8", "stacks[-1].n_blocks=1", "lr_scale=5e-1"]
+    rack = load(RackSpec, write(RACK), overrides)
+    blocks = [block for stack in rack.stacks for block in stack.expanded()]
+    assert [block.mixer.kind for block in blocks] == ["linear_attention", "attention", "attention", "attention"]
+    assert blocks[-1].mixer.n_heads == 8
+    assert rack.lr_scale == 0.5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stacks[0].pattern[0][2]=full", r"\[2\] does not exist, there is a list of 2"),
+        ("stacks[0].pattern[0][1]=fulll", r"stacks\[0\].pattern: 'fulll' is not in blocks; did you mean 'full'"),
+        ("stacks[1].block.mixer.n_heads=3", r"stacks\[1\].block.mixer: n_heads = 3 must divide d_model = 16"),
+        ("stacks[1].block.mixer.n_hedas=4", r"stacks\[1\].block.mixer.n_hedas: unknown key .*did you mean 'n_heads'"),
+        ("stacks[1].block={n_heads: 1, n_heads: 2}", "the key 'n_heads' is given twice"),
+    ],
+)
+def test_what_an_override_of_a_rack_breaks_is_told_at_its_place(write, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(RackSpec, write(RACK), [override])

@@ -1,5 +1,6 @@
 """Specs: closed, frozen, hashed by content, and all that is wrong with one said at once."""
 
+import json
 import os
 import subprocess
 import sys
@@ -279,3 +280,18 @@ def test_a_misspelt_required_key_is_one_message():
     raw = {"vocab_size": 16, "d_modle": 128, "layers": ["attention", "swiglu"]}
     assert messages(RackSpec, raw)[0].startswith("file: d_modle: unknown key 'd_modle'; did you mean 'd_model'?")
     assert len(messages(RackSpec, raw)) == 1
+
+
+def test_a_saved_spec_says_its_version_and_a_newer_one_is_refused(tmp_path):
+    spec = load(MadSpec, ROOT / "configs" / "mad_quick.yaml")
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec.saved()))
+    assert '"spec_version": 2' in path.read_text()
+    assert load(MadSpec, path) == spec
+    unmarked = {name: value for name, value in spec.saved().items() if name != "spec_version"}
+    path.write_text(json.dumps(unmarked))
+    assert load(MadSpec, path) == spec
+    for version in (3, 0, "new"):
+        path.write_text(json.dumps({**unmarked, "spec_version": version}))
+        with pytest.raises(ConfigError, match=rf"spec_version: saved in version {version} of the format, but .* up to 2"):
+            load(MadSpec, path)

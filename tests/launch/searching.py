@@ -1,5 +1,6 @@
 """A search on Ray in a process of its own, to be interrupted: `python -m tests.launch.searching FOLDER SECONDS_A_SHARD`."""
 
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from tests.launch.scorers import PLACEMENTS, make_scorer, workers
 
 
 def main(folder: Path, seconds: float) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     with TuneScorer(partial(make_scorer, folder, seconds), folder, workers(), "cpu") as scorer:
         evaluate = Evaluator(scorer, n_batches=2, shares={"task": 1.0}, key="key", log=ScoreLog(folder / "scores.jsonl"))
         for start in range(0, len(PLACEMENTS), 3):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from models import CHANNEL_MIXERS, NORMS
 from models.channel_mixers.moe import MoE
 from models.mixer import ChannelMixer
-from tests.models.cases import CHANNEL_MIXER_CASES, D_MODEL, build, gradients, noise, packed_equals_separate
+from tests.models.cases import CHANNEL_MIXER_CASES, D_MODEL, IDLE, build, gradients, noise, packed_equals_separate
 
 each_mixer = pytest.mark.parametrize("options", CHANNEL_MIXER_CASES.values(), ids=CHANNEL_MIXER_CASES)
 each_norm = pytest.mark.parametrize("kind", NORMS)
@@ -18,13 +18,29 @@ each_norm = pytest.mark.parametrize("kind", NORMS)
 def test_any_leading_shape(options, shape):
     mixer = build(CHANNEL_MIXERS, options)
     assert isinstance(mixer, ChannelMixer)
+    shape = (2, 17) if mixer.has_step else shape  # it looks along the time
     assert mixer(noise(*shape, D_MODEL)).shape == (*shape, D_MODEL)
 
 
 @each_mixer
-def test_positions_do_not_mix(options):
+def test_positions_do_not_mix_but_with_the_one_before_if_told(options):
     mixer, x = build(CHANNEL_MIXERS, options), noise(2, 17, D_MODEL)
-    torch.testing.assert_close(mixer(x)[:, 5:6], mixer(x[:, 5:6]), rtol=1e-5, atol=1e-5)
+    first = 4 if mixer.has_step else 5
+    torch.testing.assert_close(mixer(x)[:, 5:6], mixer(x[:, first:6])[:, -1:], rtol=1e-5, atol=1e-5)
+
+
+@each_mixer
+def test_stepping_gives_what_forward_gives(options):
+    mixer, x = build(CHANNEL_MIXERS, options), noise(2, 17, D_MODEL)
+    if not mixer.has_step:
+        with pytest.raises(NotImplementedError, match=type(mixer).__name__):
+            mixer.initial_state(2)
+        return
+    state, outputs = mixer.initial_state(2), []
+    for position in x.unbind(1):
+        output, state = mixer.step(position, state)
+        outputs.append(output)
+    torch.testing.assert_close(torch.stack(outputs, 1), mixer(x), rtol=1e-5, atol=1e-5)
 
 
 @each_mixer
@@ -54,7 +70,8 @@ def test_builds_without_memory_and_runs_under_autocast(options):
 def test_flops_are_linear_in_time(options):
     mixer = build(CHANNEL_MIXERS, options)
     assert type(mixer.flops(10)) is int
-    assert mixer.flops(10) == 10 * mixer.flops(1) > 0
+    assert mixer.flops(10) == 10 * mixer.flops(1)
+    assert (mixer.flops(1) > 0) == (options["kind"] not in IDLE)
 
 
 @pytest.mark.parametrize("n_active", [2, 3, 4])

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from configs import ConfigError
+from configs.load import validate
+from models import RackSpec
 from models.layers import LAYERS, layer, layer_names
-from models.ops.long_convolution import long_convolution_flops
+from tests.models.flops import counted
 
 SIZES = {  # parameters, state at 128 positions (channel mixers: None)
     "attention": (66_048, 32_768),
@@ -19,24 +20,36 @@ SIZES = {  # parameters, state at 128 positions (channel mixers: None)
     "mh-gated-linear-attention": (86_160, 2_048),
     "gated-delta-net": (83_842, 16_384),
     "mh-gated-delta-net": (85_536, 2_048),
+    "delta-net": (67_328, 16_384),
+    "mh-delta-net": (68_112, 2_048),
+    "kimi-delta-attention": (75_649, 16_384),
+    "mh-kimi-delta-attention": (76_440, 2_048),
+    "kernel-attention": (65_536, 2_048),
+    "mh-kernel-attention": (65_536, 2_048),
+    "mla": (54_304, 128 * (32 + 8)),
+    "retention": (82_048, 16_384),
+    "mh-retention": (81_936, 2_048),
+    "rwkv6-time-mixer": (140_544, 2_048),
+    "rwkv7-time-mixer": (91_776, 2_048),
     "hyena": (124_348, 2_048),
     "mh-hyena": (30_862, 2_048),
+    "hyena-experts": (57_464, 2_048),
     "mamba": (107_264, 1_024),
+    "mamba2": (103_000, 1_024),
     "mlp": (131_072, None),
     "swiglu": (135_168, None),
     "moe-mlp": (50_176, None),
+    "rwkv-channel-mixer": (147_712, None),
 }
-# The counter sees matrix products alone, not transforms.
-UNSEEN = {"hyena": 512 * long_convolution_flops(128)}
 
 
 def build_layer(name):
-    registry, value = layer(name)
-    return registry.build(registry.part(value), d_model=128, max_length=128)
+    (block,) = RackSpec(d_model=128, vocab_size=1, max_length=128, layers=[name]).build().blocks()
+    return block.mixer or block.mlp
 
 
-def test_every_layer_is_listed():
-    assert set(layer_names()) == set(SIZES)
+def test_every_layer_of_the_suite_is_there():
+    assert set(SIZES) <= set(layer_names())
 
 
 @pytest.mark.parametrize("name", layer_names())
@@ -55,9 +68,53 @@ def test_sizes(name):
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_flops_are_what_torch_counts(name):
+def test_flops_are_what_runs(name):
     with torch.device("meta"):
-        module, x = build_layer(name), torch.empty(2, 128, 128)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        module(x)
-    assert counter.get_total_flops() / 2 == pytest.approx(module.flops(128) - UNSEEN.get(name, 0), rel=0.1)
+        module = build_layer(name)
+    for time in (1, 20, 97, 128):
+        assert module.flops(time) == pytest.approx(counted(module, torch.empty(1, time, 128, device="meta"))), time
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("swiglu", layer("swiglu")[1]),
+        ("gated_delta_net(n_heads=4)", {**layer("gated-delta-net")[1], "n_heads": 4}),
+        (" mh-attention ( window = 8 , d_conv=4 ) ", {**layer("mh-attention")[1], "window": 8, "d_conv": 4}),
+        ("mlp(d_ff=5e+2)", {**layer("mlp")[1], "d_ff": 500.0}),
+        ("moe", {"kind": "moe"}),
+        ("moe(n_experts=4, n_active=2,)", {"kind": "moe", "n_experts": 4, "n_active": 2}),
+        (
+            "stochastic(main=a, mixers={a: {kind: mlp, d_ff: 8}, b: {kind: mlp, d_ff: 16}})",
+            {"kind": "stochastic", "main": "a", "mixers": {"a": {"kind": "mlp", "d_ff": 8}, "b": {"kind": "mlp", "d_ff": 16}}},
+        ),
+    ],
+)
+def test_a_layer_in_words_is_the_layer_in_full(text, part):
+    assert layer(text) == (layer(part)[0], part)
+
+
+def test_a_name_with_options_changes_no_other_layer():
+    layer("attention(n_heads=4)")
+    assert layer("attention")[1]["n_heads"] == 1
+
+
+def test_layers_in_words_in_a_rack():
+    rack = RackSpec(d_model=16, vocab_size=8, layers=["attention(n_heads=2, window=4)", "mlp(d_ff=8)"])
+    assert rack == RackSpec(
+        d_model=16, vocab_size=8, layers=[{**layer("attention")[1], "n_heads": 2, "window": 4}, {**layer("mlp")[1], "d_ff": 8}]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("atention(n_heads=2)", "layers[0]: unknown layer 'atention'; did you mean 'attention'?"),
+        ("attention(n_hedas=2)", "layers[0].n_hedas: unknown key 'n_hedas'; did you mean 'n_heads'?"),
+        ("attention(n_heads=3)", "layers[0]: n_heads = 3 must divide d_model = 16"),
+    ],
+)
+def test_what_is_wrong_with_a_layer_in_words_is_told(text, message):
+    with pytest.raises(ConfigError) as caught:
+        validate(RackSpec, {"d_model": 16, "vocab_size": 8, "layers": [text]}, "rack")
+    assert str(caught.value).startswith(f"rack: {message}")

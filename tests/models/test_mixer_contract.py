@@ -5,7 +5,7 @@ import torch
 
 from models import MIXERS
 from models.mixer import Mixer
-from tests.models.cases import D_MODEL, MIXER_CASES, build, gradients, noise, packed_equals_separate
+from tests.models.cases import D_MODEL, IDLE, MIXER_CASES, build, gradients, noise, packed_equals_separate
 
 LENGTHS = (1, 2, 17, 65)
 
@@ -37,7 +37,8 @@ def test_the_past_is_used(options):
     mixer, x = build(MIXERS, options), noise(2, 65, D_MODEL)
     changed = x.clone()
     changed[:, 62] += 1
-    assert (mixer(x)[:, 64] - mixer(changed)[:, 64]).abs().amax() > 1e-7
+    is_used = (mixer(x)[:, 64] - mixer(changed)[:, 64]).abs().amax() > 1e-7
+    assert is_used == (options["kind"] not in IDLE)
 
 
 @each_mixer
@@ -86,9 +87,9 @@ def test_costs_are_whole_numbers(options):
     mixer = build(MIXERS, options)
     for value in (mixer.state_size(65), mixer.flops(65)):
         assert type(value) is int
-        assert value > 0
+        assert (value > 0) == (options["kind"] not in IDLE)
     assert mixer.state_size(65) >= mixer.state_size(17)
-    assert mixer.flops(65) > mixer.flops(17)
+    assert mixer.flops(65) > mixer.flops(17) or options["kind"] in IDLE
 
 
 @each_mixer

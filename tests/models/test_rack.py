@@ -224,3 +224,23 @@ def test_a_rack_is_saved_by_torch_as_well():
     first, second = of_block(seed=1), of_block(seed=2)
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(TOKENS), second(TOKENS))
+
+
+@pytest.mark.parametrize("head", ["language_model", "autoencoder"])
+def test_a_narrow_residual_stream_changes_rounding_alone(head):
+    keys = {"layers": ["mh-attention", "swiglu", "mamba"], "d_model": 128, "max_length": 12, "head": head}
+    wide, narrow = built(**keys), built(**keys, residual_dtype="bfloat16")
+    types = []
+    narrow.blocks()[1].register_forward_pre_hook(lambda _, inputs: types.append(inputs[0].dtype))
+    tokens = torch.arange(24).view(2, 12) % 5
+    logits = narrow(tokens)
+    assert types == [torch.bfloat16]
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, wide(tokens))
+    torch.testing.assert_close(logits, wide(tokens), rtol=0.05, atol=0.02)
+    if head == "language_model":
+        state, stepped = narrow.initial_state(2), []
+        for position in tokens.unbind(1):
+            step, state = narrow.step(position, state)
+            stepped.append(step)
+        torch.testing.assert_close(torch.stack(stepped, 1), logits, rtol=0.05, atol=0.02)

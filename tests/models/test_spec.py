@@ -300,11 +300,17 @@ def test_short_forms_are_gone_from_a_saved_spec():
         "kind": "attention",
         "n_heads": 16,
         "n_kv_heads": None,
+        "d_head": None,
         "window": None,
         "causal": True,
         "rope_base": 10000.0,
-        "bias": True,
+        "rope_fraction": 1.0,
         "d_conv": 0,
+        "qk_norm": False,
+        "sinks": False,
+        "output_gate": False,
+        "kernel": "auto",
+        "parameters": {"*": {"bias": True}},
     }
     assert block["mlp_norm"] == {"kind": "layernorm", "eps": 1e-5, "bias": True}
 

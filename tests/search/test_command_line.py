@@ -1,5 +1,6 @@
 """The commands: every shipped file is right, and a mistake is one message and exit status 2."""
 
+import argparse
 import os
 import re
 import runpy
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from search.cli import OVERRIDE, add_mad, mad_spec
 from search.describe import read_spec
 from search.mad import job
 
@@ -93,6 +95,16 @@ def test_check_says_of_each_wrong_file_what_is_wrong(tmp_path, run):
         ),
         (["mad", "no/such/file.yaml"], "no/such/file.yaml: cannot be read: No such file"),
         (["mad", "--preset", "quick", "--layers", "mh-atention"], "did you mean 'mh-attention'"),
+        (
+            ["mad", "--layers", "attention(n_heads=4"],
+            r"layers\[0\]: .*, character 10: this '\(' is not closed",
+        ),
+        (
+            ["mad", "--layers", "swiglu", "attention(n_head=4)"],
+            r"layers\[1\]\.n_head: .*did you mean 'n_heads'",
+        ),
+        (["mad", "--racks", "configs/hybrid.yaml", "hybrid.yaml"], "two architectures are called 'hybrid'"),
+        (["mad", "--racks", str(ROOT / "configs/space.yaml")], "this is a space, 6 choices are open"),
         (["mad", "--preset", "quick", "lrs[7]=1"], "does not exist"),
         (["mad", "a.yaml", "--preset", "quick"], r"give a config file \(a.yaml\) or a --preset \(quick\), not both"),
         (["show", "no/such/file.yaml"], "cannot be read"),
@@ -113,3 +125,52 @@ def test_a_mistake_in_a_process_of_its_own():
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     assert "did you mean 'in-context-recall'" in done.stderr
+
+
+def spec_of(*words):
+    """What a command line of the job `mad` asks for."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_mad(parser.add_subparsers(dest="job"))
+    overrides = [word for word in words if OVERRIDE.match(word)]
+    return mad_spec(parser.parse_args(["mad", *(word for word in words if word not in overrides)]), overrides)[0]
+
+
+def test_layers_and_racks_on_the_command_line(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    layers = ("gated_delta_net(n_heads=4)", "swiglu (d_ff=32, kind=swiglu)", "moe")
+    spec = spec_of("--layers", *layers, "epochs=3", "--racks", "configs/hybrid.yaml", "configs/space.yaml(place=all:gdn)")
+    assert list(spec.architectures) == ["-".join(layers), "hybrid", "space(place=all:gdn)"]
+    assert spec.epochs == 3
+    first, second = spec.architectures["-".join(layers)].stacks[0].expanded()
+    assert (first.mixer.kind, first.mixer.n_heads, first.mlp.d_ff) == ("gated_delta_net", 4, 32)
+    assert (second.mixer, second.mlp.kind) == (None, "moe")
+    assert spec.architectures["hybrid"].stacks == read_spec(ROOT / "configs/hybrid.yaml").stacks
+
+
+FIVE_MISTAKES = """
+vocab_size: 8
+d_model: 128
+norm: rmsnrm
+max_length: many
+stacks:
+  - n_blocks: 2
+    block: {mixer: {kind: attention, n_heads: 3}, dropuot: 0.1}
+  - n_blocks: 1
+    block: {mlp: {kind: mlp, d_ff: -1}}
+"""
+
+
+def test_five_mistakes_are_five_messages_each_with_its_path(tmp_path, run):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(FIVE_MISTAKES)
+    status, out, errors = run("check", path)
+    assert (status, out) == (2, [])
+    assert sorted(line.removeprefix(f"{path}: ").split(": ")[0] for line in errors) == [
+        "max_length",
+        "norm",
+        "stacks[0].block.dropuot",
+        "stacks[0].block.mixer",
+        "stacks[1].block.mlp",
+    ]
+    for word in ("did you mean 'rmsnorm'", "got 'many'", "did you mean 'dropout'", "n_heads = 3 must divide", "d_ff"):
+        assert sum(word in line for line in errors) == 1, (word, errors)

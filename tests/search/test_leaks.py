@@ -8,7 +8,7 @@ import torch
 
 from models import RackSpec
 from search.mad.spec import MadSpec
-from search.mad.task import task_names
+from search.mad.suite import task_names
 from tasks import IGNORED, TASKS, draw
 from tests.models.cases import MIXER_CASES
 
@@ -19,6 +19,9 @@ SMALL = {
     "memorization": {"seq_len": 24},
     "noisy_in_context_recall": {"seq_len": 24},
     "selective_copying": {"seq_len": 24, "n_tokens_to_copy": 4},
+    "state_tracking": {"seq_len": 24},
+    "needle": {"seq_len": 24},
+    "addition": {"seq_len": 24},
 }
 CAUSAL_TASKS = [kind for kind in TASKS if kind != "text" and TASKS[kind]().read_out == "language_model"]
 

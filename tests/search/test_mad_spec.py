@@ -3,18 +3,21 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from configs import ConfigError
 from configs.load import validate
 from search.describe import read_spec
+from search.mad.data import Data
 from search.mad.job import packs, remaining
 from search.mad.spec import MODES, MadSpec
-from search.mad.task import TaskSpec, task_names
+from search.mad.suite import SUITE, task_names
+from search.mad.task import TaskSpec
 from search.results import TrialLog
 from tests.search.cases import mad_spec
 
 ROOT = Path(__file__).parents[2]
-FULL = {"architectures": {"a": ["mh-attention", "swiglu", "mh-attention", "swiglu"]}, "tasks": list(task_names()), "mode": "mad"}
+FULL = {"architectures": {"a": ["mh-attention", "swiglu", "mh-attention", "swiglu"]}, "tasks": list(SUITE), "mode": "mad"}
 
 
 def settings_of(spec):
@@ -166,4 +169,75 @@ def test_what_is_there_twice_is_an_error(keys, path):
     with pytest.raises(ConfigError, match="same") as caught:
         validate(MadSpec, raw, "file")
     assert str(caught.value).startswith(f"file: {path}: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+EXTRAS = {"addition", "needle", "state-tracking"}
+
+
+def test_extras_are_known_but_no_part_of_the_suite():
+    assert set(task_names()) == EXTRAS | set(SUITE)
+    assert not EXTRAS & set(SUITE)
+    for preset in ("quick", "baseline", "full"):
+        assert not EXTRAS & set(read_spec(ROOT / f"configs/mad_{preset}.yaml").tasks)
+
+
+def test_extras_are_run_when_they_are_named():
+    spec = MadSpec(architectures={"a": ["attention"]}, tasks=["state-tracking", "memorization"], changes=["group"])
+    assert settings_of(spec) == [
+        ("a", "state-tracking", "baseline"),
+        ("a", "state-tracking", "group=Z60"),
+        ("a", "memorization", "baseline"),
+    ]
+    picked = MadSpec(architectures={"a": ["attention"]}, tasks=list(SUITE), only=["needle"], changes=["depth"])
+    assert [change for _, _, change in settings_of(picked)] == ["baseline", *(f"depth={d}" for d in (0.0, 0.25, 0.5, 0.75, 1.0))]
+
+
+RECALL = {"kind": "in_context_recall", "vocab_size": 8, "seq_len": 16}
+LONGER = {"task": RECALL, "n_train": 8, "n_validation": 8, "n_test": 8, "changes": {"test_seq_len": [32, 64]}}
+
+
+@pytest.mark.parametrize("mode", ["mad", "clean"])
+def test_a_longer_test_leaves_all_other_splits_as_they_are(mode):
+    spec = mad_spec(tasks={"recall": LONGER}, mode=mode, changes="all", architectures={"a": ["attention"], "h": ["hyena"]})
+    baseline, longer, longest, *_ = spec.settings()
+    assert [single.change for single in (baseline, longer, longest)] == ["baseline", "test_seq_len=32", "test_seq_len=64"]
+    assert [single.spec.rack.max_length for single in (baseline, longer, longest)] == [16, 32, 64]
+    first, second = (Data.of(single.spec, 0, None) for single in (baseline, longest))
+    for split in ("train", "validation") if mode == "clean" else ("train",):
+        assert torch.equal(getattr(first, split).inputs, getattr(second, split).inputs)
+    assert first.test.inputs.shape == (8, 15)
+    assert second.test.inputs.shape == (8, 63)
+
+
+def test_a_test_of_the_same_length_leaves_no_trace_in_a_saved_setting():
+    """Settings keep the fingerprints that they had before there were longer tests."""
+    setting = TaskSpec(task=RECALL)
+    assert "test_seq_len" not in setting.to_dict()
+    longer = TaskSpec(task=RECALL, test_seq_len=32)
+    assert TaskSpec(**longer.to_dict()) == longer != setting
+
+
+@pytest.mark.parametrize(
+    ("task", "path", "text"),
+    [
+        ({"task": {"kind": "compression"}, "test_seq_len": 64}, "test_seq_len", "compression has one length"),
+        ({"task": {"kind": "compression"}, "changes": {"test_seq_len": [64]}}, "changes.test_seq_len[0]", "has one length"),
+        ({"task": RECALL, "changes": {"test_seq_len": [32, 16]}}, "changes.test_seq_len[1]", "16 is the task's seq_len already"),
+        ({"task": RECALL, "changes": {"test_seq_len": [33]}}, "changes.test_seq_len[0]", "seq_len must be even"),
+        ({"task": RECALL, "changes": {"test_seq_len": ["long"]}}, "changes.test_seq_len[0]", "valid integer"),
+        ({"task": RECALL, "changes": {"seq_len": [None]}}, "changes.seq_len[0]", "a number or a name is expected"),
+        (
+            {"task": {"kind": "state_tracking"}, "changes": {"group": ["S5"]}},
+            "changes.group[0]",
+            "must be at least 120",
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_changed_is_told(task, path, text):
+    with pytest.raises(ConfigError) as caught:
+        validate(TaskSpec, task, "task")
+    assert str(caught.value).startswith(f"task: {path}: ")
+    assert text in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1

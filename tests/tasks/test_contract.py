@@ -26,6 +26,9 @@ CHECKSUMS = {
     "memorization": 0x16D7BD6E,
     "noisy_in_context_recall": 0x8738BAF1,
     "selective_copying": 0xE3033943,
+    "addition": 0xE7765392,
+    "needle": 0x34AF1B20,
+    "state_tracking": 0x932E34D0,
 }
 
 FINITE = [kind for kind in TASKS if isinstance(TASKS[kind](), Finite)]

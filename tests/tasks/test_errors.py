@@ -32,6 +32,13 @@ BROKEN = [
     ("selective_copying", {"n_tokens_to_copy": 128}, r"seq_len > 2 \* n_tokens_to_copy \+ 1; got 256 <= 2 \* 128 \+ 1"),
     ("selective_copying", {"n_tokens_to_copy": 0}, "n_tokens_to_copy must be an integer, at least 1; got 0"),
     ("selective_copying", {"vocab_size": 2}, "vocab_size must be an integer, at least 3; got 2"),
+    ("state_tracking", {"group": "S5"}, "vocab_size must be at least 120, the elements of S5; got 60"),
+    ("state_tracking", {"group": "A4"}, "group must be one of A5, S5, Z60; got 'A4'"),
+    ("needle", {"depth": 1.01}, "0 <= depth <= 1, or null; got 1.01"),
+    ("needle", {"seq_len": 2}, "seq_len must be an integer, at least 3; got 2"),
+    ("addition", {"seq_len": 25}, "seq_len must be a multiple of 3.* got 25"),
+    ("addition", {"seq_len": 3}, "seq_len must be an integer, at least 6; got 3"),
+    ("addition", {"vocab_size": 3}, "vocab_size must be an integer, at least 4; got 3"),
     ("text", {"vocab_size": 256}, "vocab_size must be 257 with tokenizer bytes.* got 256"),
     ("text", {"vocab_size": 257, "tokenizer": "bpe"}, "vocab_size must be over 257 with tokenizer bpe.* got 257"),
     ("text", {"tokenizer": "words"}, "tokenizer must be one of bytes, bpe; got 'words'"),
@@ -58,6 +65,9 @@ ON_THE_EDGE = [
     (FUZZY, {"vocab_size": 3, "seq_len": 5, "k_motif_size": 1, "v_motif_size": 1, "probe_is_shown": True}),
     ("memorization", {"vocab_size": 3, "seq_len": 2}),
     ("compression", {"vocab_size": 2, "seq_len": 2}),
+    ("state_tracking", {"seq_len": 1}),
+    ("needle", {"vocab_size": 3, "seq_len": 3, "depth": 1}),
+    ("addition", {"vocab_size": 4, "seq_len": 6}),
     ("selective_copying", {"vocab_size": 3, "seq_len": 4, "n_tokens_to_copy": 1}),
 ]
 

@@ -1,0 +1,53 @@
+"""Low-rank adapters of linears: LoRA (Hu et al. 2021, arXiv 2106.09685), in any mixer."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Adapter(nn.Module):
+    """x -> scale * up(down(dropout(x))), of low rank; `up` starts at zero, so that nothing changes at first.
+
+    `scale` is alpha / rank, or with `rslora` alpha / sqrt(rank), which keeps learning stable at high ranks (Kalajdzievski 2023,
+    arXiv 2312.03732).
+    """
+
+    def __init__(self, d_in: int, d_out: int, *, rank: int, alpha: float, dropout: float = 0.0, rslora: bool = False) -> None:
+        super().__init__()
+        self.scale = alpha / (math.sqrt(rank) if rslora else rank)
+        self.down = nn.Parameter(torch.empty(rank, d_in))
+        self.up = nn.Parameter(torch.zeros(d_out, rank))
+        self.dropout = nn.Dropout(dropout) if dropout else None
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d_in] -> [..., d_out]."""
+        x = x if self.dropout is None else self.dropout(x)
+        return nn.functional.linear(nn.functional.linear(x, self.down), self.up) * self.scale
+
+    def weight(self) -> Tensor:
+        """What it adds to the linear's weight, without dropout: [d_out, d_in]."""
+        return self.scale * self.up @ self.down
+
+
+class AdaptedLinear(nn.Linear):
+    """A linear, and adapters by name whose outputs are added to its own."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.adapters = nn.ModuleDict()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] -> [..., out_features]."""
+        y = super().forward(x)
+        for adapter in self.adapters.values():
+            y = y + adapter(x)
+        return y
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of this name, in any module, is an adapter's."""
+    return ".adapters." in f".{name}"

@@ -1,0 +1,1 @@
+"""The ways into a rack: one kind a file, found by its name."""

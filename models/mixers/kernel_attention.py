@@ -1,0 +1,110 @@
+"""Attention whose softmax is a kernel with features: linear in time (Choromanski et al. 2020, arXiv 2009.14794)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.mixer import Mixer
+from models.ops.checks import at_least, split_evenly
+from models.ops.heads import merge_heads, split_heads
+from models.ops.kernel_attention import kernel_attention, kernel_attention_flops, normalised
+from models.ops.kernel_features import LEAST, draw_frequencies, kernel_features
+from models.ops.linears import multiply_adds
+from models.ops.rotary import rotate, rotated_channels
+from models.ops.short_convolution import ShortConvolutions
+
+KernelState = tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]
+
+
+class KernelAttention(Mixer):
+    """y_t = sum_s phi(q_t) phi(k_s) v_s / sum_s phi(q_t) phi(k_s), over s <= t, or all s where not `causal`.
+
+    `kernel_type` is what phi(q) phi(k) is or estimates: favor, exp(q k / sqrt(d_head)), the kernel of softmax attention, by
+    positive features (FAVOR+); rff_gaussian and rff_laplacian, exp of minus half the squared and of minus the absolute distance
+    of unit vectors, by waves (Rahimi and Recht 2007; Peng et al. 2021, arXiv 2103.02143), whose sum is taken as no less than it
+    can be; elu, the product of elu + 1 (Katharopoulos et al. 2020, arXiv 2006.16236). `kernel_dim` is the number of features
+    (None: d_head, made even), drawn from `seed` once, for all heads. `rope_base` None is attention without positions. `d_conv`
+    is the width of a causal short convolution on query, key and value (0: none).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        n_heads: int = 1,
+        kernel_type: Literal["favor", "rff_gaussian", "rff_laplacian", "elu"] = "favor",
+        kernel_dim: int | None = None,
+        causal: bool = True,
+        rope_base: float | None = 10000.0,
+        d_conv: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.d_head = split_evenly("d_model", d_model, parts_name="n_heads", parts=n_heads)
+        even = self.d_head + self.d_head % 2
+        self.kernel_dim = (self.d_head if kernel_type == "elu" else even) if kernel_dim is None else kernel_dim
+        at_least(1, kernel_dim=self.kernel_dim)
+        at_least(0, d_conv=d_conv, seed=seed)
+        if kernel_type == "elu" and self.kernel_dim != self.d_head:
+            raise ValueError(f"kernel_dim = {kernel_dim}: elu has as many features as a head has channels, {self.d_head}")
+        if kernel_type.startswith("rff") and self.kernel_dim % 2:
+            raise ValueError(f"kernel_dim = {kernel_dim} must be even: {kernel_type} takes a cosine and a sine of every wave")
+        if rope_base is not None:
+            rotated_channels(self.d_head, rope_base)
+        if d_conv and not causal:
+            raise ValueError(f"d_conv = {d_conv} looks backwards only: with causal = false it must be 0")
+        self.n_heads, self.kernel_type, self.causal, self.rope_base = n_heads, kernel_type, causal, rope_base
+        self.has_step = causal
+        self.query = nn.Linear(d_model, d_model, bias=False)
+        self.key = nn.Linear(d_model, d_model, bias=False)
+        self.value = nn.Linear(d_model, d_model, bias=False)
+        self.output = nn.Linear(d_model, d_model, bias=False)
+        self.convolutions = ShortConvolutions((d_model, d_model, d_model), d_conv)
+        self.frequencies: Tensor | None
+        self.register_buffer("frequencies", draw_frequencies(kernel_type, self.kernel_dim, self.d_head, seed=seed))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the sequence: [batch, time, d_model] -> same."""
+        parts = self.convolutions(self.query(x), self.key(x), self.value(x))
+        query, key, peak, value = self._heads(parts, torch.arange(x.shape[1], device=x.device))
+        mixed = kernel_attention(query, key, peak, value, causal=self.causal, least=LEAST[self.kernel_type])
+        return self.output(merge_heads(mixed).to(x.dtype))
+
+    def initial_state(self, batch_size: int) -> KernelState:
+        """Sums of phi(k) [v, 1] [batch, n_heads, kernel_dim, d_head + 1], their peak, position, the convolutions' last inputs."""
+        weight = self.key.weight
+        sums = weight.new_zeros(batch_size, self.n_heads, self.kernel_dim, self.d_head + 1)
+        position = torch.zeros(1, dtype=torch.long, device=weight.device)
+        return sums, torch.full_like(sums[..., :1, :1], -torch.inf), position, self.convolutions.initial_state(batch_size)
+
+    def step(self, x: Tensor, state: KernelState) -> tuple[Tensor, KernelState]:
+        """Add one position to the sums and read them."""
+        sums, highest, position, memories = state
+        parts, memories = self.convolutions.step(memories, self.query(x), self.key(x), self.value(x))
+        query, key, peak, value = self._heads(tuple(part[:, None] for part in parts), position)
+        before, highest = highest, highest.maximum(peak)
+        added = (key * (peak - highest).exp()).mT @ F.pad(value, (0, 1), value=1.0).to(key.dtype)
+        sums, position = (before - highest).exp() * sums + added, position + 1
+        mixed = normalised(query @ sums, position * LEAST[self.kernel_type])
+        return self.output(merge_heads(mixed)[:, 0].to(x.dtype)), (sums, highest, position, memories)
+
+    def state_size(self, seq_len: int) -> int:  # noqa: ARG002
+        """The sums of products; the normaliser's sum of features is not counted."""
+        return self.n_heads * self.kernel_dim * self.d_head
+
+    def flops(self, seq_len: int) -> int:
+        """Projections, short convolutions, features of queries and keys, and the products of features and values."""
+        frequencies = 0 if self.frequencies is None else 2 * self.n_heads * self.frequencies.numel()
+        weights = multiply_adds(self.query, self.key, self.value, self.output) + frequencies
+        attention = kernel_attention_flops(seq_len, self.kernel_dim, self.d_head, n_heads=self.n_heads, causal=self.causal)
+        return 2 * seq_len * weights + self.convolutions.flops(seq_len) + attention
+
+    def _heads(self, parts: tuple[Tensor, ...], positions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Projections [batch, time, d_model] -> features of query and key, the key's peak, value: [batch, n_heads, time, ...]."""
+        query, key, value = (split_heads(part, self.n_heads) for part in parts)
+        if self.rope_base is not None:
+            query, key = (rotate(part, positions, self.rope_base) for part in (query, key))
+        (query, _), (key, peak) = (kernel_features(part, self.frequencies, self.kernel_type) for part in (query, key))
+        return query, key, peak, value

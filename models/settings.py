@@ -1,0 +1,145 @@
+"""What a rack's spec says of each of its parameters, gathered along the path from the rack down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from configs import Problems
+from configs.errors import Location
+from configs.registry import Part
+from models.globs import glob_problems
+from models.parameters import GlobFields, LoraSpec, OwnFields, ParameterFields, is_matched
+from models.rack import Rack
+from models.registries import CHANNEL_MIXERS, MIXERS, NORMS
+from models.stochastic import Choice
+
+if TYPE_CHECKING:
+    from models.spec import RackSpec
+
+PARTS = {
+    "mixer_norm": NORMS,
+    "mixer": MIXERS,
+    "mixer_post_norm": NORMS,
+    "mlp_norm": NORMS,
+    "mlp": CHANNEL_MIXERS,
+    "mlp_post_norm": NORMS,
+}
+"""The parts of a block in the order of the data flow, and the registries that they are of."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """A component: the path of its module in the rack, where it is written, and what is said there."""
+
+    path: str
+    location: Location
+    fields: ParameterFields
+
+    def inside(self, name: str) -> str:
+        """The name of something below this component, from here."""
+        return name[len(self.path) + 1 :] if self.path else name
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What holds for one parameter. `is_addressed`: its `init` is said of it by a glob, not of all linears around it."""
+
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+    init: Part | None = None
+    is_addressed: bool = False
+    lora: LoraSpec | None = None
+    bias: bool | None = None
+
+    def then(self, fields: OwnFields, *, is_glob: bool) -> Setting:
+        """With what is said nearer to the parameter."""
+        bias = getattr(fields, "bias", None) if is_glob else None
+        return Setting(
+            self.lr_scale * fields.lr_scale,
+            self.weight_decay if fields.weight_decay is None else fields.weight_decay,
+            self.init if fields.init is None else fields.init,
+            self.is_addressed or (is_glob and fields.init is not None),
+            self.lora if fields.lora is None else fields.lora,
+            self.bias if bias is None else bias,
+        )
+
+
+class Settings:
+    """The settings of every parameter and linear of a rack, by the names that they have there."""
+
+    def __init__(self, rack: Rack, spec: RackSpec) -> None:
+        self.rack = rack
+        self.levels = list(_levels(rack, spec))
+        self._by_path: dict[str, list[Level]] = {}
+        for level in self.levels:
+            self._by_path.setdefault(level.path, []).append(level)
+
+    @cached_property
+    def linears(self) -> dict[str, nn.Linear]:
+        """The linears by name; one that stands at two places by its first."""
+        return {name: module for name, module in self.rack.named_modules() if isinstance(module, nn.Linear)}
+
+    def of(self, name: str) -> Setting:
+        """The setting of a parameter; of a linear, that of its weight."""
+        levels = self._around(name)
+        addressed = [
+            fields for level in levels for glob, fields in level.fields.parameters.items() if is_matched(level.inside(name), glob)
+        ]
+        setting = Setting()
+        for fields in (*(level.fields for level in levels), *addressed):
+            setting = setting.then(fields, is_glob=isinstance(fields, GlobFields))
+        return setting
+
+    def init_of(self, name: str) -> Part | None:
+        """How a parameter starts, if not as its layer starts it.
+
+        What a component says holds for the weights of linears; those that carry `keep_init`, and all other parameters, start
+        otherwise only where a glob names them. Embeddings have the `init` of their own component.
+        """
+        setting = self.of(name)
+        if setting.is_addressed:
+            return setting.init
+        if name.startswith("embedding."):
+            return self.levels[1].fields.init if name == "embedding.weight" else None
+        is_kept = getattr(self.rack.get_parameter(name), "keep_init", False)
+        return setting.init if name.removesuffix(".weight") in self.linears and name.endswith(".weight") and not is_kept else None
+
+    def check(self, problems: Problems) -> None:
+        """Report globs that match nothing, or say of something what cannot be said of it."""
+        for level in self.levels:
+            for glob, message in glob_problems(self.rack.get_submodule(level.path), level.fields):
+                problems.add((*level.location, "parameters", glob), message)
+
+    def _around(self, name: str) -> list[Level]:
+        """The components that hold a parameter, outermost first."""
+        steps = name.split(".")
+        paths = ("", *(".".join(steps[: index + 1]) for index in range(len(steps))))
+        return [level for path in paths for level in self._by_path.get(path, ())]
+
+
+def _levels(rack: Rack, spec: RackSpec) -> Iterator[Level]:
+    """The components of a rack, outer ones first."""
+    yield Level("", (), spec)
+    yield Level("embedding", ("embedding",), spec.embedding)
+    for i, stack in enumerate(spec.stacks):
+        yield Level(f"stacks.{i}", ("stacks", i), stack)
+        for j, placed in enumerate(stack.placed()):
+            path, location = f"stacks.{i}.blocks.{j}", ("stacks", i, *placed.location)
+            yield Level(path, location, placed.block)
+            for name in PARTS:
+                module, part = rack.get_submodule(path)._modules.get(name), getattr(placed.block, name)  # noqa: SLF001
+                if module is not None:
+                    yield Level(f"{path}.{name}", (*location, name), part)
+                if isinstance(module, Choice):
+                    for choice, inner in part.mixers.items():
+                        if inner is not None:
+                            yield Level(f"{path}.{name}.mixers.{choice}", (*location, name, "mixers", choice), inner)
+    yield Level("head", ("head",), spec.head)
+    for name, module in rack.head.named_modules():
+        if spec.norm is not None and isinstance(module, NORMS[spec.norm.kind]):
+            yield Level(f"head.{name}", ("norm",), spec.norm)
