@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from configs.errors import ConfigError, config_error
-from configs.spec import Spec
+from configs.spec import SPEC_VERSION, Spec
 
 SpecT = TypeVar("SpecT", bound=Spec)
 
@@ -65,9 +65,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: cannot be read: not UTF-8 text") from None
     tree = _parse(text, str(path))
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a mapping is expected at the top level, found {type(tree).__name__}")
-    return tree
+    _check_mapping(tree, str(path))
+    return dict(tree)
+
+
+def _check_mapping(tree: Any, source: str) -> None:
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{source}: a mapping is expected at the top level, found {type(tree).__name__}")
 
 
 _STEP = re.compile(r"""(?:^|(?<=.)\.)(?P<key>[^.\[\]=]+)|\[(?P<index>-?\d+)\]|\["(?P<quoted>[^"]+)"\]""")
@@ -107,11 +111,26 @@ def apply_override(tree: Any, text: str) -> None:
 
 
 def validate(spec_class: type[SpecT], tree: Mapping[str, Any], source: str) -> SpecT:
-    """The spec that a raw or saved tree describes; ConfigError with all its problems, each at its path."""
+    """The spec that a raw or saved tree describes; ConfigError with all its problems, each at its path.
+
+    At the top, and there alone, a tree may say the version of the format that it was saved in.
+    """
+    _check_mapping(tree, source)
+    version = tree.get("spec_version", SPEC_VERSION)
+    if version not in range(1, SPEC_VERSION + 1):
+        text = f"saved in version {version} of the format, but this mixrack reads versions up to {SPEC_VERSION}: use a newer one"
+        raise ConfigError(f"{source}: spec_version: {text}")
+    if version != SPEC_VERSION:
+        source = f"{source} (saved in version {version} of the format)"
     try:
-        return spec_class.model_validate(tree)
+        return spec_class.model_validate({key: value for key, value in tree.items() if key != "spec_version"})
     except ValidationError as error:
         raise config_error(source, error) from None
+
+
+def load_saved(spec_class: type[SpecT], path: str | Path) -> SpecT:
+    """The spec in a file that a run has left; one that says no version is of the first. ConfigError as in `load`."""
+    return validate(spec_class, {"spec_version": 1, **read_yaml(path)}, str(path))
 
 
 def load(spec_class: type[SpecT], path: str | Path, overrides: Sequence[str] = ()) -> SpecT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -74,7 +75,11 @@ class Registry(Mapping[str, type]):
         return len(self._kinds)
 
     def __contains__(self, kind: object) -> bool:
-        return isinstance(kind, str) and kind.replace("-", "_") in self._kinds
+        if not isinstance(kind, str):
+            return False
+        name = kind.replace("-", "_")
+        module = sys.modules.get(f"{self.package}.{name}")
+        return name in self._kinds if module is None else not hasattr(module, "__path__")
 
     def __getitem__(self, kind: str) -> type:
         if kind not in self:

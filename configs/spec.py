@@ -43,7 +43,7 @@ class Spec(BaseModel):
     def _validate_all(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         problems = Problems()
         if isinstance(data, dict):
-            data = cls.expand_short_forms(_without_version(data, problems), problems)
+            data = cls.expand_short_forms(data, problems)
         try:
             spec = handler(data)
         except ValidationError as error:
@@ -66,13 +66,17 @@ class Spec(BaseModel):
         return self.model_dump(mode="json")
 
     def saved(self) -> dict[str, Any]:
-        """`to_dict()` for a file of its own, with the version of the format; it validates like any other tree."""
+        """`to_dict()` for a file of its own, with the version of the format; `configs.load` reads it."""
         return {"spec_version": SPEC_VERSION, **self.to_dict()}
 
     def content(self) -> dict[str, Any]:
         """`to_dict()` without the `how_fields`, at any depth: what the spec is, whoever runs it, and how."""
         content: dict[str, Any] = _content(self, self.to_dict())
         return content
+
+    def meaning(self, name: str) -> Any:
+        """A field's value; where that keeps dumped specs as plain mappings, the specs, so that `content()` knows their fields."""
+        return getattr(self, name)
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that depend on the content alone."""
@@ -82,21 +86,13 @@ class Spec(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def __hash__(self) -> int:
-        return int(self.fingerprint(), 16)
-
-
-def _without_version(data: dict[str, Any], problems: Problems) -> dict[str, Any]:
-    version = data.get("spec_version", SPEC_VERSION)
-    if version not in range(1, SPEC_VERSION + 1):
-        text = f"saved in version {version} of the format, but this mixrack reads versions up to {SPEC_VERSION}: use a newer one"
-        problems.add(("spec_version",), text)
-    return {key: value for key, value in data.items() if key != "spec_version"}
+        return hash((type(self).__name__, json.dumps(self.to_dict(), sort_keys=True)))
 
 
 def _content(value: Any, tree: Any) -> Any:
     """A dumped value without the how-fields of the specs in it."""
     if isinstance(value, Spec) and isinstance(tree, dict):
-        return {name: _content(getattr(value, name), inner) for name, inner in tree.items() if name not in value.how_fields}
+        return {name: _content(value.meaning(name), inner) for name, inner in tree.items() if name not in value.how_fields}
     if isinstance(value, dict) and isinstance(tree, dict):
         by_text = {str(key): inner for key, inner in value.items()}
         return {name: _content(by_text.get(name), inner) for name, inner in tree.items()}

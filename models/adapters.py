@@ -1,6 +1,7 @@
 """Low-rank adapters of linears: LoRA (Hu et al. 2021, arXiv 2106.09685), in any mixer."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +35,11 @@ class Adapter(nn.Module):
 class AdaptedLinear(nn.Linear):
     """A linear, and adapters by name whose outputs are added to its own."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, adapters: Mapping[str, Adapter]) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.adapters = nn.ModuleDict()
+        self.adapters = nn.ModuleDict(adapters)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
@@ -46,6 +47,12 @@ class AdaptedLinear(nn.Linear):
         for adapter in self.adapters.values():
             y = y + adapter(x)
         return y
+
+
+def replace(module: nn.Module, name: str, part: nn.Module) -> None:
+    """Put another part at the place of that name in a module."""
+    place, _, child = name.rpartition(".")
+    module.get_submodule(place)._modules[child] = part  # noqa: SLF001 - setattr knows no numbers
 
 
 def is_adapter(name: str) -> bool:

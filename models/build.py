@@ -8,21 +8,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from configs import ConfigError
 from configs.registry import Part
 from models.rack import Block, Rack, Stack
 from models.registries import CHANNEL_MIXERS, EMBEDDINGS, HEADS, MIXERS, NORMS
 from models.settings import Settings
 from models.start import adapt, freeze, initialise, set_biases
+from models.unfilled import Unfilled
 
 if TYPE_CHECKING:
     from models.spec import BlockSpec, RackSpec
 
 
 def build(spec: RackSpec, seed: int = 0) -> Rack:
-    """The rack of a spec on the current default device; the same seed gives the same weights, and no other generator moves."""
+    """The rack of a spec on the current default device; the same seed gives the same weights, and no other generator moves.
+
+    Raises:
+        ConfigError: if something that it needs is not there.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would move the GPUs' generators too
-        rack = _assemble(spec)
+        try:
+            rack = _assemble(spec)
+        except ValueError as error:  # what only shows where it is built: a kernel that is not installed
+            raise ConfigError(str(error)) from None
         settings = Settings(rack, spec)
         set_biases(settings)
         initialise(settings)
@@ -34,7 +43,7 @@ def build(spec: RackSpec, seed: int = 0) -> Rack:
 @lru_cache(maxsize=2)
 def without_memory(spec: RackSpec) -> Rack:
     """The rack of a spec on torch's meta device: all shapes and names, no weights. It is kept: do not change it."""
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         return build(spec)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from configs import Problems, Registry
+from configs.errors import Location
 from configs.registry import Part
+from models.stochastic import STOCHASTIC, Choice
+from models.unfilled import Unfilled
 
 if TYPE_CHECKING:
     from models.spec import BlockSpec
@@ -21,30 +23,12 @@ UNKNOWN_LENGTH = -1
 """Stands for the `max_length` of a backbone, which only the rack around it will know."""
 
 
-class _EnoughError(Exception):
-    """The constructor has come to computing values."""
-
-
-class _AllocationsOnly(TorchFunctionMode):
-    """Fills nothing, and ends a constructor where it first computes: for that torch imports its compiler, a second's wait."""
-
-    allowed = frozenset(("empty", "zeros", "ones", "full", "__get__", "__set__", "dim", "size"))
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        if func.__name__.endswith("_") and not func.__name__.startswith("_") and args:
-            return args[0]
-        if func.__name__ not in self.allowed:
-            raise _EnoughError
-        return func(*args, **(kwargs or {}))
-
-
 @lru_cache(maxsize=4096)
 def check_part(registry: Registry, part: Part | None, d_model: int, max_length: int | None) -> str | None:
     """Why the part cannot be built at these sizes, in its constructor's own words; None if it can.
 
     The constructor is the one place where a part's rules are written, so it is asked: on torch's meta device, where it
-    takes about a millisecond and no memory, and as far as it only allocates. Rules come first in a constructor.
+    takes about a millisecond and no memory.
     """
     if part is None:
         return None
@@ -56,20 +40,35 @@ def check_part(registry: Registry, part: Part | None, d_model: int, max_length: 
         return f"{part.kind} needs the rack's max_length"
     if max_length == UNKNOWN_LENGTH:
         max_length = 128
+    options = {name: _stand_ins(value) if name == registry.named_parts else value for name, value in part.options().items()}
+    sizes = {"d_model": d_model, "max_length": max_length, "vocab_size": 1, "make_norm": nn.Identity}
+    named = inspect.signature(registry[part.kind]).parameters
     try:
-        with torch.device("meta"), _AllocationsOnly(), suppress(_EnoughError):
-            registry.build(part, d_model=d_model, max_length=max_length, vocab_size=1, make_norm=torch.nn.Identity)
+        with torch.device("meta"), Unfilled():
+            registry[part.kind](**options, **{name: value for name, value in sizes.items() if name in named})
     except (ValueError, RuntimeError) as error:  # torch's own, for sizes whose product overflows
         return str(error)
     return None
 
 
-def check_shares(problems: Problems, blocks: Sequence[tuple[BlockSpec, dict[str, Any]]]) -> None:
-    """Blocks that share their weights must be the same block in stacks that say the same of them, and have no choice left."""
-    first: dict[str, tuple[BlockSpec, dict[str, Any]]] = {}
-    for index, (block, around) in enumerate(blocks):
+def _stand_ins(parts: Mapping[str, Part | None]) -> dict[str, nn.Module | None]:
+    """What the parts in a part are to its rules: they have been asked themselves."""
+    choice = Choice({"any": nn.Identity()}, "any")
+    kinds = {name: None if part is None else part.kind for name, part in parts.items()}
+    return {name: kind and (choice if kind == STOCHASTIC else nn.Identity()) for name, kind in kinds.items()}  # type: ignore[misc]
+
+
+def check_shares(problems: Problems, blocks: Sequence[tuple[Location, BlockSpec, str]]) -> None:
+    """Blocks that share their weights must be the same block in stacks that say the same of them, and have no choice left.
+
+    `blocks` are, in order, where each is written, the block, and what its stack says of what is below.
+    """
+    first: dict[str, tuple[BlockSpec, str]] = {}
+    for index, (location, block, around) in enumerate(blocks):
         if block.share is not None and first.setdefault(block.share, (block, around)) != (block, around):
             text = f"block {index} shares '{block.share}' with an earlier block, but their settings differ"
-            problems.add(("stacks",), text)
-        if block.share is not None and any(part is not None and part.kind == "stochastic" for part in (block.mixer, block.mlp)):
-            problems.add(("stacks",), f"block {index} shares '{block.share}', but has a choice: its places could not differ")
+            problems.add((*location, "share"), text)
+        if block.share is not None and any(part is not None and part.kind == STOCHASTIC for part in (block.mixer, block.mlp)):
+            problems.add(
+                (*location, "share"), f"block {index} shares '{block.share}', but has a choice: its places could not differ"
+            )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import ConfigError
+from models.adapters import Adapter, is_adapter
 from models.build import without_memory
 from models.mixer import Mixer
 from models.mixers.attention import Attention
@@ -47,7 +48,8 @@ def convert(attention: Attention, target: Mixer) -> Conversion:
 
     Head h reads key and value head h // (n_heads / n_kv_heads), as it did in the attention. Biases go where the target has them.
     Short convolutions are the attention's, or let every position pass alone. Decays start with a memory of 1024 positions. Gate,
-    norms and sinks go to another attention alone: a gate elsewhere is another function.
+    norms and sinks go to another attention alone: a gate elsewhere is another function. What adapters add to the attention's
+    linears goes into the weights; the target's own are left alone.
 
     Raises:
         ConfigError: naming what differs, if the target has no such heads.
@@ -57,7 +59,7 @@ def convert(attention: Attention, target: Mixer) -> Conversion:
     shared = _n_kv_heads(target) // attention.n_kv_heads
     repeats = {"query": 1, "key": shared, "value": shared, "output": 1}
     repeats |= {f"convolutions.{index}": repeats[name] for index, name in enumerate(PROJECTIONS)}
-    trained, remembered = dict(attention.named_parameters()), target.remember(MEMORY)
+    trained, remembered = _merged(attention), target.remember(MEMORY)
     names: dict[str, list[str]] = {"copied": [], "set": list(remembered), "kept": []}
     for name, parameter in target.named_parameters():
         module = name.rpartition(".")[0]
@@ -72,6 +74,16 @@ def convert(attention: Attention, target: Mixer) -> Conversion:
             names["copied" if is_copied else "set" if module in repeats else "kept"].append(name)
     dropped = set(trained) - set(names["copied"])
     return Conversion(**{how: tuple(which) for how, which in names.items()}, dropped=tuple(sorted(dropped)))
+
+
+def _merged(attention: Attention) -> dict[str, Tensor]:
+    """The parameters by name, with what adapters add in the weights that they are adapters of."""
+    tensors: dict[str, Tensor] = {name: tensor for name, tensor in attention.named_parameters() if not is_adapter(name)}
+    for name, part in attention.named_modules():
+        if isinstance(part, Adapter):
+            weight = f"{name.rpartition('.adapters.')[0]}.weight"
+            tensors[weight] = tensors[weight] + part.weight()
+    return tensors
 
 
 def _in_layout(trained: Tensor, like: Tensor, *, n_heads: int, repeats: int) -> Tensor:
@@ -106,7 +118,7 @@ def _n_kv_heads(mixer: Any) -> int:
 
 
 def _n_taps(mixer: Any) -> int:
-    return max((convolve.weight.shape[1] for convolve in mixer.convolutions), default=0)
+    return max((convolve.weight.shape[1] for convolve in getattr(mixer, "convolutions", ())), default=0)
 
 
 @dataclass(frozen=True)

@@ -94,5 +94,5 @@ def _check(rack: Rack, tokens: Tensor, n_tokens: int, temperature: float, top_k:
         at_least(1, top_k=top_k)
     if tokens.dim() != 2 or not tokens.shape[1]:
         raise ValueError(f"tokens must be [batch, time] with at least one position, not of shape {list(tokens.shape)}")
-    if not getattr(rack.head, "has_step", False):
+    if not rack.head.has_step:
         raise ValueError(f"a rack with the head {type(rack.head).__name__} does not say what comes next")

@@ -1,8 +1,8 @@
-"""What is wrong with the globs of `parameters`: those that match nothing, or say of something what cannot be said of it."""
+"""Globs of `parameters`: what is wrong with them, and what becomes of them when parameters are renamed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
@@ -11,7 +11,9 @@ from torch import nn
 
 from configs import Registry
 from configs.errors import Location, nearest_name
-from models.parameters import GlobFields, ModelPart, ParameterFields, is_matched
+from models.adapters import AdaptedLinear, Adapter, replace
+from models.parameters import GlobFields, Globs, ModelPart, ParameterFields, is_matched
+from models.unfilled import Unfilled
 
 
 def glob_problems(module: nn.Module, fields: ParameterFields) -> Iterator[tuple[str, str]]:
@@ -30,22 +32,27 @@ def part_glob_problems(
     registry: Registry, part: ModelPart, d_model: int, max_length: int | None
 ) -> tuple[tuple[Location, str], ...]:
     """The same of a part by itself and of the choices in it, each at its place in the part; nothing is allocated."""
-    choices = [each for each in part.options().get("mixers", {}).values() if each is not None]
-    if not any(each.parameters for each in (part, *choices)):
+    choices = {("mixers", name): each for name, each in part.options().get("mixers", {}).items() if each is not None}
+    here: list[tuple[tuple[str, ...], ModelPart]] = [((), part), *choices.items()]
+    if not any(each.parameters for _, each in here):
         return ()
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         module = registry.build(part, d_model=d_model, max_length=max_length)
-    inner = {("mixers", name): each for name, each in part.options().get("mixers", {}).items() if each is not None}
-    found: list[tuple[Location, str]] = []
-    here: list[tuple[tuple[str, ...], ModelPart]] = [((), part), *inner.items()]
-    for place, each in here:
-        below = module.get_submodule(".".join(place))
-        for name, linear in below.named_modules():
-            said = [fields.bias for glob, fields in each.parameters.items() if is_matched(f"{name}.weight", glob)]
-            if isinstance(linear, nn.Linear) and linear.bias is None and True in said:
+        for place, each in here:
+            _shape(module.get_submodule(".".join(place)), each)
+    problems = [(place, glob_problems(module.get_submodule(".".join(place)), each)) for place, each in here]
+    return tuple(((*place, "parameters", glob), message) for place, found in problems for glob, message in found)
+
+
+def _shape(module: nn.Module, part: ModelPart) -> None:
+    """Give the linears of a part the biases and adapters that it speaks of itself."""
+    for name, linear in list(module.named_modules()):
+        if isinstance(linear, nn.Linear):
+            said = [part, *(fields for glob, fields in part.parameters.items() if is_matched(f"{name}.weight", glob))]
+            if any(getattr(fields, "bias", None) is True for fields in said[1:]) and linear.bias is None:
                 linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
-        found += [((*place, "parameters", glob), message) for glob, message in glob_problems(below, each)]
-    return tuple(found)
+            if any(fields.lora is not None for fields in said) and not isinstance(linear, AdaptedLinear):
+                replace(module, name, AdaptedLinear(linear, {"lora": Adapter(1, 1, rank=1, alpha=1)}))
 
 
 def _not_of_linears(glob: str, said: GlobFields, linears: list[nn.Linear]) -> str | None:
@@ -64,4 +71,40 @@ def _no_match(module: nn.Module, glob: str, names: list[str]) -> str:
                 return f"'{glob}' is a part of the fused linear '{fused}', which can only be set as a whole"
     if not names:
         return f"'{glob}' matches nothing: there are no parameters here"
-    return f"'{glob}' matches no parameter; the nearest is '{nearest_name(glob, names) or names[0]}'"
+    ends = {name.removesuffix(".weight").rpartition(".")[2]: name for name in reversed(names)}
+    meant = nearest_name(glob, names) or ends.get(nearest_name(glob.strip("*.").rpartition(".")[2], ends) or "", names[0])
+    return f"'{glob}' matches no parameter; the nearest is '{meant}'"
+
+
+def carry_globs(globs: Globs, module: nn.Module, rename: Callable[[str], str | None]) -> Globs:
+    """Globs that say of a module's renamed parameters what was said of them under their old name; None is the name of one gone.
+
+    Those that come to the same are kept, and those that meant nothing that is left are dropped. If any comes to something else,
+    all become the names that they stood for.
+    """
+    renamed = {name: new for name, _ in module.named_parameters() if (new := rename(name)) is not None}
+    kept = Globs((glob, fields) for glob, fields in globs.items() if any(is_matched(name, glob) for name in renamed))
+    if all(is_matched(old, glob) == is_matched(new, glob) for old, new in renamed.items() for glob in kept):
+        return kept
+    return _spelt_out(module, [kept], renamed)
+
+
+def laid_over(inner: Globs, outer: Globs, module: nn.Module) -> Globs:
+    """The globs of a module and those of what was around it, as the globs of one component; what the inner say holds."""
+    if not inner.keys() & outer.keys():
+        return Globs([*outer.items(), *inner.items()])
+    return _spelt_out(module, [outer, inner], {name: name for name, _ in module.named_parameters()})
+
+
+def _spelt_out(module: nn.Module, layers: Sequence[Globs], renamed: Mapping[str, str]) -> Globs:
+    """An entry for each parameter of which something is said, under its new name; bias and adapters are said at weights."""
+    weights = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    spelt: Globs = Globs()
+    for name, new in renamed.items():
+        said = [fields for globs in layers for glob, fields in globs.items() if is_matched(name, glob)]
+        merged = GlobFields()
+        for fields in said:
+            merged = fields.below(merged)
+        if said:
+            spelt[new] = merged if name in weights else merged.model_copy(update={"bias": None, "lora": None})
+    return spelt

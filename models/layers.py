@@ -33,7 +33,9 @@ def layer_names() -> tuple[str, ...]:
 def layer(value: Any) -> tuple[Registry, dict[str, Any]]:
     """A layer as a text or as `{kind: ..., options}`: its registry and raw part; ValueError if unknown.
 
-    A text is a name (`mh-attention`) or else a kind (`rwkv7`), and may set options: `gated_delta_net(n_heads=4, d_conv=2)`.
+    A bare text is the layer of a file in `configs/layers` (`mh-attention`, `gated_delta_net`), or else a kind (`rwkv7`). With
+    parentheses it is the kind that is spelt so, with its own defaults (`gated_delta_net(n_heads=4)`, `attention(window=8)`), or
+    else the file with some options changed (`gated-delta-net(n_heads=4)`, `mh-attention(window=8)`).
     """
     if isinstance(value, str):
         value = _named_layer(value)
@@ -51,13 +53,14 @@ def layer(value: Any) -> tuple[Registry, dict[str, Any]]:
 
 def _named_layer(text: str) -> dict[str, Any]:
     name, options = parse_call(text)
-    if name.replace("_", "-") in layer_names():
-        part = read_yaml(LAYERS / f"{name.replace('_', '-')}.yaml")
+    file, kinds = name.replace("_", "-"), {*MIXERS, *CHANNEL_MIXERS}
+    if file in layer_names() and not ("(" in text and name in kinds):
+        part = read_yaml(LAYERS / f"{file}.yaml")
     elif name in MIXERS or name in CHANNEL_MIXERS:
         part = {"kind": name}
     else:
-        kinds = {kind.replace("_", "-") for kind in (*MIXERS, *CHANNEL_MIXERS)}
-        raise ValueError(f"unknown layer '{name}'; {known_names(name, kinds.union(layer_names()))}")
+        known = {*layer_names(), *(kind.replace("_", "-") for kind in kinds)}
+        raise ValueError(f"unknown layer '{name}'; {known_names(name, known)}")
     for option in options:
         apply_override(part, option)
     return part

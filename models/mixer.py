@@ -97,8 +97,10 @@ class Head(nn.Module):
 
     Its constructor names what it needs of `d_model`, `vocab_size`, `max_length` and `make_norm` (each call makes one more of
     the rack's norms), then keyword options. The linear to the vocabulary is `output`, so that it can be tied to the embedding.
+    One that reads every position by itself sets `has_step = True`.
     """
 
+    has_step = False
     output: nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:

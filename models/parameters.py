@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import OrderedDict
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 from torch import nn
 
 from configs import Problems, Registry, Spec
@@ -19,11 +27,16 @@ SILENT: dict[str, Any] = {"lr_scale": 1.0, "weight_decay": None, "init": None, "
 """What the fields of a component are where it says nothing."""
 
 
+IN_FULL = {"in_full": True}
+"""The context of a dump that writes out what says nothing too: where it is laid over something else, it does say something."""
+
+
 class LoraSpec(Spec):
     """Low-rank adapters of the linears below a component (Hu et al. 2021, arXiv 2106.09685).
 
     `alpha` (None: the rank) over the rank scales what they add; with `rslora` over its root. `apply: false` opts a linear out.
-    A linear with an adapter is frozen, and so is all else below the component, unless `freeze_others` is false.
+    A linear with an adapter is frozen, and so is all else below the component, unless `freeze_others` is false; what opts out
+    counts as that else (null), unless it says otherwise itself.
     """
 
     rank: PositiveInt = 8
@@ -31,7 +44,13 @@ class LoraSpec(Spec):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     rslora: bool = False
     apply: bool = True
-    freeze_others: bool = True
+    freeze_others: bool | None = None
+
+    def within(self, outer: LoraSpec | None) -> LoraSpec | None:
+        """What it comes to inside of another; without one there is nothing to opt out of."""
+        if self.apply or self.freeze_others is not None:
+            return self
+        return None if outer is None else outer.model_copy(update={"apply": False})
 
 
 class OwnFields(Spec):
@@ -63,7 +82,9 @@ class OwnFields(Spec):
         return self.model_copy(update={**update, "lr_scale": self.lr_scale * outer.lr_scale})
 
     @model_serializer(mode="wrap")
-    def _leave_out_what_says_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _leave_out_what_says_nothing(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        if info.context == IN_FULL:
+            return handler(self)
         optional = {**SILENT, "bias": None} if isinstance(self, GlobFields) else SILENT
         silent = {name for name, value in optional.items() if getattr(self, name, None) == value}
         return {name: value for name, value in handler(self).items() if name not in silent}
@@ -75,17 +96,18 @@ class GlobFields(OwnFields):
     bias: bool | None = None
 
 
-Globs = Mapping[str, GlobFields]
+Globs = OrderedDict[str, GlobFields]
 """Fields by globs over names below a component (`query`, `*.gate`, `query.bias`): parameters, or modules with all in them."""
 
 
 class ParameterFields(OwnFields):
     """The fields of a component: its own, and by `parameters` those of single linears and weights below it.
 
-    A glob says more than the components around what it matches; an inner one more than an outer one.
+    A glob says more than the components around what it matches; an inner one more than an outer one, and of several in one
+    component the last.
     """
 
-    parameters: dict[str, GlobFields] = Field(default_factory=dict)
+    parameters: OrderedDict[str, GlobFields] = Field(default_factory=OrderedDict)
 
     def own_fields(self) -> dict[str, Any]:
         """What is said here of what is below, in plain values."""
@@ -102,10 +124,18 @@ class ModelPart(ParameterFields, Part):
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
         """Expand `bias`, unless it is an option of the kind's own."""
         del problems
-        if "bias" not in raw or "bias" in cls.model_fields or not isinstance(raw.get("parameters", {}), dict):
+        globs = raw.get("parameters") or {}
+        if (
+            "bias" not in raw
+            or "bias" in cls.model_fields
+            or not isinstance(globs, dict)
+            or not isinstance(globs.get("*", {}), dict)
+        ):
             return raw
         rest = {key: value for key, value in raw.items() if key not in ("bias", "parameters")}
-        return {**rest, "parameters": {"*": {"bias": raw["bias"]}, **raw.get("parameters", {})}}
+        if "*" in globs:
+            return {**rest, "parameters": {**globs, "*": {**globs["*"], "bias": raw["bias"]}}}
+        return {**rest, "parameters": {"*": {"bias": raw["bias"]}, **globs}}
 
 
 def learning_rate_scales(model: nn.Module) -> dict[str, float]:
@@ -117,18 +147,3 @@ def is_matched(name: str, glob: str) -> bool:
     """Whether a glob names a parameter, or a module that it is in."""
     steps = name.split(".")
     return any(fnmatchcase(".".join(steps[:length]), glob) for length in range(1, len(steps) + 1))
-
-
-def carry_globs(globs: Globs, old: Iterable[str], new: Iterable[str], rename: Callable[[str], str]) -> dict[str, GlobFields]:
-    """Globs over the `old` names that say of the `new` ones what was said of them under their old name.
-
-    A glob that comes to the same is kept; another becomes the names that it stood for, and none if they are gone.
-    """
-    old, new = list(old), set(new)
-    carried: dict[str, GlobFields] = {}
-    for glob, fields in globs.items():
-        meant = {rename(name) for name in old if is_matched(name, glob)} & new
-        is_same = meant == {name for name in new if is_matched(name, glob)}
-        for key in [glob] if is_same and meant else sorted(meant):
-            carried[key] = fields.below(carried[key]) if key in carried else fields
-    return carried

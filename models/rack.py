@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from models.mixer import Head, Mixer
+from models.mixer import ChannelMixer, Head, Mixer
 from models.stochastic import Choice
 
 BlockState = tuple[Any, Any]
@@ -134,7 +134,7 @@ class Rack(nn.Module):
     @property
     def has_step(self) -> bool:
         """Whether every mixer has a step form and the head reads every position by itself; of a space, what is active."""
-        return getattr(self.head, "has_step", False) and all(block.has_step for block in self.blocks())
+        return self.head.has_step and all(block.has_step for block in self.blocks())
 
     def initial_state(self, batch_size: int) -> RackState:
         """The state before the first position; NotImplementedError from the mixer that has no step form."""
@@ -155,14 +155,14 @@ def _active(part: nn.Module | None) -> nn.Module | None:
     return part.part if isinstance(part, Choice) else part
 
 
-def _keeps_state(part: nn.Module | None) -> bool:
+def _keeps_state(part: nn.Module | None) -> TypeGuard[Mixer | ChannelMixer]:
     """Mixers do; a channel mixer may (it looks at the position before), and says so."""
-    return isinstance(part, Mixer) or getattr(part, "has_step", False)
+    return isinstance(part, Mixer) or (isinstance(part, ChannelMixer) and part.has_step)
 
 
 def _step(part: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-    return part.step(x, state) if _keeps_state(part) else (part(x), None)  # type: ignore[operator]
+    return part.step(x, state) if _keeps_state(part) else (part(x), None)
 
 
 def _initial_state(part: nn.Module | None, batch_size: int) -> Any:
-    return part.initial_state(batch_size) if _keeps_state(part) else None  # type: ignore[union-attr, operator]
+    return part.initial_state(batch_size) if _keeps_state(part) else None

@@ -12,8 +12,9 @@ from torch import nn
 from configs import Problems
 from configs.errors import Location
 from configs.registry import Part
+from models.adapters import is_adapter
 from models.globs import glob_problems
-from models.parameters import GlobFields, LoraSpec, OwnFields, ParameterFields, is_matched
+from models.parameters import SILENT, GlobFields, LoraSpec, OwnFields, ParameterFields, is_matched
 from models.rack import Rack
 from models.registries import CHANNEL_MIXERS, MIXERS, NORMS
 from models.stochastic import Choice
@@ -64,7 +65,7 @@ class Setting:
             self.weight_decay if fields.weight_decay is None else fields.weight_decay,
             self.init if fields.init is None else fields.init,
             self.is_addressed or (is_glob and fields.init is not None),
-            self.lora if fields.lora is None else fields.lora,
+            self.lora if fields.lora is None else fields.lora.within(self.lora),
             self.bias if bias is None else bias,
         )
 
@@ -77,7 +78,8 @@ class Settings:
         self.levels = list(_levels(rack, spec))
         self._by_path: dict[str, list[Level]] = {}
         for level in self.levels:
-            self._by_path.setdefault(level.path, []).append(level)
+            if any(getattr(level.fields, name) != silent for name, silent in SILENT.items()):
+                self._by_path.setdefault(level.path, []).append(level)
 
     @cached_property
     def linears(self) -> dict[str, nn.Linear]:
@@ -102,10 +104,10 @@ class Settings:
         otherwise only where a glob names them. Embeddings have the `init` of their own component.
         """
         setting = self.of(name)
-        if setting.is_addressed:
-            return setting.init
+        if setting.is_addressed or is_adapter(name):
+            return None if is_adapter(name) else setting.init
         if name.startswith("embedding."):
-            return self.levels[1].fields.init if name == "embedding.weight" else None
+            return self.levels[1].fields.init
         is_kept = getattr(self.rack.get_parameter(name), "keep_init", False)
         return setting.init if name.removesuffix(".weight") in self.linears and name.endswith(".weight") and not is_kept else None
 
@@ -116,7 +118,9 @@ class Settings:
                 problems.add((*level.location, "parameters", glob), message)
 
     def _around(self, name: str) -> list[Level]:
-        """The components that hold a parameter, outermost first."""
+        """The components that hold a parameter and say something, outermost first."""
+        if not self._by_path:
+            return []
         steps = name.split(".")
         paths = ("", *(".".join(steps[: index + 1]) for index in range(len(steps))))
         return [level for path in paths for level in self._by_path.get(path, ())]

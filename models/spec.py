@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -14,7 +15,7 @@ from models.build import build, without_memory
 from models.checks import UNKNOWN_LENGTH, check_part, check_shares
 from models.globs import part_glob_problems
 from models.layers import check_blocks, expand_layers, hand_down_norm
-from models.parameters import ParameterFields
+from models.parameters import IN_FULL, ParameterFields, is_matched
 from models.patterns import PatternItem, Placed, expand_blocks
 from models.placement import Slot, parse_placement
 from models.rack import Rack
@@ -102,9 +103,17 @@ class StackSpec(ParameterFields):
         self._placed = expand_blocks(self, BlockSpec)
         # Mappings are equal in any order, but the order of overrides counts: what is kept is what came out, layer by layer.
         overridden = [index for index, placed in enumerate(self._placed) if placed.location[0] == "layers"]
-        # A dump keeps the order of choices, which plain JSON values do not tell from that of other mappings.
-        object.__setattr__(self, "layers", {str(index): self._placed[index].block.model_dump() for index in overridden})
+        # A dump keeps the order of choices, which plain JSON values do not tell from that of other mappings; in full, because
+        # a field that says nothing may be what an override has made of one that did.
+        layers = {str(index): self._placed[index].block.model_dump(context=IN_FULL) for index in overridden}
+        object.__setattr__(self, "layers", layers)
         return self
+
+    def meaning(self, name: str) -> Any:
+        """Of `layers`, the blocks: what is kept of them are dumps."""
+        if name == "layers":
+            return {index: self._placed[int(index)].block for index in self.layers}
+        return super().meaning(name)
 
     def expanded(self) -> tuple[BlockSpec, ...]:
         """The blocks, first block first, with patterns laid out and overrides applied."""
@@ -156,7 +165,13 @@ class BackboneSpec(ParameterFields):
         for location, message in messages.items():
             if message:
                 problems.add(location, message)
-        check_shares(problems, [(block, stack.own_fields()) for stack in self.stacks for block in stack.expanded()])
+        around = [json.dumps(stack.own_fields()) for stack in self.stacks]  # as text: the order of globs counts
+        shares = [
+            (("stacks", index, *placed.location), placed.block, around[index])
+            for index, stack in enumerate(self.stacks)
+            for placed in stack.placed()
+        ]
+        check_shares(problems, shares)
         problems.raise_if_any(type(self).__name__)
         return self
 
@@ -180,6 +195,7 @@ class RackSpec(BackboneSpec):
         for name, registry, part in (("head", HEADS, self.head), ("embedding", EMBEDDINGS, self.embedding)):
             if message := check_part(registry, part, self.d_model, self.max_length):
                 problems.add((name,), message)
+        _check_reach(self, problems)
         problems.raise_if_any(type(self).__name__)
         _check_globs(self, problems)
         problems.raise_if_any(type(self).__name__)
@@ -202,15 +218,37 @@ class RackSpec(BackboneSpec):
         return build(self, seed)
 
 
+def _check_reach(rack: RackSpec, problems: Problems) -> None:
+    """Refuse what components say that reaches nothing: parts without linears, a head whose linear is the embedding's."""
+    placed = [
+        (("stacks", index, *each.location), each.block) for index, stack in enumerate(rack.stacks) for each in stack.placed()
+    ]
+    norms = {(*location, name): getattr(block, name) for location, block in placed for name in PARTS if PARTS[name] is NORMS}
+    for location, part in {**norms, ("norm",): rack.norm, ("embedding",): rack.embedding}.items():
+        said = [name for name in ("init", "lora") if part is not None and getattr(part, name) is not None]
+        for name in said if location != ("embedding",) else [each for each in said if each == "lora"]:
+            problems.add((*location, name), "says nothing: there are no linears here; name a weight by parameters")
+    if rack.tie_embeddings:
+        tied = "the head's weight is the embedding's (tie_embeddings): say it of the embedding"
+        if rack.head.lora is not None:
+            problems.add(("head", "lora"), tied)
+        for glob in rack.head.parameters:
+            if is_matched("output.weight", glob):
+                problems.add(("head", "parameters", glob), tied)
+
+
 def _check_globs(rack: RackSpec, problems: Problems) -> None:
     """A rack is built only where globs reach over parts: a part by itself takes a millisecond, once."""
     placed = [
         (("stacks", index, *each.location), each.block) for index, stack in enumerate(rack.stacks) for each in stack.placed()
     ]
     components = (rack, rack.embedding, rack.head, *rack.stacks, *(block for _, block in placed))
-    if any(fields.parameters for fields in components):
+    if any(fields.parameters or fields.lora for fields in components):
         Settings(without_memory(rack), rack).check(problems)
         return
+    if rack.norm is not None:
+        for place, message in part_glob_problems(NORMS, rack.norm, rack.d_model, rack.max_length):
+            problems.add(("norm", *place), message)
     for location, block in placed:
         for name in PARTS:
             part = getattr(block, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.adapters import AdaptedLinear, Adapter, is_adapter
+from models.adapters import AdaptedLinear, Adapter, is_adapter, replace
 from models.parameters import INITS
 from models.settings import Settings
 
@@ -50,11 +50,9 @@ def adapt(settings: Settings) -> None:
         lora = settings.of(f"{name}.weight").lora
         if lora is None or not lora.apply:
             continue
-        adapted = AdaptedLinear(linear)
         sizes = {"rank": lora.rank, "alpha": lora.alpha or lora.rank, "dropout": lora.dropout, "rslora": lora.rslora}
-        adapted.adapters["lora"] = Adapter(linear.in_features, linear.out_features, **sizes)  # type: ignore[arg-type]
-        place, _, child = name.rpartition(".")
-        settings.rack.get_submodule(place)._modules[child] = adapted  # noqa: SLF001 - setattr knows no numbers
+        adapter = Adapter(linear.in_features, linear.out_features, **sizes)  # type: ignore[arg-type]
+        replace(settings.rack, name, AdaptedLinear(linear, {"lora": adapter}))
 
 
 def freeze(settings: Settings) -> None:
@@ -63,10 +61,10 @@ def freeze(settings: Settings) -> None:
     A tied weight is the embedding's, whatever is said of the head. The norms in a head are the rack's `norm`, so they have the
     scale of both. Linears with adapters are frozen.
     """
-    adapted = {f"{name}." for name, module in settings.rack.named_modules() if isinstance(module, AdaptedLinear)}
+    adapted = tuple(f"{name}." for name, module in settings.rack.named_modules() if isinstance(module, AdaptedLinear))
     for name, parameter in settings.rack.named_parameters():
         setting = settings.of(name)
-        is_frozen = setting.lora is not None and (setting.lora.freeze_others or any(name.startswith(place) for place in adapted))
+        is_frozen = (setting.lora is not None and setting.lora.freeze_others is not False) or name.startswith(adapted)
         scale = 0.0 if is_frozen and not is_adapter(name) else setting.lr_scale
         if scale != 1.0:
             parameter.lr_scale = scale  # type: ignore[attr-defined]

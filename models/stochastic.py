@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+STOCHASTIC = "stochastic"
+"""The kind, in both registries, of a part that is still to be chosen."""
+
 
 class Choice(nn.Module):
     """Named parts, of which one runs; None stands for no part at all. Order is as declared.

@@ -15,8 +15,8 @@ from configs.load import apply_override, validate
 from search.backend import Backend
 from search.devices import use_one_thread
 from search.jobs import JOBS
+from search.mad.command import architectures, blame, from_here
 from search.mad.job import run
-from search.mad.racks import architecture_name
 from search.mad.spec import MadSpec
 from search.parallel import WorkersError
 
@@ -41,7 +41,8 @@ def add_mad(jobs: Any) -> None:
         "--layers",
         nargs="+",
         metavar="LAYER",
-        help='one architecture, layer by layer, by names in configs/layers or by kinds: "gated_delta_net(n_heads=4)" swiglu ...',
+        help="one architecture, layer by layer: names in configs/layers (mh-attention swiglu ...), some options changed "
+        '("mh-attention(window=8)"), or kinds with their own defaults ("gated_delta_net(n_heads=4)" "attention()")',
     )
     parser.add_argument(
         "--racks",
@@ -113,31 +114,25 @@ def mad_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[M
     """The spec that file, preset, options and overrides amount to, and the run's folder."""
     if arguments.config is not None and arguments.preset is not None:
         raise ConfigError(f"mad: give a config file ({arguments.config}) or a --preset ({arguments.preset}), not both")
-    path = Path(arguments.config or CONFIGS / f"mad_{arguments.preset or PRESETS[0]}.yaml")
+    path = from_here(Path(arguments.config or CONFIGS / f"mad_{arguments.preset or PRESETS[0]}.yaml"))
+    layers, racks, tasks = (given or () for given in (arguments.layers, arguments.racks, arguments.tasks))
+    settings = [text for text in overrides if not text.startswith("out=")]
     tree = read_yaml(path)
     if isinstance(tree.get("tasks"), list):
         tree["tasks"] = {name: {} for name in tree["tasks"]}  # so that tasks.memorization.n_train=100 finds its place
-    if arguments.layers or arguments.racks:
-        tree["architectures"] = _architectures(arguments.layers, arguments.racks or ())
-    if arguments.tasks:
-        tree["only"] = arguments.tasks
+    if layers or racks:
+        tree["architectures"] = architectures(layers, racks)
+    if tasks:
+        tree["only"] = tasks
     if arguments.mode:
         tree["mode"] = arguments.mode
-    for text in overrides:
-        if not text.startswith("out="):
-            apply_override(tree, text)
-    spec = validate(MadSpec, tree, str(path))
+    for text in settings:
+        apply_override(tree, text)
+    try:
+        spec = validate(MadSpec, tree, str(path))
+    except ConfigError as error:
+        raise blame(error, str(path), layers=layers, racks=racks, tasks=tasks, overrides=settings) from None
     return spec, Path(out_folder(overrides) or f"runs/mad-{spec.fingerprint()}")
-
-
-def _architectures(layers: Sequence[str] | None, racks: Sequence[str]) -> dict[str, Any]:
-    architectures: dict[str, Any] = {"-".join(layers): {"layers": layers}} if layers else {}
-    for rack in racks:
-        name = architecture_name(rack)
-        if name in architectures:
-            raise ConfigError(f"--racks: two architectures are called '{name}'")
-        architectures[name] = rack
-    return architectures
 
 
 def main(parser: argparse.ArgumentParser, backend: Backend, argv: Sequence[str] | None = None) -> int:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveInt
 
-from configs import ConfigError, Registry, Spec
+from configs import ConfigError, Spec
 from configs.load import validate
-from configs.registry import Part
 from models import RackSpec
-from models.registries import CHANNEL_MIXERS, HEADS, MIXERS, NORMS
-from models.space import STOCHASTIC
-from models.spec import BlockSpec
+from search.rack_parts import RackPart, halves, head_of, parts_of
 from search.results import write_text
 
 Mode = Literal["prefill", "decode"]
@@ -75,72 +71,17 @@ class LatencyTable(Spec):
             raise ConfigError(
                 f"latency table: {self.mode} was measured at seq_len {self.seq_len}, but the budget's context is {context}"
             )
-        outside = self.milliseconds[EMBEDDING] + self._time(RackPart(HEADS, space.head))
+        outside = self.milliseconds[EMBEDDING] + self._time(head_of(space))
         slots = []
-        for half in (half for block in _blocks(space) for half in _halves(block)):
-            if isinstance(half.part, Part) and half.part.kind == STOCHASTIC:
-                slots.append({name: self._half(half._replace(part=part)) for name, part in choices(half.part).items()})
+        for half in halves(space):
+            if half.choices is None:
+                outside += self._half(half.part, half.norms)
             else:
-                outside += self._half(half)
+                slots.append({name: self._half(part, half.norms) for name, part in half.choices.items()})
         return outside, slots
 
-    def _half(self, half: _Half) -> float:
-        if half.part is None:
-            return 0.0
-        return self._time(RackPart(half.registry, half.part)) + sum(self._time(RackPart(NORMS, norm)) for norm in half.norms)
+    def _half(self, part: RackPart | None, norms: Sequence[RackPart]) -> float:
+        return 0.0 if part is None else self._time(part) + sum(map(self._time, norms))
 
     def _time(self, part: RackPart) -> float:
         return self.milliseconds[part.key]
-
-
-class RackPart(NamedTuple):
-    """A part of a rack, and the registry that builds it."""
-
-    registry: Registry
-    part: Part
-
-    @property
-    def key(self) -> str:
-        """What its time depends on: its settings, but not its learning rate."""
-        return f"{self.registry.noun} {self.part.kind} {json.dumps(self.part.options(), sort_keys=True)}"
-
-    @property
-    def is_sized_by_length(self) -> bool:
-        """Whether it is built for the longest sequence of the rack: then its time is that of this length."""
-        return "max_length" in inspect.signature(self.registry[self.part.kind]).parameters
-
-
-class _Half(NamedTuple):
-    registry: Registry
-    part: Part | None
-    norms: list[Part]
-
-
-def parts_of(space: RackSpec) -> list[RackPart]:
-    """Everything that a rack of the space may consist of, but for the embedding: every choice; equal parts once."""
-    found = [RackPart(HEADS, space.head)]
-    for half in (half for block in _blocks(space) for half in _halves(block)):
-        if half.part is not None:
-            inner = list(choices(half.part).values()) if half.part.kind == STOCHASTIC else [half.part]
-            found += [RackPart(half.registry, part) for part in inner if part is not None]
-            found += [RackPart(NORMS, norm) for norm in half.norms]
-    return list({part.key: part for part in found}.values())
-
-
-def choices(part: Part) -> dict[str, Part | None]:
-    """The parts that a stochastic one may be."""
-    mixers: dict[str, Part | None] = part.options()["mixers"]
-    return mixers
-
-
-def _blocks(space: RackSpec) -> Iterator[BlockSpec]:
-    return (block for stack in space.stacks for block in stack.expanded())
-
-
-def _halves(block: BlockSpec) -> Iterator[_Half]:
-    rows: Any = (
-        (MIXERS, block.mixer, (block.mixer_norm, block.mixer_post_norm)),
-        (CHANNEL_MIXERS, block.mlp, (block.mlp_norm, block.mlp_post_norm)),
-    )
-    for registry, part, norms in rows:
-        yield _Half(registry, part, [norm for norm in norms if norm is not None])

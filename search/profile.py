@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import PositiveInt
@@ -16,11 +16,11 @@ from torch import nn
 from configs import ConfigError, Spec
 from models import RackSpec
 from models.mixer import Mixer
-from models.registries import NORMS
 from search.decoding import state_at
 from search.devices import Device, Precision, autocast, hardware, reseed, resolve_device
-from search.latency import EMBEDDING, LatencyTable, Mode, RackPart, parts_of
+from search.latency import EMBEDDING, LatencyTable, Mode
 from search.progress import make_console
+from search.rack_parts import parts_of
 from search.results import run_folder
 from search.timing import median_milliseconds
 
@@ -59,7 +59,7 @@ def run(spec: ProfileSpec, out: Path) -> int:
 
 def measure(spec: ProfileSpec, device: torch.device) -> LatencyTable:
     """Time the parts one by one; each is built on the device, timed and dropped."""
-    parts = {part.key: partial(_build, spec, part) for part in parts_of(spec.rack)}
+    parts = {part.key: partial(part.build, spec.rack) for part in parts_of(spec.rack)}
     builders: dict[str, Callable[[], nn.Module]] = {
         EMBEDDING: partial(nn.Embedding, spec.rack.vocab_size, spec.rack.d_model),
         **parts,
@@ -91,19 +91,9 @@ def check_steps(spec: ProfileSpec) -> None:
     if spec.mode == "decode":
         for part in parts_of(spec.rack):
             with torch.device("meta"):
-                module = _build(spec, part)
+                module = part.build(spec.rack)
             if isinstance(module, Mixer) and not module.has_step:
                 raise ConfigError(f"mode: decode: the {part.key} has no step form; time mode: prefill, or leave it out")
-
-
-def _build(spec: ProfileSpec, part: RackPart) -> nn.Module:
-    rack = spec.rack
-    sizes: dict[str, Any] = {"d_model": rack.d_model, "max_length": rack.max_length, "vocab_size": rack.vocab_size}
-
-    def norm() -> nn.Module:
-        return nn.Identity() if rack.norm is None else NORMS.build(rack.norm, d_model=rack.d_model)
-
-    return part.registry.build(part.part, **sizes, make_norm=norm)
 
 
 def _work(spec: ProfileSpec, module: nn.Module) -> Callable[[], object]:

@@ -11,10 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from configs import ConfigError, Spec
-from configs.load import read_yaml, validate
+from configs.load import load_saved
 
 Row = dict[str, Any]
 
@@ -83,7 +81,7 @@ def run_folder(out: Path, spec: Spec, *, may_change: tuple[str, ...] = ()) -> It
 def _changed(saved: Path, spec: Spec) -> list[str]:
     """The fields in which a saved spec differs from this one, but for how it is run."""
     try:
-        before = validate(type(spec), read_yaml(saved), str(saved)).content()
+        before = load_saved(type(spec), saved).content()
     except ConfigError as error:
         raise ConfigError(f"{error}\n{saved}: damaged, or of another version; give another out=") from None
     return [name for name, value in spec.content().items() if before.get(name) != value]
@@ -122,6 +120,8 @@ class TrialLog:
 
 def write_parquet(rows: Sequence[Row], path: Path) -> None:
     """All rows as one Parquet file; the training history is a column of JSON text."""
+    import pandas as pd  # noqa: PLC0415 - half a second to import, for what is done once a run
+
     table = pd.DataFrame([{**row, "history": to_json(row.get("history", []))} for row in rows])
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     table.to_parquet(unfinished, index=False)

@@ -31,11 +31,11 @@ def _file(file: str) -> Json:
         return either(reference("mixer"), reference("channel mixer"))
     if file == "rack":
         return {
-            **reference("RackSpec"),
+            **reference("RackSpec file"),
             "required": ["vocab_size", "d_model"],
             **either({"required": ["stacks"]}, {"required": ["layers"]}),
         }
-    return reference(SPECS[file].__name__)
+    return reference(f"{SPECS[file].__name__} file")
 
 
 def _all_files() -> Json:

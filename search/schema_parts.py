@@ -102,8 +102,6 @@ class _Generator(GenerateJsonSchema):
         properties = found.setdefault("properties", {})
         for name, wider in (item for base, fields in _widened().items() if issubclass(cls, base) for item in fields.items()):
             properties[name] = either(wider, properties[name]) if name in properties else wider
-        if cls in (*SPECS.values(), RackSpec):
-            properties["spec_version"] = {"type": "integer"}
         properties |= {name: {} for name in getattr(cls, "short_forms", ()) if name not in properties}
         filled_in = {name for base, names in FILLED_IN.items() if issubclass(cls, base) for name in names}
         found["required"] = [name for name in found.get("required", ()) if name not in filled_in]
@@ -116,6 +114,9 @@ def definitions() -> dict[str, Json]:
     specs: list[type[Spec]] = [*SPECS.values(), RackSpec, BackboneSpec]
     for spec in specs:
         _define(found, spec.__name__, spec)
+    for spec in specs[:-1]:  # the version is said at the top alone
+        whole = found[spec.__name__]
+        found[f"{spec.__name__} file"] = {**whole, "properties": {**whole["properties"], "spec_version": {"type": "integer"}}}
     for registry in REGISTRIES:
         _define_parts(found, registry)
     for name in task_names():

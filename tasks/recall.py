@@ -57,6 +57,11 @@ class Recall(Task):
         """The last value is not shown: one less than `seq_len`, and one more for the copy token."""
         return self.seq_len - 1 + (not self.multi_query)
 
+    @property
+    def answers_stand_ahead(self) -> bool:
+        """The values asked at keys come next; the last one does not."""
+        return self.multi_query
+
     def sample(self, rng: np.random.Generator, n_examples: int, split: Split = "train") -> Examples:
         """As the contract says; evaluation asks less than training."""
         check_split(split)

@@ -39,7 +39,10 @@ class Task(ABC):
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, n_examples: int, split: Split = "train") -> Examples:
-        """Draw instances: inputs and targets [n_examples, time]; `validation` and `test` follow the same distribution."""
+        """Draw instances: inputs and targets [n_examples, time].
+
+        `validation` and `test` follow the same distribution, but for options that say they are of the test alone.
+        """
 
     @property
     @abstractmethod
@@ -50,6 +53,11 @@ class Task(ABC):
     def read_out(self) -> Literal["language_model", "autoencoder"]:
         """The head a rack needs for this task."""
         return "language_model"
+
+    @property
+    def answers_stand_ahead(self) -> bool:
+        """Whether evaluation asks what later positions of the input show: a model that looks ahead just copies it."""
+        return False
 
     def ceiling(self, n_train: int) -> float:  # noqa: ARG002 - for tasks with more to learn than a rule
         """The best accuracy that is reachable in expectation after seeing `n_train` instances."""

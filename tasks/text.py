@@ -84,6 +84,11 @@ class Text(Task):
         """As many positions as a window has."""
         return self.seq_len
 
+    @property
+    def answers_stand_ahead(self) -> bool:
+        """The next token is asked."""
+        return True
+
     def n_rows(self, split: Split) -> int:
         """As the contract of finite tasks says: windows; a ConfigError where the split has none."""
         return len(_windows(self, split))

@@ -1,13 +1,12 @@
 """The channel mixer of RWKV (Peng et al. 2024, arXiv 2404.05892)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.mixer import ChannelMixer
 from models.ops.checks import at_least
 from models.ops.linears import multiply_adds
-from models.ops.token_shift import shift, toward
+from models.ops.token_shift import falling, shift, toward
 
 
 class RWKV(ChannelMixer):
@@ -26,9 +25,8 @@ class RWKV(ChannelMixer):
         self.gate = nn.Linear(d_model, d_model, bias=False)
         self.up = nn.Linear(d_model, self.d_ff, bias=False)
         self.down = nn.Linear(self.d_ff, d_model, bias=False)
-        falling = 1 - torch.arange(d_model) / d_model
-        self.shift_up = nn.Parameter(falling)
-        self.shift_gate = nn.Parameter(falling.clone())
+        self.shift_up = nn.Parameter(falling(d_model, 1.0))
+        self.shift_gate = nn.Parameter(falling(d_model, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the channels: [..., time, d_model] -> same."""

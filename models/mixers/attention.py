@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.kernels import check_kernel, run_kernel
+from models.kernels.kernel import working_dtype
 from models.mixer import Mixer
 from models.norms.rmsnorm import RMSNorm
 from models.ops.attend import attend, attend_flops
@@ -85,9 +86,7 @@ class Attention(Mixer):
         The cache is of the precision that the projections compute in, under autocast its: float32 would double what is read.
         """
         weight = self.key.weight
-        is_cast = torch.is_autocast_enabled(weight.device.type)
-        dtype = torch.get_autocast_dtype(weight.device.type) if is_cast else weight.dtype
-        empty = weight.new_zeros(batch_size, self.n_kv_heads, 0, self.d_head, dtype=dtype)
+        empty = weight.new_zeros(batch_size, self.n_kv_heads, 0, self.d_head, dtype=working_dtype(weight))
         position = torch.zeros(1, dtype=torch.long, device=empty.device)
         return empty, empty, position, self.convolutions.initial_state(batch_size)
 

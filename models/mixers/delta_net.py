@@ -2,17 +2,18 @@
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.kernels import check_kernel, run_kernel
 from models.mixer import Mixer
 from models.norms.rmsnorm import RMSNorm
 from models.ops.checks import at_least, scaled, split_evenly
+from models.ops.delta_rule import delta_step
 from models.ops.heads import split_heads
 from models.ops.linears import multiply_adds
 from models.ops.short_convolution import ShortConvolutions
 from models.ops.ungated_delta_rule import delta_rule_flops
+from models.ops.unit import unit
 
 DeltaState = tuple[Tensor, tuple[Tensor, ...]]
 
@@ -48,7 +49,7 @@ class DeltaNet(Mixer):
         """Mix the sequence: [batch, time, d_model] -> same."""
         parts = self.convolutions(self.query(x), self.key(x), self.value(x))
         query, key, value = (split_heads(part, self.n_heads) for part in parts)
-        query, key = self._unit(query) / math.sqrt(self.d_key), self._unit(key)
+        query, key = unit(query) / math.sqrt(self.d_key), unit(key)
         mixed = run_kernel(self.kernel_op, self.kernel, query, key, value, self.rate(x).sigmoid().mT)
         return self._read_out(mixed.transpose(1, 2), x)
 
@@ -61,11 +62,10 @@ class DeltaNet(Mixer):
         """Correct the memory at the key, read it at the query."""
         memory, inputs = state
         parts, inputs = self.convolutions.step(inputs, self.query(x), self.key(x), self.value(x))
-        query, key, value = (part.unflatten(-1, (self.n_heads, -1))[..., None, :] for part in parts)
-        query, key = self._unit(query) / math.sqrt(self.d_key), self._unit(key)
-        rate = self.rate(x).sigmoid()[..., None, None]
-        memory = memory + key.mT @ (rate * (value - key @ memory))
-        return self._read_out((query @ memory)[..., 0, :], x), (memory, inputs)
+        query, key, value = (part.unflatten(-1, (self.n_heads, -1)) for part in parts)
+        query, key = unit(query) / math.sqrt(self.d_key), unit(key)
+        mixed, memory = delta_step(memory, query, key, value, self.rate(x).sigmoid())
+        return self._read_out(mixed, x), (memory, inputs)
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002
         """The memory of every head."""
@@ -80,7 +80,3 @@ class DeltaNet(Mixer):
     def _read_out(self, mixed: Tensor, x: Tensor) -> Tensor:
         """[..., n_heads, d_value] -> [..., d_model], of the type of the layer's input."""
         return self.output(self.norm(mixed).flatten(-2).to(x.dtype))
-
-    @staticmethod
-    def _unit(x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1, eps=1e-6)

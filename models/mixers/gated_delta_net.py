@@ -10,12 +10,13 @@ from models.kernels import check_kernel, run_kernel
 from models.mixer import Mixer
 from models.norms.rmsnorm import RMSNorm
 from models.ops.checks import at_least, scaled, split_evenly
-from models.ops.delta_rule import gated_delta_rule_flops
+from models.ops.delta_rule import delta_step, gated_delta_rule_flops
 from models.ops.heads import split_heads
 from models.ops.linears import multiply_adds
 from models.ops.precision import in_float32
 from models.ops.short_convolution import ShortConvolutions
 from models.ops.time_steps import inverse_softplus_of_time_steps
+from models.ops.unit import unit
 
 DeltaState = tuple[Tensor, tuple[Tensor, ...]]
 
@@ -57,7 +58,7 @@ class GatedDeltaNet(Mixer):
         parts = self.convolutions(self.query(x), self.key(x), self.value(x))
         query, key, value = (split_heads(part, self.n_heads) for part in parts)
         rate, log_decay = self._rate_and_decay(x)
-        query, key = self._unit(query) / math.sqrt(self.d_key), self._unit(key)
+        query, key = unit(query) / math.sqrt(self.d_key), unit(key)
         mixed = run_kernel(self.kernel_op, self.kernel, query, key, value, rate.mT, log_decay.mT)
         return self._read_out(mixed.transpose(1, 2), x)
 
@@ -70,12 +71,11 @@ class GatedDeltaNet(Mixer):
         """Decay the memory, correct it at the key, read it at the query."""
         memory, inputs = state
         parts, inputs = self.convolutions.step(inputs, self.query(x), self.key(x), self.value(x))
-        query, key, value = (part.unflatten(-1, (self.n_heads, -1))[..., None, :] for part in parts)
-        query, key = self._unit(query) / math.sqrt(self.d_key), self._unit(key)
-        rate, log_decay = (part[..., None, None] for part in self._rate_and_decay(x))
-        memory = log_decay.exp() * memory
-        memory = memory + key.mT @ (rate * (value - key @ memory))
-        return self._read_out((query @ memory)[..., 0, :], x), (memory, inputs)
+        query, key, value = (part.unflatten(-1, (self.n_heads, -1)) for part in parts)
+        rate, log_decay = self._rate_and_decay(x)
+        query, key = unit(query) / math.sqrt(self.d_key), unit(key)
+        mixed, memory = delta_step(memory, query, key, value, rate, log_decay=log_decay[..., None])
+        return self._read_out(mixed, x), (memory, inputs)
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002
         """The memory of every head."""
@@ -102,10 +102,6 @@ class GatedDeltaNet(Mixer):
         """[..., n_heads, d_value] and the layer's input -> [..., d_model]."""
         normalised = self.norm(mixed).flatten(-2).to(x.dtype)
         return self.output(normalised * F.silu(self.gate(x)))
-
-    @staticmethod
-    def _unit(x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1, eps=1e-6)
 
 
 @in_float32

@@ -1,5 +1,6 @@
 """Attention whose softmax is a kernel with features: linear in time (Choromanski et al. 2020, arXiv 2009.14794)."""
 
+import math
 from typing import Literal
 
 import torch
@@ -10,10 +11,13 @@ from models.mixer import Mixer
 from models.ops.checks import at_least, split_evenly
 from models.ops.heads import merge_heads, split_heads
 from models.ops.kernel_attention import kernel_attention, kernel_attention_flops, normalised
-from models.ops.kernel_features import LEAST, draw_frequencies, kernel_features
+from models.ops.kernel_features import draw_frequencies, kernel_features, least_sum, scaled_frequencies
 from models.ops.linears import multiply_adds
 from models.ops.rotary import rotate, rotated_channels
 from models.ops.short_convolution import ShortConvolutions
+
+INITIAL_SCALE = 2.0
+"""Of waves: a key like the query then weighs e^2 times a random one. The sharper, the more features an estimate takes."""
 
 KernelState = tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]
 
@@ -23,10 +27,11 @@ class KernelAttention(Mixer):
 
     `kernel_type` is what phi(q) phi(k) is or estimates: favor, exp(q k / sqrt(d_head)), the kernel of softmax attention, by
     positive features (FAVOR+); rff_gaussian and rff_laplacian, exp of minus half the squared and of minus the absolute distance
-    of unit vectors, by waves (Rahimi and Recht 2007; Peng et al. 2021, arXiv 2103.02143), whose sum is taken as no less than it
-    can be; elu, the product of elu + 1 (Katharopoulos et al. 2020, arXiv 2006.16236). `kernel_dim` is the number of features
-    (None: d_head, made even), drawn from `seed` once, for all heads. `rope_base` None is attention without positions. `d_conv`
-    is the width of a causal short convolution on query, key and value (0: none).
+    of unit vectors, times a scale that every head learns, by waves (Rahimi and Recht 2007; Peng et al. 2021, arXiv 2103.02143),
+    whose sum is taken as no less than it can be, nor than its error; elu, the product of elu + 1 (Katharopoulos et al. 2020,
+    arXiv 2006.16236). `kernel_dim` is the number of features (None: d_head, made even), drawn from `seed` once, for all heads.
+    `rope_base` None is attention without positions. `d_conv` is the width of a causal short convolution on query, key and value
+    (0: none).
     """
 
     def __init__(
@@ -64,12 +69,17 @@ class KernelAttention(Mixer):
         self.convolutions = ShortConvolutions((d_model, d_model, d_model), d_conv)
         self.frequencies: Tensor | None
         self.register_buffer("frequencies", draw_frequencies(kernel_type, self.kernel_dim, self.d_head, seed=seed))
+        self.log_scale = nn.Parameter(torch.full((n_heads,), math.log(INITIAL_SCALE))) if kernel_type.startswith("rff") else None
+        if self.log_scale is not None:
+            self.log_scale.keep_init = True  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> same."""
         parts = self.convolutions(self.query(x), self.key(x), self.value(x))
-        query, key, peak, value = self._heads(parts, torch.arange(x.shape[1], device=x.device))
-        mixed = kernel_attention(query, key, peak, value, causal=self.causal, least=LEAST[self.kernel_type])
+        positions = torch.arange(x.shape[1], device=x.device)
+        query, key, peak, value = self._heads(parts, positions)
+        least = self._least(positions if self.causal else positions[-1:])
+        mixed = kernel_attention(query, key, peak, value, causal=self.causal, least=least)
         return self.output(merge_heads(mixed).to(x.dtype))
 
     def initial_state(self, batch_size: int) -> KernelState:
@@ -86,9 +96,9 @@ class KernelAttention(Mixer):
         query, key, peak, value = self._heads(tuple(part[:, None] for part in parts), position)
         before, highest = highest, highest.maximum(peak)
         added = (key * (peak - highest).exp()).mT @ F.pad(value, (0, 1), value=1.0).to(key.dtype)
-        sums, position = (before - highest).exp() * sums + added, position + 1
-        mixed = normalised(query @ sums, position * LEAST[self.kernel_type])
-        return self.output(merge_heads(mixed)[:, 0].to(x.dtype)), (sums, highest, position, memories)
+        sums = (before - highest).exp() * sums + added
+        mixed = normalised(query @ sums, self._least(position))
+        return self.output(merge_heads(mixed)[:, 0].to(x.dtype)), (sums, highest, position + 1, memories)
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002
         """The sums of products; the normaliser's sum of features is not counted."""
@@ -106,5 +116,12 @@ class KernelAttention(Mixer):
         query, key, value = (split_heads(part, self.n_heads) for part in parts)
         if self.rope_base is not None:
             query, key = (rotate(part, positions, self.rope_base) for part in (query, key))
-        (query, _), (key, peak) = (kernel_features(part, self.frequencies, self.kernel_type) for part in (query, key))
+        frequencies = self.frequencies
+        if frequencies is not None and self.log_scale is not None:
+            frequencies = scaled_frequencies(frequencies, self.log_scale, self.kernel_type)
+        (query, _), (key, peak) = (kernel_features(part, frequencies, self.kernel_type) for part in (query, key))
         return query, key, peak, value
+
+    def _least(self, positions: Tensor) -> Tensor:
+        """What the kernels add up to at least, up to and with each of `positions` [time]: [(n_heads), time, 1]."""
+        return least_sum(positions[:, None] + 1, self.log_scale, self.kernel_dim)

@@ -10,6 +10,7 @@ from models.kernels import check_kernel, run_kernel
 from models.mixer import Mixer
 from models.norms.rmsnorm import RMSNorm
 from models.ops.checks import at_least, scaled, split_evenly
+from models.ops.delta_rule import delta_step
 from models.ops.gated_linear_attention import LOWEST_LOG_DECAY
 from models.ops.heads import split_heads
 from models.ops.kimi_delta_rule import kimi_delta_rule_flops
@@ -17,6 +18,8 @@ from models.ops.linears import multiply_adds
 from models.ops.precision import in_float32
 from models.ops.short_convolution import ShortConvolutions
 from models.ops.time_steps import inverse_softplus_of_time_steps
+from models.ops.token_shift import LowRank
+from models.ops.unit import unit
 
 DeltaState = tuple[Tensor, tuple[Tensor, ...]]
 
@@ -58,10 +61,8 @@ class KimiDeltaAttention(Mixer):
         self.key = nn.Linear(d_model, d_model, bias=False)
         self.value = nn.Linear(d_model, values, bias=False)
         self.rate = nn.Linear(d_model, n_heads, bias=False)
-        self.decay_down = nn.Linear(d_model, self.gate_rank, bias=False)
-        self.decay_up = nn.Linear(self.gate_rank, d_model, bias=False)
-        self.gate_down = nn.Linear(d_model, self.gate_rank, bias=False)
-        self.gate_up = nn.Linear(self.gate_rank, values, bias=False)
+        self.decay = LowRank(d_model, self.gate_rank)
+        self.gate = LowRank(d_model, self.gate_rank, d_out=values)
         self.output = nn.Linear(values, d_model, bias=False)
         self.norm = RMSNorm(self.d_value)
         self.convolutions = ShortConvolutions((d_model, d_model, values), d_conv, silu=True, kernel=kernel)
@@ -72,7 +73,7 @@ class KimiDeltaAttention(Mixer):
         """Mix the sequence: [batch, time, d_model] -> same."""
         parts = self.convolutions(self.query(x), self.key(x), self.value(x))
         query, key, value = (split_heads(part, self.n_heads) for part in parts)
-        query, key = self._unit(query) / math.sqrt(self.d_key), self._unit(key)
+        query, key = unit(query) / math.sqrt(self.d_key), unit(key)
         rate, log_decay = self.rate(x).sigmoid().mT, self._log_decay(x).transpose(1, 2)
         mixed = run_kernel(self.kernel_op, self.kernel, query, key, value, rate, log_decay)
         return self._read_out(mixed.transpose(1, 2), x)
@@ -86,12 +87,10 @@ class KimiDeltaAttention(Mixer):
         """Decay the memory, correct it at the key, read it at the query."""
         memory, inputs = state
         parts, inputs = self.convolutions.step(inputs, self.query(x), self.key(x), self.value(x))
-        query, key, value = (part.unflatten(-1, (self.n_heads, -1))[..., None, :] for part in parts)
-        query, key = self._unit(query) / math.sqrt(self.d_key), self._unit(key)
-        rate = self.rate(x).sigmoid()[..., None, None]
-        memory = self._log_decay(x).exp()[..., None] * memory
-        memory = memory + key.mT @ (rate * (value - key @ memory))
-        return self._read_out((query @ memory)[..., 0, :], x), (memory, inputs)
+        query, key, value = (part.unflatten(-1, (self.n_heads, -1)) for part in parts)
+        query, key = unit(query) / math.sqrt(self.d_key), unit(key)
+        mixed, memory = delta_step(memory, query, key, value, self.rate(x).sigmoid(), log_decay=self._log_decay(x))
+        return self._read_out(mixed, x), (memory, inputs)
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002
         """The memory of every head."""
@@ -99,7 +98,7 @@ class KimiDeltaAttention(Mixer):
 
     def flops(self, seq_len: int) -> int:
         """Projections, short convolutions and the chunked delta rule."""
-        low_rank = (self.decay_down, self.decay_up, self.gate_down, self.gate_up)
+        low_rank = (self.decay.down, self.decay.up, self.gate.down, self.gate.up)
         projections = 2 * seq_len * multiply_adds(self.query, self.key, self.value, self.rate, *low_rank, self.output)
         heads = self.n_heads * kimi_delta_rule_flops(seq_len, self.d_key, self.d_value)
         return projections + heads + self.convolutions.flops(seq_len)
@@ -113,16 +112,12 @@ class KimiDeltaAttention(Mixer):
 
     def _log_decay(self, x: Tensor) -> Tensor:
         """[..., d_model] -> [..., n_heads, d_key]."""
-        return _soft_log_decay(self.decay_up(self.decay_down(x)), self.A_log, self.dt_bias)
+        return _soft_log_decay(self.decay(x), self.A_log, self.dt_bias)
 
     def _read_out(self, mixed: Tensor, x: Tensor) -> Tensor:
         """[..., n_heads, d_value] and the layer's input -> [..., d_model]."""
         normalised = self.norm(mixed).flatten(-2).to(x.dtype)
-        return self.output(normalised * self.gate_up(self.gate_down(x)).sigmoid())
-
-    @staticmethod
-    def _unit(x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1, eps=1e-6)
+        return self.output(normalised * self.gate(x).sigmoid())
 
 
 @in_float32

@@ -10,13 +10,11 @@ from models.kernels import check_kernel, run_kernel
 from models.mixer import Mixer
 from models.ops.checks import at_least
 from models.ops.linears import multiply_adds
-from models.ops.precision import in_float32
 from models.ops.selective_scan import selective_scan_flops
 from models.ops.short_convolution import ShortConvolution
-from models.ops.time_steps import inverse_softplus_of_time_steps
+from models.ops.time_steps import exact_softplus, inverse_softplus_of_time_steps
 
 MambaState = tuple[Tensor, Tensor]
-exact_softplus = in_float32(F.softplus)
 
 
 class Mamba(Mixer):

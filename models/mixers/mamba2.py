@@ -12,12 +12,10 @@ from models.ops.checks import at_least, split_evenly
 from models.ops.decayed_linear_attention import decayed_linear_attention_flops
 from models.ops.heads import merge_heads, split_heads
 from models.ops.linears import multiply_adds
-from models.ops.precision import in_float32
 from models.ops.short_convolution import ShortConvolutions
-from models.ops.time_steps import inverse_softplus_of_time_steps
+from models.ops.time_steps import exact_softplus, inverse_softplus_of_time_steps
 
 Mamba2State = tuple[Tensor, tuple[Tensor, ...]]
-exact_softplus = in_float32(F.softplus)
 
 
 class GroupedRMSNorm(nn.Module):

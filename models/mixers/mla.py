@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.adapters import AdaptedLinear
 from models.kernels import check_kernel, run_kernel
+from models.kernels.kernel import working_dtype
 from models.mixer import Mixer
 from models.norms.rmsnorm import RMSNorm
 from models.ops.attend import attend, attend_flops
@@ -80,9 +81,7 @@ class MLA(Mixer):
     def initial_state(self, batch_size: int) -> LatentState:
         """What is cached, latents and turned keys [batch, 0, kv_rank + d_rope], and the position."""
         weight = self.latent.weight
-        is_cast = torch.is_autocast_enabled(weight.device.type)
-        dtype = torch.get_autocast_dtype(weight.device.type) if is_cast else weight.dtype
-        cache = weight.new_zeros(batch_size, 0, self.kv_rank + self.d_rope, dtype=dtype)
+        cache = weight.new_zeros(batch_size, 0, self.kv_rank + self.d_rope, dtype=working_dtype(weight))
         return cache, torch.zeros(1, dtype=torch.long, device=weight.device)
 
     def step(self, x: Tensor, state: LatentState) -> tuple[Tensor, LatentState]:

@@ -15,6 +15,7 @@ from models.ops.linears import multiply_adds
 from models.ops.retention import retention_flops
 from models.ops.rotary import rotate
 
+RetentionState = tuple[Tensor, Tensor]
 ROTARY_BASE = 10000.0
 
 
@@ -47,27 +48,24 @@ class Retention(Mixer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> same."""
-        query, key, value = (split_heads(linear(x), self.n_heads) for linear in (self.query, self.key, self.value))
-        positions = torch.arange(x.shape[1], device=x.device)
-        query, key = (rotate(part, positions, ROTARY_BASE) for part in (query / math.sqrt(self.d_key), key))
+        query, key, value = self._heads(x, torch.arange(x.shape[1], device=x.device))
         mixed = run_kernel(self.kernel_op, self.kernel, query, key, value, self._log_decay(x.device))
         return self._read_out(mixed.transpose(1, 2), x)
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """The memory [batch, n_heads, d_value, d_key]: keys last, as they are rotated."""
-        return self.query.weight.new_zeros(batch_size, self.n_heads, self.d_value, self.d_key)
+    def initial_state(self, batch_size: int) -> RetentionState:
+        """The memory [batch, n_heads, d_key, d_value] and the position.
 
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Decay the memory and turn it back by a position, add to it, read it.
-
-        Only differences of positions count: where the memory turns, query and key need not, and no position is kept.
+        To turn the memory back at every step would need no position, but rounds it every time.
         """
-        query, key, value = (linear(x).unflatten(-1, (self.n_heads, -1)) for linear in (self.query, self.key, self.value))
-        one_back = torch.full((1,), -1.0, device=x.device)
-        fade = self._log_decay(x.device).exp()[:, None, None]
-        memory = fade * rotate(state, one_back, ROTARY_BASE) + value[..., None] * key[..., None, :]
-        mixed = memory @ (query[..., None] / math.sqrt(self.d_key)).to(memory.dtype)
-        return self._read_out(mixed[..., 0], x), memory
+        memory = self.query.weight.new_zeros(batch_size, self.n_heads, self.d_key, self.d_value)
+        return memory, torch.zeros(1, dtype=torch.long, device=memory.device)
+
+    def step(self, x: Tensor, state: RetentionState) -> tuple[Tensor, RetentionState]:
+        """Decay the memory, add to it, read it."""
+        memory, position = state
+        query, key, value = self._heads(x[:, None], position)
+        memory = self._log_decay(x.device).exp()[:, None, None] * memory + key.mT * value
+        return self._read_out((query.to(memory.dtype) @ memory)[..., 0, :], x), (memory, position + 1)
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002
         """The memory of every head."""
@@ -77,6 +75,12 @@ class Retention(Mixer):
         """Projections and the chunked recurrence."""
         projections = 2 * seq_len * multiply_adds(self.query, self.key, self.value, self.gate, self.output)
         return projections + self.n_heads * retention_flops(seq_len, self.d_key, self.d_value)
+
+    def _heads(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[batch, time, d_model] -> scaled, rotated query, rotated key, and value, [batch, n_heads, time, ...]."""
+        query, key, value = (split_heads(linear(x), self.n_heads) for linear in (self.query, self.key, self.value))
+        query, key = (rotate(part, positions, ROTARY_BASE) for part in (query / math.sqrt(self.d_key), key))
+        return query, key, value
 
     def _log_decay(self, device: torch.device) -> Tensor:
         """[n_heads]; made where it is used, so that a module built without memory needs none for it."""

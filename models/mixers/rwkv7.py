@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.kernels import check_kernel, run_kernel
@@ -13,6 +12,7 @@ from models.ops.linears import multiply_adds
 from models.ops.precision import in_float32
 from models.ops.rwkv7_recurrence import rwkv7_recurrence_flops
 from models.ops.token_shift import LowRank, falling, shift, toward
+from models.ops.unit import unit
 
 RWKV7State = tuple[Tensor, Tensor]
 # How the shares of the token shift start; also the order in which they are read.
@@ -58,7 +58,7 @@ class RWKV7(Mixer):
         self.output = nn.Linear(d_model, d_model, bias=False)
         place = torch.arange(d_model) / max(1, d_model - 1)
         self.decay = LowRank(d_model, decay_rank, activation=torch.tanh, start=5 * place**0.85 - 6.5)
-        self.rate = LowRank(d_model, rate_rank, activation=nn.Identity(), start=torch.zeros(d_model))
+        self.rate = LowRank(d_model, rate_rank, start=torch.zeros(d_model))
         self.gate = LowRank(d_model, gate_rank, activation=torch.sigmoid)
         self.k_k = nn.Parameter(torch.full((d_model,), 0.85))
         self.k_a = nn.Parameter(torch.ones(d_model))
@@ -108,7 +108,7 @@ class RWKV7(Mixer):
         own = key * (1 + (rate - 1) * self.k_a)
         parts = (self.query(query), own, self.value(value), _log_decay(self.decay(decay)), key * self.k_k, rate)
         query, own, value, log_decay, removal, rate = (part.unflatten(-1, (self.n_heads, -1)) for part in parts)
-        return (query, own, value, log_decay, F.normalize(removal, dim=-1, eps=1e-6), rate), self.gate(gate)
+        return (query, own, value, log_decay, unit(removal), rate), self.gate(gate)
 
     def _read_out(self, mixed: Tensor, parts: tuple[Tensor, ...], gate: Tensor) -> Tensor:
         """[..., n_heads, d_head], the parts and the gate -> [..., d_model]."""

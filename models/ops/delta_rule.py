@@ -43,9 +43,24 @@ def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, rate: Tensor, lo
     return join_chunks(scores @ updates + (total.exp() * query) @ states, time)
 
 
-def gated_delta_rule_flops(time: int, d_key: int, d_value: int) -> int:
+@in_float32
+def delta_step(
+    memory: Tensor, query: Tensor, key: Tensor, value: Tensor, rate: Tensor, *, log_decay: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One position of a delta rule: the memory decays, is corrected at the key, and is read at the query.
+
+    Shapes: memory [..., d_key, d_value], query and key [..., d_key], value [..., d_value], rate [...], log_decay [..., d_key or
+    1] (None: nothing is forgotten) -> what is read [..., d_value], and the memory.
+    """
+    memory = memory if log_decay is None else log_decay.exp()[..., None] * memory
+    missing = value - (key[..., None, :] @ memory)[..., 0, :]
+    memory = memory + key[..., None] * (rate[..., None] * missing)[..., None, :]
+    return (query[..., None, :] @ memory)[..., 0, :], memory
+
+
+def gated_delta_rule_flops(time: int, d_key: int, d_value: int, *, chunk: int = CHUNK) -> int:
     """Forward operations for one head, padding included; the solve is one product with a triangle."""
-    chunk = min(CHUNK, time)
+    chunk = min(chunk, time)
     n_chunks = -(-time // chunk)
     products = 2 * chunk**2 * (2 * d_key + d_value) + chunk**2 * (d_key + d_value)
     states = (6 * chunk + 2) * d_key * d_value if n_chunks > 1 else 0

@@ -34,9 +34,9 @@ def gated_linear_attention(query: Tensor, key: Tensor, value: Tensor, log_decay:
     return join_chunks(mixed, time)
 
 
-def gated_linear_attention_flops(time: int, d_key: int, d_value: int) -> int:
+def gated_linear_attention_flops(time: int, d_key: int, d_value: int, *, chunk: int = CHUNK) -> int:
     """Forward operations for one head, padding included."""
-    chunk = min(CHUNK, time)
+    chunk = min(chunk, time)
     n_chunks = -(-time // chunk)
     within = 2 * n_chunks * chunk**2 * (d_key + d_value)
     states = (4 * n_chunks * chunk + 2 * (n_chunks - 1)) * d_key * d_value if n_chunks > 1 else 0

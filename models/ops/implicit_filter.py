@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.ops.linears import multiply_adds
+from models.ops.precision import without_autocast
 
 SINE_FREQUENCY = 10.0
 # Each filter decays to one hundredth somewhere between 0.3 and 1.5 of the longest sequence.
@@ -16,7 +17,7 @@ class ImplicitFilter(nn.Module):
     """taps(t) = exp(-t |decay|) W_4 sin(f W_3 sin(f W_2 sin(f W_1 features(t)))) + skip at t = 0.
 
     The features (t, cos, sin) of the `max_length` positions are learned, and so are the frequencies f; `order` is the width of
-    the network.
+    the network. All is computed in the parameters' precision, also under autocast: bfloat16 tells few positions apart.
     """
 
     def __init__(self, n_filters: int, *, order: int, max_length: int) -> None:
@@ -32,11 +33,13 @@ class ImplicitFilter(nn.Module):
         """The first `time` taps of every filter: [n_filters, time]."""
         max_length, n_filters = self.features.shape[0], self.skip.shape[0]
         hidden = self.features[:time]
-        for linear in self.hidden:
-            hidden = (self.frequency * linear(hidden)).sin()
+        with without_autocast(hidden.device):
+            for linear in self.hidden:
+                hidden = (self.frequency * linear(hidden)).sin()
+            taps = self.taps(hidden).mT
         place = torch.arange(time, device=hidden.device) / max(max_length - 1, 1)
         decay = torch.linspace(SLOWEST, FASTEST, n_filters, device=hidden.device)
-        taps = self.taps(hidden).mT * (decay[:, None] * place).exp()
+        taps = taps * (decay[:, None] * place).exp()
         return torch.cat((taps[:, :1] + self.skip[:, None], taps[:, 1:]), dim=1)
 
     def flops(self, time: int) -> int:

@@ -1,6 +1,5 @@
 """Attention with a kernel for exp(q k): linear in time, as the kernel is a product of features."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -9,30 +8,27 @@ from models.ops.precision import in_float32
 
 
 @in_float32
-def kernel_attention(query: Tensor, key: Tensor, peak: Tensor, value: Tensor, *, causal: bool, least: float) -> Tensor:
+def kernel_attention(query: Tensor, key: Tensor, peak: Tensor, value: Tensor, *, causal: bool, least: Tensor) -> Tensor:
     """y_t = sum_s K_ts v_s / sum_s K_ts with K_ts = query_t key_s e^peak_s, over all s, or the s <= t.
 
     Shapes: query and key [batch, n_heads, time, kernel_dim], features up to a factor of the position's own; of the keys' the
-    logarithm is `peak` [batch, n_heads, time, 1]; value [batch, n_heads, time, d_head] -> value's. `least` is what a kernel is at
-    least: an estimate of their sum that is below is not believed.
+    logarithm is `peak` [batch, n_heads, time, 1]; value [batch, n_heads, time, d_head] -> value's. `least` [..., time or 1,
+    1] is what their sum is at least: an estimate that is below is not believed.
 
     Sums are kept relative to the highest peak so far: where it rises, what was before fades. So nothing overflows, and nothing
     depends on what comes later.
     """
-    time = value.shape[-2]
     value = F.pad(value, (0, 1), value=1.0)  # the sum of the kernels, beside that of the values
     if not causal:
         key = key * (peak - peak.amax(-2, keepdim=True)).exp()
-        return normalised(query @ (key.mT @ value), time * least)
+        return normalised(query @ (key.mT @ value), least)
     highest = peak.cummax(-2).values
     log_decay = F.pad(highest[..., :-1, 0] - highest[..., 1:, 0], (1, 0))
-    count = torch.arange(1, time + 1, device=value.device)[:, None]
-    return normalised(decayed_linear_attention(query, key * (peak - highest).exp(), value, log_decay), count * least)
+    return normalised(decayed_linear_attention(query, key * (peak - highest).exp(), value, log_decay), least)
 
 
-def normalised(sums: Tensor, least: Tensor | float) -> Tensor:
+def normalised(sums: Tensor, least: Tensor) -> Tensor:
     """Sums of values and, last, of kernels [..., d_head + 1], these at least `least` -> the weighted mean [..., d_head]."""
-    least = torch.as_tensor(least, dtype=sums.dtype, device=sums.device)
     return sums[..., :-1] / sums[..., -1:].maximum(least)
 
 

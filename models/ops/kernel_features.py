@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.ops.precision import in_float32
+from models.ops.unit import unit
 
-# What the kernels are at least: the waves' of unit vectors, where these are farthest apart; the others just above zero.
-LEAST = {"elu": 1e-30, "favor": 1e-30, "rff_gaussian": math.exp(-2), "rff_laplacian": math.exp(-2)}
+# What positive kernels add up to at least, for each key: just above zero.
+LEAST_POSITIVE = 1e-30
 
 
 def draw_frequencies(kernel_type: str, kernel_dim: int, d_head: int, *, seed: int) -> Tensor | None:
@@ -23,7 +24,9 @@ def draw_frequencies(kernel_type: str, kernel_dim: int, d_head: int, *, seed: in
     options = {"generator": torch.Generator().manual_seed(seed), "device": "cpu", "dtype": torch.float64}
     n_frequencies = kernel_dim if kernel_type == "favor" else kernel_dim // 2
     if kernel_type == "rff_laplacian":
-        drawn = (math.pi * (torch.rand(n_frequencies, d_head, **options) - 0.5)).tan()  # type: ignore[call-overload]
+        # The tails are so heavy that the outermost one of n + 1 would be noise: what x is rounded by turns such waves at random.
+        share = n_frequencies / (n_frequencies + 1)
+        drawn = (share * math.pi * (torch.rand(n_frequencies, d_head, **options) - 0.5)).tan()  # type: ignore[call-overload]
     else:
         n_blocks = -(-n_frequencies // d_head)
         basis, triangle = torch.linalg.qr(torch.randn(n_blocks, d_head, d_head, **options))  # type: ignore[call-overload]
@@ -35,9 +38,34 @@ def draw_frequencies(kernel_type: str, kernel_dim: int, d_head: int, *, seed: in
     return drawn.to(torch.get_default_dtype()).to(torch.empty(0).device)
 
 
+def scaled_frequencies(frequencies: Tensor, log_scale: Tensor, kernel_type: str) -> Tensor:
+    """The frequencies of waves [n_heads, n, d_head] whose kernels are those of `frequencies` to the power exp(log_scale).
+
+    They are squared distances or absolute ones, so that by `log_scale` [n_heads] both get as sharp, and are at least
+    exp(-2 exp(log_scale)): where unit vectors are farthest apart.
+    """
+    power = 0.5 if kernel_type == "rff_gaussian" else 1.0
+    return (power * log_scale).exp()[:, None, None] * frequencies
+
+
+def least_sum(count: Tensor, log_scale: Tensor | None, kernel_dim: int) -> Tensor:
+    """What the kernels of `count` [time, 1] keys add up to, at least: [n_heads, time, 1], or without scales as `count`.
+
+    Of waves it is the sum of what each is at least, but no less than the error of the estimates, by which the sum may come close
+    to zero or below: its mean square is at most 1 / kernel_dim for a key, and for many as of so many independent ones.
+    """
+    if log_scale is None:
+        return LEAST_POSITIVE * count
+    count = count.to(log_scale.dtype)
+    farthest = (-2 * log_scale.exp()).exp()[:, None, None]
+    return (farthest * count).maximum((count / kernel_dim).sqrt())
+
+
 @in_float32
 def kernel_features(x: Tensor, frequencies: Tensor | None, kernel_type: str) -> tuple[Tensor, Tensor]:
     """[..., d_head] -> features [..., kernel_dim] and peak [..., 1] with phi(x) = exp(peak) features.
+
+    Frequencies are [n, d_head] or [n_heads, n, d_head].
 
     elu: elu(x) + 1. favor: exp(w x - |x|^2 / 2) for x / d_head^(1/4), whose kernel is on average exp(q k / sqrt(d_head)), that of
     softmax attention; its largest is taken out as the peak, or it would overflow. rff_gaussian and rff_laplacian: cos and sin of
@@ -51,7 +79,7 @@ def kernel_features(x: Tensor, frequencies: Tensor | None, kernel_type: str) -> 
         x = x * d_head**-0.25
         exponents = x @ frequencies.mT - x.square().sum(-1, keepdim=True) / 2
         peak = exponents.detach().amax(-1, keepdim=True)
-        return (exponents - peak).exp() / math.sqrt(len(frequencies)), peak
-    x = F.normalize(x, dim=-1, eps=1e-6) / (math.sqrt(d_head) if kernel_type == "rff_laplacian" else 1.0)
+        return (exponents - peak).exp() / math.sqrt(frequencies.shape[-2]), peak
+    x = unit(x) / (math.sqrt(d_head) if kernel_type == "rff_laplacian" else 1.0)
     angles = x @ frequencies.mT
-    return torch.cat((angles.cos(), angles.sin()), dim=-1) / math.sqrt(len(frequencies)), torch.zeros_like(x[..., :1])
+    return torch.cat((angles.cos(), angles.sin()), dim=-1) / math.sqrt(frequencies.shape[-2]), torch.zeros_like(x[..., :1])

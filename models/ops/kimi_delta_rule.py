@@ -1,12 +1,18 @@
 """The delta rule with a decay for every key channel (Kimi Team 2025, arXiv 2510.26692), in chunks."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from models.ops.chunk_states import corrected_before_each
 from models.ops.chunks import in_chunks, join_chunks
+from models.ops.delta_rule import gated_delta_rule_flops
 from models.ops.gated_linear_attention import CHUNK
 from models.ops.precision import in_float32
+
+# The same products; decays are none.
+kimi_delta_rule_flops = partial(gated_delta_rule_flops, chunk=CHUNK)
 
 
 @in_float32
@@ -39,12 +45,3 @@ def kimi_delta_rule(query: Tensor, key: Tensor, value: Tensor, rate: Tensor, log
         return join_chunks(scores @ written, time)
     states, updates = corrected_before_each(written, erased, key * (end - total).exp(), end.mT.exp())
     return join_chunks(scores @ updates + (query * from_start) @ states, time)
-
-
-def kimi_delta_rule_flops(time: int, d_key: int, d_value: int) -> int:
-    """Forward operations for one head, padding included; the solve is one product with a triangle."""
-    chunk = min(CHUNK, time)
-    n_chunks = -(-time // chunk)
-    products = 2 * chunk**2 * (2 * d_key + d_value) + chunk**2 * (d_key + d_value)
-    states = (6 * chunk + 2) * d_key * d_value if n_chunks > 1 else 0
-    return n_chunks * (products + states)

@@ -1,6 +1,7 @@
 """Recurrences are computed in float32, whatever the precision around them."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -13,14 +14,16 @@ def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def exact(*tensors: Any, **options: Any) -> Any:
-        device = next(value.device.type for value in tensors if isinstance(value, Tensor))
-        tensors = tuple(_widen(value) for value in tensors)
-        if device == "meta":
-            return function(*tensors, **options)
-        with torch.autocast(device, enabled=False):
-            return function(*tensors, **options)
+        device = next(value.device for value in tensors if isinstance(value, Tensor))
+        with without_autocast(device):
+            return function(*(_widen(value) for value in tensors), **options)
 
     return exact
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Products in the precision of what is multiplied; torch's meta device has no autocast to be left."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _widen(value: Any) -> Any:

@@ -1,9 +1,14 @@
-"""The initial step sizes of state-space models."""
+"""The step sizes of state-space models, and how they start."""
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from models.ops.precision import in_float32
+
+exact_softplus = in_float32(F.softplus)
 
 
 def inverse_softplus_of_time_steps(channels: int, *, shortest: float = 1e-3, longest: float = 0.1) -> Tensor:

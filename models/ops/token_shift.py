@@ -23,16 +23,24 @@ def falling(channels: int, power: float) -> Tensor:
 
 
 class LowRank(nn.Module):
-    """up(activation(down(x))): [..., d_model] -> [..., d_model] through `rank` channels.
+    """up(activation(down(x))): [..., d_model] -> [..., d_out] through `rank` channels (None: d_model, and no activation).
 
-    With `start` [d_model] it starts near that, as the bias of `up`; without, there is no bias.
+    With `start` [d_out] it starts near that, as the bias of `up`; without, there is no bias.
     """
 
-    def __init__(self, d_model: int, rank: int, *, activation: Callable[[Tensor], Tensor], start: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        rank: int,
+        *,
+        d_out: int | None = None,
+        activation: Callable[[Tensor], Tensor] | None = None,
+        start: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.activation = activation
         self.down = nn.Linear(d_model, rank, bias=False)
-        self.up = nn.Linear(rank, d_model, bias=False)
+        self.up = nn.Linear(rank, d_model if d_out is None else d_out, bias=False)
         if start is not None:
             nn.init.uniform_(self.up.weight, -0.01, 0.01)
             bias = nn.Parameter(start)
@@ -41,8 +49,9 @@ class LowRank(nn.Module):
             self.up.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., d_model] -> same."""
-        return self.up(self.activation(self.down(x)))
+        """[..., d_model] -> [..., d_out]."""
+        hidden = self.down(x)
+        return self.up(hidden if self.activation is None else self.activation(hidden))
 
 
 class DynamicShift(nn.Module):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 MARGIN = 4e-6
 """HiGHS keeps rows to 1e-6; a row that was not kept exactly is tightened by this much and solved again."""
@@ -58,6 +57,8 @@ def solve(objective: np.ndarray, allowed: np.ndarray, rows: Sequence[Row]) -> np
 
 def _counts(objective: np.ndarray, allowed: np.ndarray, rows: Sequence[Row], group: np.ndarray) -> np.ndarray | None:
     """How many slots of each group take each name: [n_groups, n_names]."""
+    from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415 - most budgets need no program, and no wait for it
+
     sizes = np.bincount(group)
     each_slot_once = np.kron(np.eye(len(sizes)), np.ones(allowed.shape[1]))
     matrix = np.concatenate([each_slot_once, *(row.weights.reshape(1, -1) for row in rows)])

@@ -12,7 +12,7 @@ import torch
 from search.batches import Batch, EpochBatches
 from search.devices import resolve_device
 from search.mad.trial import TrialSpec
-from tasks import Examples, Split, Task, cached, draw
+from tasks import IGNORED, Examples, Split, Task, cached, draw
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,20 @@ class Data:
 
         def batches(split: Split) -> EpochBatches:
             examples = examples_of(setting.instance(split), sizes[split], seed, split, folder)
+            if split == "test" and setting.test_seq_len is not None:
+                examples = beyond(setting.instance().input_length, examples)
             return EpochBatches(examples, spec.batch_size, seed=seed, device=device)
 
         return cls(batches("train"), batches("validation") if spec.mode == "clean" else None, batches("test"))
+
+
+def beyond(n_positions: int, examples: Examples) -> Examples:
+    """The same instances, asked at the positions from `n_positions` on alone; shorter ones at all of theirs."""
+    if examples.inputs.shape[1] <= n_positions:
+        return examples
+    targets = examples.targets.copy()
+    targets[:, :n_positions] = IGNORED
+    return Examples(inputs=examples.inputs, targets=targets)
 
 
 @lru_cache(maxsize=6)

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from configs import ConfigError
+from configs.errors import yaml_path
+from models.build import without_memory
 from models.cost import RackCost, cost
+from models.kernels import check_kernel
 from search.devices import resolve_device
 from search.mad.report import print_scores, save_picture
 from search.mad.running import MakeModel, attempt, checkpoint_path
 from search.mad.scores import score, to_summary
 from search.mad.spec import MadSpec
-from search.mad.trial import Trial
+from search.mad.trial import Trial, TrialSpec
 from search.progress import Progress, label
 from search.results import TrialLog, make_folder, run_folder, to_json, write_parquet, write_text
 
@@ -65,6 +68,17 @@ def _check_here(spec: MadSpec) -> None:
     if spec.sweep.method != "grid" or spec.sweep.asha:
         raise ConfigError("sweep.method optuna and sweep.asha are scheduled by Ray Tune: use python -m launch mad")
     resolve_device(spec.train.device)
+    problems = []
+    for name, trial in first_settings(spec).items():
+        modules = () if trial.rack is None else without_memory(trial.rack).modules()
+        kernels = {(str(module.kernel_op), str(module.kernel)) for module in modules if hasattr(module, "kernel_op")}
+        for op, kernel in sorted(kernels):
+            try:
+                check_kernel(op, kernel)
+            except ValueError as error:
+                problems.append(f"{yaml_path(('architectures', name))}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def n_expected(spec: MadSpec) -> int:
@@ -144,5 +158,11 @@ def finish(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:
 
 def baseline_costs(spec: MadSpec) -> dict[str, RackCost]:
     """The cost of each architecture at the baseline of the run's first task."""
-    first = {trial.architecture: trial.spec for trial in reversed(list(spec.settings())) if trial.spec.rack is not None}
+    first = first_settings(spec)
     return {name: cost(trial.rack, trial.setting.instance().seq_len) for name, trial in first.items() if trial.rack is not None}
+
+
+def first_settings(spec: MadSpec) -> dict[str, TrialSpec]:
+    """Each architecture at the baseline of the run's first task."""
+    trials = list(spec.settings())
+    return {name: next(trial.spec for trial in trials if trial.architecture == name) for name in spec.architectures}

@@ -6,9 +6,8 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from torch import nn
 
 from configs.load import validate
@@ -20,6 +19,9 @@ from search.mad.suite import SUITE, task_file
 from search.mad.task import TaskSpec
 from search.mad.trial import Trial, TrialSpec
 from search.results import TrialLog
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def benchmark(
@@ -56,7 +58,7 @@ def benchmark(
 
     def make_model(trial: Trial) -> nn.Module:
         setting = trial.spec.setting
-        return make_model_fn(trial.task, setting.instance().vocab_size, setting.max_length)
+        return make_model_fn(trial.task, setting.instance().vocab_size, spec.tasks[trial.task].longest_for(setting))
 
     with tempfile.TemporaryDirectory(prefix="mixrack-") as temporary:
         folder = Path(temporary if out is None else out)
@@ -70,6 +72,8 @@ def benchmark(
         warnings.warn(f"{len(failures)} of {len(rows)} trials of '{model_id}' failed, the first with {first}", stacklevel=2)
     scores = score(spec, rows)
     values = {task: scores.of(model_id, task).value for task in spec.tasks}
+    import pandas as pd  # noqa: PLC0415 - half a second to import, for those who call this
+
     return pd.Series(values, name=model_id, dtype=float).rename_axis("task")
 
 
@@ -119,4 +123,6 @@ def train_task(
     }
     trial = Trial(type(model).__name__, task_config.task.kind, "baseline", validate(TrialSpec, raw_spec, "train_task"))
     (row,) = run_trials([trial], make_model=lambda _: model)
+    import pandas as pd  # noqa: PLC0415 - as above
+
     return pd.Series(row, name=trial.architecture)

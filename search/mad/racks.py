@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import filter as matching_names
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from configs.errors import known_names
 from configs.load import apply_override, parse_override, validate
 from models import BackboneSpec, RackSpec
 from models.build import without_memory
+from models.parameters import is_matched
 
 
 def backbone_in(value: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -65,8 +65,7 @@ def _backbone(rack: RackSpec) -> dict[str, Any]:
         return tree
     # A glob that is about embedding or head alone may match nothing in the rack of a task.
     names = [name for name, _ in without_memory(rack).named_parameters() if name.startswith("stacks.")]
-    names += [name.rpartition(".")[0] for name in names]
-    kept = [glob for glob in rack.parameters if matching_names(names, glob)]
+    kept = [glob for glob in rack.parameters if any(is_matched(name, glob) for name in names)]
     return {**tree, "parameters": {glob: rack.parameters[glob].to_dict() for glob in kept}}
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from models import BackboneSpec
 from models.cost import RackCost
+from search.mad.scans import entry, setting_tables
 from search.mad.scores import Scores
 from search.pictures import picture
 from search.progress import duration, make_console
@@ -18,8 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+MOST_NUMBERED = 8
+"""Architectures up to which the numbers stand over the bars: more would lie over each other."""
+
+
 def print_scores(scores: Scores, costs: Mapping[str, RackCost], out: Path) -> None:
-    """The table: a row an architecture, a column a task, sizes beside them, and below it all that qualifies the figures."""
+    """The table: a row an architecture, a column a task, sizes beside them; settings one by one; what qualifies the figures."""
     spec, console = scores.spec, make_console()
     table = Table(title=f"MAD scores, mode {spec.mode}", title_justify="left", title_style="bold", caption_justify="left")
     table.add_column("architecture")
@@ -34,6 +40,8 @@ def print_scores(scores: Scores, costs: Mapping[str, RackCost], out: Path) -> No
         table.add_section()
         table.add_row("best possible", *(f"{scores.ceiling(task):.3f}" for task in spec.tasks), "", "", "", "")
     console.print(table)
+    for by_setting in setting_tables(scores):
+        console.print(by_setting)
     for line in _notes(scores, costs):
         console.print(line, markup=False)
     console.print(f"picture: {out / 'scores.png'}", markup=False)
@@ -41,10 +49,7 @@ def print_scores(scores: Scores, costs: Mapping[str, RackCost], out: Path) -> No
 
 def _entry(scores: Scores, architecture: str, task: str | None) -> str:
     found = scores.of(architecture, task)
-    if found.value is None:
-        return "incomplete"
-    error = "" if found.standard_error is None else f" ±{found.standard_error:.3f}"
-    return f"{found.value:.3f}{error}{'*' if scores.problems(architecture, task) else ''}"
+    return entry(found) + ("*" if found.value is not None and scores.problems(architecture, task) else "")
 
 
 def _notes(scores: Scores, costs: Mapping[str, RackCost]) -> list[str]:
@@ -65,8 +70,19 @@ def _notes(scores: Scores, costs: Mapping[str, RackCost]) -> list[str]:
         if problems := scores.problems(name):
             lines.append(f"* {name}: " + ", ".join(f"{count} trial(s) {what}" for what, count in problems.items()))
     lines += [f"note, {name}: {warning}" for name, costed in costs.items() for warning in costed.warnings]
+    ahead = ", ".join(name for name, task in spec.tasks.items() if task.instance().answers_stand_ahead)
+    if ahead:
+        said = f"looks ahead (causal = false), and on {ahead} the answers stand in the input: these scores mean nothing"
+        lines += [f"note, {name}: {said}" for name, backbone in spec.architectures.items() if backbone and looks_ahead(backbone)]
     errors = {row["error"].strip().splitlines()[-1] for cell in scores.cells for row in cell.rows if row.get("error")}
     return lines + [f"error: {error}" for error in sorted(errors)]
+
+
+def looks_ahead(backbone: BackboneSpec) -> bool:
+    """Whether a mixer of the rack is told to: what it then sees of a position comes from after it."""
+    mixers = [block.mixer.options() for stack in backbone.stacks for block in stack.expanded() if block.mixer is not None]
+    mixers += [inner.options() for options in mixers for inner in options.get("mixers", {}).values() if inner is not None]
+    return any(options.get("causal") is False for options in mixers)
 
 
 def save_picture(scores: Scores, path: Path) -> None:
@@ -86,8 +102,10 @@ def save_picture(scores: Scores, path: Path) -> None:
         figure.legend(handles, labels, loc="outside upper center", ncols=n_columns, frameon=False)
 
 
-def _color(scores: Scores, architecture: str) -> str:
-    return f"C{list(scores.spec.architectures).index(architecture) % 10}"
+def _look(scores: Scores, architecture: str) -> tuple[str, int]:
+    """A colour, and how often all ten had been used before it: the next ten have other lines and a pattern."""
+    index = list(scores.spec.architectures).index(architecture)
+    return f"C{index % 10}", index // 10 % 3
 
 
 def _draw_bars(axis: Axes, scores: Scores) -> None:
@@ -101,8 +119,11 @@ def _draw_bars(axis: Axes, scores: Scores) -> None:
             if found.value is None:
                 axis.text(place, 0.02, "incomplete", rotation=90, ha="center", color="grey")
                 continue
-            axis.bar(place, found.value, width * 0.92, color=_color(scores, name), yerr=found.standard_error)
-            axis.text(place, found.value, f"{found.value:.2f}", ha="center", va="bottom", fontsize=8)
+            color, times = _look(scores, name)
+            pattern = ("", "////", "....")[times]
+            axis.bar(place, found.value, width * 0.92, color=color, hatch=pattern, edgecolor="white", yerr=found.standard_error)
+            if len(names) <= MOST_NUMBERED:
+                axis.text(place, found.value, f"{found.value:.2f}", ha="center", va="bottom", fontsize=8)
     for column, task in enumerate(tasks):
         if (ceiling := scores.ceiling(task)) < 0.9995:
             axis.plot([column - 0.45, column + 0.45], [ceiling, ceiling], "k--", linewidth=0.8)
@@ -114,19 +135,21 @@ def _draw_bars(axis: Axes, scores: Scores) -> None:
 def _draw_curves(axis: Axes, scores: Scores, task: str) -> None:
     metric = scores.spec.train.stop_metric
     for name in scores.spec.architectures:
+        color, times = _look(scores, name)
         cells = [cell for cell in scores.cells if (cell.architecture, cell.task, cell.change) == (name, task, "baseline")]
         best = [row for cell in cells if (row := cell.best(scores.spec.mode)) is not None]
         for number, row in enumerate(best):
             points = [(entry["step"], entry[metric]) for entry in row["history"]]
             axis.plot(
                 *zip(*points, strict=True),
-                color=_color(scores, name),
+                color=color,
+                linestyle=("-", "--", ":")[times],
                 label=name if number == 0 else None,
                 marker=".",
                 markersize=3,
             )
         if not best:
-            axis.plot([], [], color=_color(scores, name), label=name)
+            axis.plot([], [], color=color, label=name)
     axis.set_title(f"{task.replace('-', ' ')}, baseline", fontsize=9)
     axis.set_xlabel("step")
     axis.set_ylim(0, 1.05)

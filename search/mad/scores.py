@@ -73,25 +73,26 @@ class Scores:
     spec: MadSpec
     cells: list[Cell]
 
-    def of(self, architecture: str, task: str | None = None) -> Score:
-        """The score of an architecture on a task, or its mean over all tasks."""
+    def of(self, architecture: str, task: str | None = None, change: str | None = None) -> Score:
+        """The score of an architecture on a task (or on one setting of it), or its mean over all tasks."""
         tasks = list(self.spec.tasks) if task is None else [task]
         per_seed = []
         for seed in self.spec.seeds:
-            means = [self._task_mean(architecture, name, seed) for name in tasks]
+            means = [self._task_mean(architecture, name, change, seed) for name in tasks]
             known = [mean for mean in means if mean is not None]
             per_seed.append(statistics.fmean(known) if len(known) == len(means) else None)
         return Score.over_seeds(per_seed)
 
-    def _task_mean(self, architecture: str, task: str, seed: int) -> float | None:
+    def _task_mean(self, architecture: str, task: str, change: str | None, seed: int) -> float | None:
         wanted = (architecture, task, seed)
-        values = [cell.score(self.spec.mode) for cell in self.cells if (cell.architecture, cell.task, cell.seed) == wanted]
+        cells = [cell for cell in self.cells if (cell.architecture, cell.task, cell.seed) == wanted]
+        values = [cell.score(self.spec.mode) for cell in cells if change in (None, cell.change)]
         known = [value for value in values if value is not None]
         return statistics.fmean(known) if known and len(known) == len(values) else None
 
-    def ceiling(self, task: str) -> float:
+    def ceiling(self, task: str, change: str | None = None) -> float:
         """The best score that is reachable: below 1 where training cannot show everything that is asked."""
-        settings = self.spec.tasks[task].settings().values()
+        settings = [setting for name, setting in self.spec.tasks[task].settings().items() if change in (None, name)]
         return statistics.fmean(setting.instance().ceiling(setting.n_train) for setting in settings)
 
     def problems(self, architecture: str | None = None, task: str | None = None) -> dict[str, int]:

@@ -16,7 +16,7 @@ from search.mad.racks import backbone_in
 from search.mad.suite import expand_tasks, select
 from search.mad.sweep import SweepSpec, WorkerSpec
 from search.mad.task import TaskSpec
-from search.mad.trial import Trial, TrialSpec, rack_for
+from search.mad.trial import TEST_PICKS, Trial, TrialSpec, rack_for
 from search.member import TrainSpec
 
 # Each mode fills in what the file leaves out. `mad` is what the reference code does: macro accuracy a batch, model selection
@@ -81,12 +81,23 @@ class MadSpec(Spec):
         return raw
 
     @model_validator(mode="after")
+    def _check_test_lengths(self) -> Self:
+        problems = Problems()
+        for name, task in self.tasks.items() if self.mode == "mad" else ():
+            if task.test_seq_len is not None:
+                problems.add(("tasks", name, "test_seq_len"), TEST_PICKS)
+            elif task.changes.get("test_seq_len"):
+                problems.add(("tasks", name, "changes", "test_seq_len"), TEST_PICKS)
+        problems.raise_if_any("MadSpec")
+        return self
+
+    @model_validator(mode="after")
     def _check_racks(self) -> Self:
         problems = Problems()
         for name, backbone in self.architectures.items():
             for task in self.tasks.values():
                 try:
-                    _model(name, backbone, task)
+                    _model(name, backbone, task, task.longest_for(task))
                 except ValidationError as error:
                     problems.adopt(("architectures", name), error)
                     break
@@ -131,7 +142,8 @@ class MadSpec(Spec):
         for architecture, backbone in self.architectures.items():
             for task_name, task in self.tasks.items():
                 for change, setting in task.settings().items():
-                    spec = TrialSpec(setting=setting, **_model(architecture, backbone, setting), **shared, **first)
+                    model = _model(architecture, backbone, setting, task.longest_for(setting))
+                    spec = TrialSpec(setting=setting, **model, **shared, **first)
                     yield Trial(architecture, task_name, change, spec)
 
 
@@ -150,5 +162,5 @@ def _expand_architectures(raw: dict[Any, Any], d_model: Any, problems: Problems)
     return expanded
 
 
-def _model(architecture: str, backbone: BackboneSpec | None, setting: TaskSpec) -> dict[str, Any]:
-    return {"model_id": architecture} if backbone is None else {"rack": rack_for(backbone, setting)}
+def _model(architecture: str, backbone: BackboneSpec | None, setting: TaskSpec, max_length: int) -> dict[str, Any]:
+    return {"model_id": architecture} if backbone is None else {"rack": rack_for(backbone, setting, max_length)}

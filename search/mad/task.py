@@ -35,8 +35,8 @@ class TaskSpec(Spec):
     """A task, its data, and the changes that make it harder, one at a time around the baseline.
 
     A change is an option of the task, or a number of instances: `{seq_len: [256, 512], n_train: [800]}`. `test_seq_len` is the
-    `seq_len` of the test split alone: how does what was learned at one length do at another? Null, the same for all splits, is
-    left out of a saved spec.
+    `seq_len` of the test split alone: how does what was learned at one length do at another? A longer test asks only at the
+    positions that training did not have. Null, the same for all splits, is left out of a saved spec.
     """
 
     task: TASKS.field()  # type: ignore[valid-type]
@@ -107,7 +107,10 @@ class TaskSpec(Spec):
         is_other = split == "test" and self.test_seq_len is not None
         return TASKS.build(self.task.model_copy(update={"seq_len": self.test_seq_len}) if is_other else self.task)
 
-    @property
-    def max_length(self) -> int:
-        """The longest sequence of any split."""
-        return max(self.instance("train").seq_len, self.instance("test").seq_len)
+    def longest_for(self, setting: TaskSpec) -> int:
+        """The length to build a model of one of the settings for: its own, or the longest test of any of them.
+
+        So settings that differ in the test alone are of one model, also where a model depends on its greatest length.
+        """
+        tests = [self.test_seq_len, *self.changes.get("test_seq_len", ())]
+        return max(setting.instance().seq_len, *(int(length) for length in tests if length is not None), 0)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from configs import Spec
+from configs import Problems, Spec
 from models import BackboneSpec, RackSpec
 from search.mad.task import TaskSpec
 from search.member import TrainSpec
+
+TEST_PICKS = (
+    "mode mad stops and picks weights on the test split, so it has no test of another length: give mode clean, or leave it out "
+    "(changes: [seq_len, n_train] keeps those alone)"
+)
 
 
 class TrialSpec(Spec):
@@ -29,6 +34,14 @@ class TrialSpec(Spec):
     seed: NonNegativeInt
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
+
+    @model_validator(mode="after")
+    def _check_test_length(self) -> Self:
+        problems = Problems()
+        if self.mode == "mad" and self.setting.test_seq_len is not None:
+            problems.add(("setting", "test_seq_len"), TEST_PICKS)
+        problems.raise_if_any("TrialSpec")
+        return self
 
     @property
     def n_steps(self) -> int:
@@ -61,13 +74,13 @@ class Trial:
         return {**names, "seed": spec.seed, "lr": spec.lr, "weight_decay": spec.weight_decay}
 
 
-def rack_for(backbone: BackboneSpec, setting: TaskSpec) -> RackSpec:
+def rack_for(backbone: BackboneSpec, setting: TaskSpec, max_length: int) -> RackSpec:
     """The backbone with the embedding and head that the task needs, as the suite defines them.
 
-    Untied, with biases, and as long as the longest split; the autoencoder's linears start from N(0, 0.02), as the reference's do.
+    Untied, with biases; the autoencoder's linears start from N(0, 0.02), as the reference's do.
     """
     task = setting.instance()
     head = {"kind": task.read_out, "bias": True}
     init = {"init": {"kind": "normal", "std": 0.02}} if task.read_out == "autoencoder" and backbone.init is None else {}
-    sizes = {"vocab_size": task.vocab_size, "max_length": setting.max_length, "head": head, **init}
+    sizes = {"vocab_size": task.vocab_size, "max_length": max_length, "head": head, **init}
     return RackSpec.model_validate({**backbone.to_dict(), **sizes})

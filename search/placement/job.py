@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from configs import ConfigError, load
+from configs import ConfigError
+from configs.load import load_saved
 from models import Supernet
 from search.backend import Backend
 from search.budget import Budget
@@ -31,7 +32,7 @@ def run(spec: PlacementSpec, out: Path, backend: Backend) -> int:
     supernet = load_supernet(folder)
     if not isinstance(supernet, Supernet):
         raise ConfigError(f"{folder}: holds a rack without choices: there is nothing to place")
-    trained = load(SupernetSpec, folder / "spec.json")
+    trained = load_saved(SupernetSpec, folder / "spec.json")
     check_strategies(spec, supernet.space)
     check_data(trained, spec)
     with run_folder(out, spec):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from configs import ConfigError
+from configs.load import validate
 from models import Rack, RackSpec, Supernet
 from search import checkpoint
 from search.parallel import Ranks
@@ -27,7 +28,7 @@ def load_supernet(out: Path, device: torch.device | None = None) -> Supernet | R
     """The model that the finished run in a folder has trained, in evaluation mode; a plain rack, if it has no choices.
 
     Raises:
-        ConfigError: if there is no finished run.
+        ConfigError: if there is no finished run, or its model is of a format that cannot be read.
     """
     path = out / WEIGHTS
     if not path.exists():
@@ -35,6 +36,7 @@ def load_supernet(out: Path, device: torch.device | None = None) -> Supernet | R
     device = device or torch.device("cpu")
     tensors, state = checkpoint.load(path, device)
     spec = state["spec"]
-    model = Supernet(RackSpec.model_validate({**spec["rack"], "spec_version": spec.get("spec_version", 1)})).to(device)
+    rack = validate(RackSpec, {**spec["rack"], "spec_version": spec.get("spec_version", 1)}, str(path))
+    model = Supernet(rack).to(device)
     checkpoint.load_weights(model.rack, tensors)
     return (model if model.slots else model.rack).eval()

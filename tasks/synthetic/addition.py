@@ -39,6 +39,11 @@ class Addition(Task):
         """The sum's last digit is not shown: one less than `seq_len`."""
         return self.seq_len - 1
 
+    @property
+    def answers_stand_ahead(self) -> bool:
+        """The digits of the sum come next, but for the last."""
+        return True
+
     def sample(self, rng: np.random.Generator, n_examples: int, split: Split = "train") -> Examples:
         """As the contract says; all splits alike."""
         check_split(split)

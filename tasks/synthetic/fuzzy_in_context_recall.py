@@ -74,6 +74,11 @@ class FuzzyInContextRecall(Task):
         """All of `seq_len`, pads included."""
         return self.seq_len
 
+    @property
+    def answers_stand_ahead(self) -> bool:
+        """The tokens of values come next, but for the last token of the last one."""
+        return self.multi_query or self.v_motif_size > 1
+
     def sample(self, rng: np.random.Generator, n_examples: int, split: Split = "train") -> Examples:
         """As the contract says; evaluation has longer keys and asks less than training."""
         check_split(split)

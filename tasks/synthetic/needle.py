@@ -15,8 +15,9 @@ class Needle(Task):
     """Noise with a key and its value somewhere in it, then the key again, at which the value is asked.
 
     The test of Kamradt (2023, "needle in a haystack") and, with key and value, of Hsieh et al. 2024, arXiv 2404.06654 (RULER).
-    `depth` is where evaluation puts the needle: 0 at the start, 1 right before the question, null anywhere. Training puts it
-    anywhere, so that the settings of a scan over `depth` evaluate one and the same model.
+    `depth` is where the test puts the needle: 0 at the start, 1 right before the question, null anywhere. Training and validation
+    put it anywhere. Each depth of a scan is a trial of its own, trained anew; what it is trained on, and in mode `clean` picked
+    by, is the same at every depth. (Mode `mad` stops and picks on the test split, so at the depth.)
 
     Tokens: `vocab_size // 2` keys, then values. Noise is made of values, so only the key before it tells the right one.
     """
@@ -37,12 +38,12 @@ class Needle(Task):
         return self.seq_len
 
     def sample(self, rng: np.random.Generator, n_examples: int, split: Split = "train") -> Examples:
-        """As the contract says; training at any depth."""
+        """As the contract says; `depth` is the test's alone."""
         check_split(split)
         n_keys, last = self.vocab_size // 2, self.seq_len - 3
         keys = rng.integers(n_keys, size=n_examples)
         places = rng.integers(last + 1, size=n_examples)
-        if self.depth is not None and split != "train":
+        if self.depth is not None and split == "test":
             places[:] = round(self.depth * last)
         inputs = rng.integers(n_keys, self.vocab_size, size=(n_examples, self.seq_len))
         rows = np.arange(n_examples)

@@ -5,6 +5,7 @@ import torch
 
 from configs import ConfigError
 from models import MIXERS, RackSpec, Supernet
+from models.adapters import AdaptedLinear, Adapter
 from models.conversion import convert, initialise_supernet
 from tests.models.cases import D_MODEL, build, noise
 
@@ -21,6 +22,8 @@ TARGETS = {
     "gla-convolved": {"kind": "gated_linear_attention", "n_heads": N_HEADS, "d_conv": 4},
     "gdn": {"kind": "gated_delta_net", "n_heads": N_HEADS},
     "gdn-plain": {"kind": "gated_delta_net", "n_heads": N_HEADS, "d_conv": 0},
+    "retention": {"kind": "retention", "n_heads": N_HEADS},
+    "rwkv6": {"kind": "rwkv6", "n_heads": N_HEADS},
 }
 each_target = pytest.mark.parametrize("options", TARGETS.values(), ids=TARGETS)
 
@@ -162,6 +165,50 @@ def test_what_does_not_fit_is_named_and_nothing_changed(options, text):
 def test_another_width_does_not_fit():
     with pytest.raises(ConfigError, match="d_model = 64, not 32"):
         convert(attention(), build(MIXERS, {"kind": "attention", "n_heads": 8}, d_model=64))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MIXERS if kind != "stochastic"])
+def test_every_kind_starts_from_an_attention_or_says_why_not(kind):
+    """Of one head and of four, as far as the kind has any."""
+    for heads in ({}, {"n_heads": 4}):
+        if heads and "n_heads" not in MIXERS.spec_of(kind).model_fields:
+            continue
+        source, target = attention({"kind": "attention", **heads}), build(MIXERS, {"kind": kind, **heads})
+        try:
+            done, refusal = convert(source, target), ""
+        except ConfigError as error:
+            done, refusal = None, str(error)
+        assert (" cannot start from this attention: " in refusal) == (done is None)
+        if done is not None:
+            assert {"query.weight", "key.weight", "value.weight", "output.weight"} <= set(done.copied)
+            assert torch.equal(target.value.weight, source.value.weight)
+        assert target(X).isfinite().all()
+
+
+def adapted(mixer, seed):
+    """The mixer with two adapters on every projection, that change what it does, if there is a seed."""
+    for index, name in enumerate(("query", "key", "value", "output")):
+        linear = getattr(mixer, name)
+        sizes = {"rank": 2, "alpha": 3.0, "rslora": True}
+        adapters = {each: Adapter(linear.in_features, linear.out_features, **sizes) for each in ("lora", "other")}
+        for number, adapter in enumerate(adapters.values()):
+            adapter.up.data.copy_(noise(*adapter.up.shape, seed=seed + 2 * index + number) if seed else adapter.up)
+        setattr(mixer, name, AdaptedLinear(linear, adapters))
+    return mixer
+
+
+@pytest.mark.parametrize("is_target_adapted", [False, True])
+@pytest.mark.parametrize("n_kv_heads", [2, 4])
+def test_what_adapters_add_is_in_the_converted_weights(n_kv_heads, is_target_adapted):
+    source, target = adapted(attention(), seed=1), build(MIXERS, {**GROUPED, "n_kv_heads": n_kv_heads}, seed=9)
+    assert (source(X) - attention()(X)).abs().max() > 0.1
+    if is_target_adapted:
+        adapted(target, seed=0)
+    done = convert(source, target)
+    torch.testing.assert_close(target(X), source(X), rtol=1e-4, atol=1e-4)
+    assert done.copied == ("query.weight", "key.weight", "value.weight", "output.weight")
+    assert len(done.kept) == 16 * is_target_adapted
+    assert done.dropped == ()
 
 
 MIXED = {"kind": "stochastic", "main": "attention", "mixers": {"mamba": "mamba", **TARGETS, "attention": GROUPED}}

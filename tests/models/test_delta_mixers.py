@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from models import MIXERS
 from models.mixers.kimi_delta_attention import KimiDeltaAttention
 from models.mixers.retention import Retention
-from models.ops.delta_rule import gated_delta_rule
+from models.ops.delta_rule import delta_step, gated_delta_rule
 from models.ops.gated_linear_attention import LOWEST_LOG_DECAY
 from models.ops.kimi_delta_rule import kimi_delta_rule, kimi_delta_rule_flops
 from models.ops.retention import retention, retention_flops
@@ -133,6 +133,15 @@ def test_recurrences_stay_float32_under_autocast(rule):
     assert torch.equal(found, expected)
 
 
+def test_a_step_of_the_delta_rules_stays_float32_under_autocast():
+    query, key, value, rate = (part[:, :, 0].bfloat16() for part in unit_inputs(1, 2))
+    memory, log_decay = noise(2, 2, D_KEY, D_VALUE), -noise(2, 2, D_KEY).square()
+    expected = delta_step(memory, *(part.float() for part in (query, key, value, rate)), log_decay=log_decay)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = delta_step(memory, query, key, value, rate, log_decay=log_decay)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
 @each_case
 def test_the_memory_is_what_the_state_size_says(options):
     mixer = build(MIXERS, options)
@@ -214,4 +223,5 @@ def test_retention_looks_by_distance():
         outputs.append(mixer.initial_state(1))
         for position in changed.unbind(1):
             _, outputs[-1] = mixer.step(position, outputs[-1])
-    assert (outputs[0] - outputs[1]).abs().max() > 1e-2
+    (first, _), (second, _) = outputs
+    assert (first - second).abs().max() > 1e-2

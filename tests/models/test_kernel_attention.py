@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from models import MIXERS
 from models.mixers.kernel_attention import KernelAttention
 from models.ops.kernel_attention import kernel_attention
-from models.ops.kernel_features import LEAST, draw_frequencies, kernel_features
+from models.ops.kernel_features import draw_frequencies, kernel_features, least_sum, scaled_frequencies
 from tests.models.cases import D_MODEL, build, noise
 from tests.models.flops import counted
 
@@ -21,25 +21,35 @@ def features(x, frequencies, kernel_type):
     """As in the papers, with nothing taken out."""
     if kernel_type == "elu":
         return torch.where(x > 0, x + 1, x.exp())
-    n = len(frequencies)
+    n = frequencies.shape[-2]
     if kernel_type == "favor":
         x = x / x.shape[-1] ** 0.25
-        return ((x[..., None, :] * frequencies).sum(-1) - (x**2).sum(-1, keepdim=True) / 2).exp() / n**0.5
+        return ((x @ frequencies.mT) - (x**2).sum(-1, keepdim=True) / 2).exp() / n**0.5
     x = x / x.norm(dim=-1, keepdim=True)
-    angles = (x[..., None, :] * frequencies).sum(-1) / (x.shape[-1] ** 0.5 if kernel_type == "rff_laplacian" else 1)
+    angles = (x @ frequencies.mT) / (x.shape[-1] ** 0.5 if kernel_type == "rff_laplacian" else 1)
     return torch.cat((angles.cos(), angles.sin()), -1) / n**0.5
 
 
-def quadratic(query, key, value, frequencies, *, kernel_type, causal):
+def quadratic(query, key, value, frequencies, *, kernel_type, causal, log_scale=None):
+    if log_scale is not None:
+        frequencies = frequencies * log_scale.exp()[:, None, None] ** (0.5 if kernel_type == "rff_gaussian" else 1)
     kernels = features(query, frequencies, kernel_type) @ features(key, frequencies, kernel_type).mT
-    kernels = kernels.tril() if causal else kernels
-    n_seen = torch.arange(1, query.shape[-2] + 1)[:, None] if causal else query.shape[-2]
-    return kernels @ value / kernels.sum(-1, keepdim=True).clamp(min=n_seen * LEAST[kernel_type])
+    seen = torch.ones_like(kernels).tril() if causal else torch.ones_like(kernels)
+    n_seen = seen.sum(-1, keepdim=True)
+    least = 1e-30
+    if log_scale is not None:
+        farthest = (-2 * log_scale.exp()).exp()[:, None, None]
+        least = torch.maximum(n_seen * farthest, (n_seen / (2 * frequencies.shape[-2])) ** 0.5)
+    return (kernels * seen) @ value / torch.maximum((kernels * seen).sum(-1, keepdim=True), n_seen * 0 + least)
 
 
-def linear(query, key, value, frequencies, *, kernel_type, causal):
+def linear(query, key, value, frequencies, *, kernel_type, causal, log_scale=None):
+    if log_scale is not None:
+        frequencies = scaled_frequencies(frequencies, log_scale, kernel_type)
     (query, _), (key, peak) = (kernel_features(part, frequencies, kernel_type) for part in (query, key))
-    return kernel_attention(query, key, peak, value, causal=causal, least=LEAST[kernel_type])
+    time = query.shape[-2]
+    least = least_sum(torch.arange(1 if causal else time, time + 1)[:, None], log_scale, query.shape[-1])
+    return kernel_attention(query, key, peak, value, causal=causal, least=least)
 
 
 @each_type
@@ -49,7 +59,11 @@ def test_linear_is_quadratic(kernel_type, causal, time):
     inputs = [noise(2, 2, time, size, seed=seed, dtype=torch.float64).requires_grad_() for seed, size in enumerate((6, 6, 4))]
     frequencies = draw_frequencies(kernel_type, D_HEAD if kernel_type == "elu" else 10, D_HEAD, seed=1)
     frequencies = None if frequencies is None else frequencies.double()
-    outputs = [form(*inputs, frequencies, kernel_type=kernel_type, causal=causal) for form in (linear, quadratic)]
+    options = {"kernel_type": kernel_type, "causal": causal}
+    if kernel_type.startswith("rff"):
+        options["log_scale"] = torch.tensor([-1.0, 1.0], dtype=torch.float64, requires_grad=True)
+        inputs.append(options["log_scale"])
+    outputs = [form(*inputs[:3], frequencies, **options) for form in (linear, quadratic)]
     torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
     found = [torch.autograd.grad((y * noise(*y.shape, seed=9, dtype=y.dtype)).sum(), inputs) for y in outputs]
     torch.testing.assert_close(*found, rtol=1e-7, atol=1e-7)
@@ -77,6 +91,36 @@ def kernel(query, key, kernel_type):
     if kernel_type == "rff_gaussian":
         return (-difference.square().sum(-1) / 2).exp()
     return (-difference.abs().sum(-1) / query.shape[-1] ** 0.5).exp()
+
+
+@pytest.mark.parametrize(("kernel_type", "share"), {**dict.fromkeys(TYPES[:3], 5), "elu": 1.3}.items())
+def test_a_key_like_the_query_wins(kernel_type, share):
+    """Of 64 random ones, on average over the features' seeds: attention can be paid to something."""
+    key = noise(1, 1, 64, 16)
+    weights = []
+    for seed in range(40):
+        mixer = KernelAttention(16, kernel_type=kernel_type, kernel_dim=None if kernel_type == "elu" else 128, seed=seed)
+        parts = (key, key, torch.eye(64)[None, None], mixer.frequencies)
+        weights.append(linear(*parts, kernel_type=kernel_type, causal=False, log_scale=mixer.log_scale)[0, 0].detach())
+    assert torch.stack(weights).mean(0).diag().mean() > share / 64
+
+
+@pytest.mark.parametrize("kernel_type", TYPES[1:3])
+def test_what_cancels_is_not_divided_by(kernel_type):
+    """Few waves tell random unit vectors apart by chance only, and what they add up to may be nothing: no output explodes."""
+    mixer = KernelAttention(16, kernel_type=kernel_type)
+    query, key, value = noise(3, 8, 1, 256, 16)
+    log_scale = mixer.log_scale + 1  # as training may sharpen it
+    found = linear(query, key, value, mixer.frequencies, kernel_type=kernel_type, causal=True, log_scale=log_scale)
+    assert found.abs().max() < 10
+    assert found.square().mean() < 1
+
+
+def test_scales_are_learned_and_start_as_they_are():
+    mixer = build(MIXERS, {"kind": "kernel_attention", "n_heads": 4, "kernel_type": "rff_gaussian"})
+    assert mixer.log_scale.keep_init
+    assert torch.equal(mixer.log_scale.exp(), torch.full((4,), 2.0))
+    assert build(MIXERS, {"kind": "kernel_attention"}).log_scale is None
 
 
 @pytest.mark.parametrize("kernel_type", TYPES[:3])

@@ -7,6 +7,7 @@ from configs import ConfigError
 from configs.load import validate
 from models import RackSpec
 from models.layers import LAYERS, layer, layer_names
+from models.registries import CHANNEL_MIXERS, MIXERS
 from tests.models.flops import counted
 
 SIZES = {  # parameters, state at 128 positions (channel mixers: None)
@@ -79,9 +80,14 @@ def test_flops_are_what_runs(name):
     ("text", "part"),
     [
         ("swiglu", layer("swiglu")[1]),
-        ("gated_delta_net(n_heads=4)", {**layer("gated-delta-net")[1], "n_heads": 4}),
+        ("gated_delta_net", layer("gated-delta-net")[1]),
+        ("gated_delta_net(n_heads=4)", {"kind": "gated_delta_net", "n_heads": 4}),
+        ("gated-delta-net(n_heads=4)", {**layer("gated-delta-net")[1], "n_heads": 4}),
+        ("attention()", {"kind": "attention"}),
+        ("mamba2(d_head=32)", {"kind": "mamba2", "d_head": 32}),
         (" mh-attention ( window = 8 , d_conv=4 ) ", {**layer("mh-attention")[1], "window": 8, "d_conv": 4}),
-        ("mlp(d_ff=5e+2)", {**layer("mlp")[1], "d_ff": 500.0}),
+        ("mh_attention(window=8)", {**layer("mh-attention")[1], "window": 8}),
+        ("mlp(d_ff=5e+2)", {"kind": "mlp", "d_ff": 500.0}),
         ("moe", {"kind": "moe"}),
         ("moe(n_experts=4, n_active=2,)", {"kind": "moe", "n_experts": 4, "n_active": 2}),
         (
@@ -95,14 +101,20 @@ def test_a_layer_in_words_is_the_layer_in_full(text, part):
 
 
 def test_a_name_with_options_changes_no_other_layer():
-    layer("attention(n_heads=4)")
-    assert layer("attention")[1]["n_heads"] == 1
+    layer("mh-attention(n_heads=4)")
+    assert layer("mh-attention")[1]["n_heads"] == 16
+
+
+@pytest.mark.parametrize("kind", [*MIXERS, *CHANNEL_MIXERS])
+def test_a_kind_with_options_has_no_sizes_of_the_suite(kind):
+    """Those are for width 128: an unmentioned one would come from a file that nobody named."""
+    assert layer(f"{kind}()")[1] == {"kind": kind}
 
 
 def test_layers_in_words_in_a_rack():
     rack = RackSpec(d_model=16, vocab_size=8, layers=["attention(n_heads=2, window=4)", "mlp(d_ff=8)"])
     assert rack == RackSpec(
-        d_model=16, vocab_size=8, layers=[{**layer("attention")[1], "n_heads": 2, "window": 4}, {**layer("mlp")[1], "d_ff": 8}]
+        d_model=16, vocab_size=8, layers=[{"kind": "attention", "n_heads": 2, "window": 4}, {"kind": "mlp", "d_ff": 8}]
     )
 
 

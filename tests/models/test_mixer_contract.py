@@ -13,6 +13,15 @@ each_mixer = pytest.mark.parametrize("options", MIXER_CASES.values(), ids=MIXER_
 each_length = pytest.mark.parametrize("time", LENGTHS)
 
 
+def stepped(mixer, x):
+    """What `forward` gives, position by position."""
+    state, outputs = mixer.initial_state(len(x)), []
+    for position in x.unbind(1):
+        output, state = mixer.step(position, state)
+        outputs.append(output)
+    return torch.stack(outputs, 1)
+
+
 @each_mixer
 @each_length
 def test_shape(options, time):
@@ -101,12 +110,12 @@ def test_stacked_models_equal_separate_ones(options, time):
 
 @each_mixer
 def test_runs_under_autocast(options):
-    mixer, x = build(MIXERS, options), noise(2, 65, D_MODEL)
+    """To the precision of the projections: what has a scale of its own, such as time, must not be rounded to bfloat16."""
+    mixer, x = build(MIXERS, options, max_length=512), noise(2, 512, D_MODEL)
     with torch.autocast("cpu", torch.bfloat16):
         y = mixer(x)
         found = gradients(mixer, x)
-    assert y.isfinite().all()
-    assert (y - mixer(x)).abs().mean() < 0.05 * mixer(x).abs().mean()
+    assert (y - mixer(x)).norm() < 0.015 * mixer(x).norm()
     assert all(gradient.isfinite().all() for gradient in found.values())
 
 
@@ -117,8 +126,14 @@ def test_stepping_gives_what_forward_gives(options):
         with pytest.raises(NotImplementedError, match=type(mixer).__name__):
             mixer.initial_state(2)
         return
-    state, outputs = mixer.initial_state(2), []
-    for position in x.unbind(1):
-        output, state = mixer.step(position, state)
-        outputs.append(output)
-    torch.testing.assert_close(torch.stack(outputs, 1), mixer(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(stepped(mixer, x), mixer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@each_mixer
+@torch.no_grad()
+def test_stepping_does_not_drift(options):
+    """What keeps a state of one size reads at the end what it has carried along from the start."""
+    mixer, x = build(MIXERS, options), noise(1, 2048, D_MODEL)
+    if mixer.has_step and mixer.state_size(1) == mixer.state_size(2048):
+        torch.testing.assert_close(stepped(mixer, x), mixer(x), rtol=1e-5, atol=1e-5)

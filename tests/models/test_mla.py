@@ -62,10 +62,9 @@ def test_the_stepped_form_knows_biases_and_adapters():
     for index, name in enumerate(("key_up", "value_up")):
         linear = mixer.get_submodule(name)
         linear.bias = torch.nn.Parameter(noise(linear.out_features, seed=index))
-        adapted = AdaptedLinear(linear)
-        adapted.adapters["lora"] = Adapter(linear.in_features, linear.out_features, rank=2, alpha=3)
-        torch.nn.init.normal_(adapted.adapters["lora"].up, generator=torch.Generator().manual_seed(index))
-        setattr(mixer, name, adapted)
+        adapter = Adapter(linear.in_features, linear.out_features, rank=2, alpha=3)
+        torch.nn.init.normal_(adapter.up, generator=torch.Generator().manual_seed(index))
+        setattr(mixer, name, AdaptedLinear(linear, {"lora": adapter}))
     torch.testing.assert_close(stepped(mixer, x)[0], mixer(x), rtol=1e-5, atol=1e-5)
 
 

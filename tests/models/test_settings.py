@@ -288,3 +288,129 @@ def test_a_placed_rack_keeps_what_is_said_of_its_parts(placement):
     assert keys["stacks.0.blocks.0.mixer.query.weight"].unique().tolist() == [2]
     thin = supernet.thin([placement])
     assert torch.equal(thin.extract(placement)(TOKENS), extracted(TOKENS))
+
+
+def same_spec(first, second):
+    """Equal, of one fingerprint, and of the same parameters with the same marks."""
+    marks = [
+        {name: (vars(each), each.requires_grad) for name, each in spec.build().named_parameters()} for spec in (first, second)
+    ]
+    return first == second and first.fingerprint() == second.fingerprint() and marks[0] == marks[1]
+
+
+def test_the_order_of_globs_is_part_of_what_a_spec_is():
+    globs = {"*": {"bias": False, **fill(1)}, "query": {"bias": True, **fill(2)}}
+    first = rack({"mixer": {**ATTENTION, "parameters": globs}})
+    second = rack({"mixer": {**ATTENTION, "parameters": dict(reversed(globs.items()))}})
+    assert first != second
+    assert first.fingerprint() != second.fingerprint()
+    assert (value_of(first, "mixer.query.weight"), value_of(second, "mixer.query.weight")) == (2, 1)
+    assert [cost(spec, 8).n_parameters for spec in (first, second)] == [
+        sum(parameter.numel() for parameter in spec.build().parameters()) for spec in (first, second)
+    ]
+    assert same_spec(RackSpec(**first.to_dict()), first)
+
+
+def test_blocks_that_share_say_the_same_in_the_same_order():
+    globs = {"*": {"lr_scale": 2}, "*.up": fill(2)}
+    stacks = [{"blocks": [{"mlp": MLP, "share": "x"}], "parameters": each} for each in (globs, dict(reversed(globs.items())))]
+    assert problem(stacks=stacks).startswith("rack: stacks[1].blocks[0].share: block 1 shares 'x'")
+
+
+SILENCED = [
+    ({"lr_scale": 0.5}, {"lr_scale": 1.0}),
+    ({"weight_decay": 0.5}, {"weight_decay": None}),
+    ({"lora": {"rank": 2}}, {"lora": None}),
+    ({"mlp": {**MLP, "init": FILL}}, {"mlp": {"init": None}}),
+    ({"mlp": {**MLP, "lr_scale": 0.5}}, {"mlp": {"lr_scale": 1.0}}),
+    ({"mlp": {**MLP, "parameters": {"up": {"bias": True}}}}, {"mlp": {"parameters": {"up": {"bias": None}}}}),
+]
+
+
+@pytest.mark.parametrize(("said", "unsaid"), SILENCED, ids=str)
+def test_an_override_that_unsays_something_is_saved(said, unsaid):
+    block = {"mixer": ATTENTION, "mlp": MLP, **said}
+    spec = rack(stacks=[{"n_blocks": 2, "block": block, "layers": {"0": unsaid}}])
+    assert spec.stacks[0].expanded()[0] != spec.stacks[0].expanded()[1]
+    assert same_spec(RackSpec(**spec.to_dict()), spec)
+    assert spec.stacks[0].expanded()[0] == rack({"mixer": ATTENTION, "mlp": MLP}).stacks[0].expanded()[0].model_copy(
+        update={"mlp": spec.stacks[0].expanded()[0].mlp}
+    )
+
+
+CHOICES = {"a": ATTENTION, "b": {"kind": "gated_delta_net"}}
+PLACED = {
+    "adapters by name": {"parameters": {"mixers.a.query": {"lora": {"rank": 2}}}},
+    "biases by name": {"parameters": {"mixers.a.query": {"bias": True}, "*.query.bias": {"lr_scale": 0.25}}},
+    "adapters' own": {"lora": {"rank": 2}, "parameters": {"*.adapters.lora.up": {"lr_scale": 4}}},
+    "the last wins": {"parameters": {"mixers.a.query": fill(1), "*": fill(2), "mixers.a.q*": fill(3)}},
+    "modules": {"parameters": {"mixers.a": {"lr_scale": 0.5}, "mixers.b": {"lr_scale": 0.25}}},
+    "both say all": {"parameters": {"*": {**fill(1), "weight_decay": 0.1}, "mixers.a.key": {"weight_decay": 0.2}}},
+}
+
+
+@pytest.mark.parametrize("level", ["part", "block", "stack", "rack"])
+@pytest.mark.parametrize("said", PLACED.values(), ids=PLACED)
+def test_what_is_placed_is_what_the_supernet_holds(said, level):
+    """Whatever is said, and at whichever level, the placed rack is built with it, or has it from the supernet."""
+    path = {"part": "", "block": "mixer.", "stack": "blocks.0.mixer.", "rack": "stacks.0.blocks.0.mixer."}[level]
+    said = {
+        **said,
+        "parameters": {glob if glob.startswith("*") else f"{path}{glob}": each for glob, each in said["parameters"].items()},
+    }
+    inner = {**ATTENTION, "parameters": {"*": {"lr_scale": 3}}} if level == "part" else ATTENTION
+    part = {"kind": "stochastic", "main": "a", "mixers": {**CHOICES, "a": inner}, **(said if level == "part" else {})}
+    block = {"mixer": part, "mlp": MLP, **(said if level == "block" else {})}
+    stack, top = (said if level == name else {} for name in ("stack", "rack"))
+    supernet = Supernet(rack(block, stack=stack, **top))
+    for model, prefix in ((supernet.extract(["a"]), ""), (supernet.thin([["a"]]).rack, "mixers.a.")):
+        marks = {name: (vars(each), each.requires_grad) for name, each in model.named_parameters()}
+        for name, mark in marks.items():
+            place = "stacks.0.blocks.0.mixer."
+            old = name.replace(f"{place}{prefix}", f"{place}mixers.a.") if name.startswith(f"{place}{prefix}") else name
+            own = supernet.rack.get_parameter(old)
+            assert mark == (vars(own), own.requires_grad), name
+            assert torch.equal(model.get_parameter(name), own), name
+    placed = supernet.space.place(["a"])
+    assert same_spec(RackSpec(**placed.to_dict()), placed)
+    built = placed.build()
+    for name, parameter in built.named_parameters():
+        if "init" in str(said) and name.endswith(("query.weight", "key.weight")):
+            assert torch.equal(parameter, supernet.extract(["a"]).get_parameter(name)), name
+
+
+def test_bias_is_not_lost_beside_globs_or_in_an_override():
+    beside = rack({"mixer": {**ATTENTION, "bias": True, "parameters": {"*": {"lr_scale": 0.5}}}})
+    assert parameters(beside)["mixer.query.bias"].lr_scale == 0.5
+    stack = {"n_blocks": 2, "block": {"mixer": {**ATTENTION, "bias": False}}, "layers": {"0": {"mixer": {"bias": True}}}}
+    blocks = rack(stacks=[stack]).build().blocks()
+    assert [block.mixer.query.bias is not None for block in blocks] == [True, False]
+
+
+def test_what_reaches_nothing_is_refused():
+    lora = {"lora": {"rank": 2}}
+    assert problem({}, embedding={"kind": "token", **lora}).startswith("rack: embedding.lora: says nothing: there are no linears")
+    assert "mixer_norm.init: says nothing" in problem({"mixer": ATTENTION, "mixer_norm": {"kind": "rmsnorm", "init": FILL}})
+    tied = "the head's weight is the embedding's (tie_embeddings): say it of the embedding"
+    for said, place in ((lora, "lora"), ({"parameters": {"output": fill(1)}}, "parameters.output")):
+        assert problem({}, tie_embeddings=True, head={"kind": "language_model", **said}) == f"rack: head.{place}: {tied}"
+        assert rack({}, head={"kind": "language_model", **said}).build()
+
+
+def test_opting_out_of_no_adapters_freezes_nothing():
+    assert all(
+        parameter.requires_grad for parameter in parameters(rack({"mixer": {**ATTENTION, "lora": {"apply": False}}})).values()
+    )
+    others = {**ATTENTION, "lora": {"freeze_others": False}, "parameters": {"query": {"lora": {"apply": False}}}}
+    assert parameters(rack({"mixer": others}))["mixer.query.weight"].requires_grad
+    itself = {**ATTENTION, **LORA, "parameters": {"query": {"lora": {"apply": False, "freeze_others": False}}}}
+    spec = rack({"mixer": itself})
+    assert parameters(spec)["mixer.query.weight"].requires_grad
+    assert not parameters(spec)["mixer.key.weight"].requires_grad
+    assert same_spec(RackSpec(**spec.to_dict()), spec)
+
+
+@pytest.mark.parametrize(("glob", "meant"), [("*.qury", "query"), ("*qeury*", "query"), ("stacks.0.blocks.0.mixr", "mixer")])
+def test_the_nearest_name_of_a_glob_is_by_its_last_word(glob, meant):
+    message = problem({"mixer": ATTENTION, "mlp": MLP}, parameters={glob: {"lr_scale": 0}})
+    assert meant in message.partition("the nearest is ")[2]

@@ -318,3 +318,21 @@ def test_short_forms_are_gone_from_a_saved_spec():
 def test_short_and_long_forms_are_the_same_spec():
     long = {"stacks": [{"blocks": [{"mixer": {"kind": "attention", "bias": True}, "mlp": {"kind": "swiglu", "d_ff": 352}}]}]}
     assert rack(**long).fingerprint() == rack(layers=["attention", "swiglu"]).fingerprint()
+
+
+def test_a_kernel_in_an_override_is_how_it_is_run_too():
+    """Overrides are kept as plain mappings; what is in them are parts all the same."""
+    mixers = {"a": ATTENTION, "b": {"kind": "linear_attention"}}
+    choice = {"mixer": {"kind": "stochastic", "main": "a", "mixers": mixers}}
+
+    def stack(kernel, n_heads=2, **override):
+        mixer = {**ATTENTION, "n_heads": n_heads, "kernel": kernel}
+        return StackSpec(n_blocks=3, block={"mixer": mixer, "mlp": MLP}, layers={"0": {"dropout": 0.5}, **override})
+
+    assert stack("auto").fingerprint() == stack("reference").fingerprint() != stack("auto", n_heads=4).fingerprint()
+    chosen = [
+        stack("auto", **{"1": {"mixer": {**choice["mixer"], "mixers": {**mixers, "c": {**ATTENTION, "kernel": kernel}}}}})
+        for kernel in ("auto", "reference")
+    ]
+    assert chosen[0].fingerprint() == chosen[1].fingerprint() != stack("auto", **{"1": choice}).fingerprint()
+    assert chosen[0] != chosen[1]

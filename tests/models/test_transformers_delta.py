@@ -76,11 +76,11 @@ def kimi(ours):
         "q_proj": ours.query,
         "k_proj": ours.key,
         "v_proj": ours.value,
-        "forget_gate.f_a_proj": ours.decay_down,
-        "forget_gate.f_b_proj": ours.decay_up,
+        "forget_gate.f_a_proj": ours.decay.down,
+        "forget_gate.f_b_proj": ours.decay.up,
         "b_proj": ours.rate,
-        "g_a_proj": ours.gate_down,
-        "g_b_proj": ours.gate_up,
+        "g_a_proj": ours.gate.down,
+        "g_b_proj": ours.gate.up,
         "o_proj": ours.output,
     }
     weights = {f"{name}.weight": linear.weight for name, linear in linears.items()}

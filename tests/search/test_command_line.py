@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import ConfigError
 from search.cli import OVERRIDE, add_mad, mad_spec
 from search.describe import read_spec
 from search.mad import job
@@ -87,25 +88,55 @@ def test_check_says_of_each_wrong_file_what_is_wrong(tmp_path, run):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["mad", "--preset", "quick", "--task", "in-context-recal"], "did you mean 'in-context-recall'"),
-        (["mad", "--preset", "quick", "d_modle=128"], "d_modle: unknown key 'd_modle'; did you mean 'd_model'"),
+        (
+            ["mad", "--preset", "quick", "--task", "in-context-recal"],
+            "^--tasks: unknown task 'in-context-recal'; did you mean 'in-context-recall'",
+        ),
+        (
+            ["mad", "--preset", "quick", "d_modle=128"],
+            "^command line: d_modle: unknown key 'd_modle'; did you mean 'd_model'",
+        ),
         (
             ["mad", "--preset", "quick", "d_model=128", "architectures.attention[0].n_heads=3"],
             "architectures.attention.*n_heads = 3 must divide d_model = 128",
         ),
         (["mad", "no/such/file.yaml"], "no/such/file.yaml: cannot be read: No such file"),
-        (["mad", "--preset", "quick", "--layers", "mh-atention"], "did you mean 'mh-attention'"),
+        (
+            ["mad", "--preset", "quick", "--layers", "mh-atention"],
+            "^--layers: layer 1: unknown layer 'mh-atention'; did you mean 'mh-attention'",
+        ),
         (
             ["mad", "--layers", "attention(n_heads=4"],
-            r"layers\[0\]: .*, character 10: this '\(' is not closed",
+            r"^--layers: layer 1: .*, character 10: this '\(' is not closed",
         ),
         (
             ["mad", "--layers", "swiglu", "attention(n_head=4)"],
-            r"layers\[1\]\.n_head: .*did you mean 'n_heads'",
+            "^--layers: layer 2: n_head: .*did you mean 'n_heads'",
         ),
-        (["mad", "--racks", "configs/hybrid.yaml", "hybrid.yaml"], "two architectures are called 'hybrid'"),
-        (["mad", "--racks", str(ROOT / "configs/space.yaml")], "this is a space, 6 choices are open"),
+        (["mad", "--layers", "attention(n_heads=3)"], "^--layers: layer 1: n_heads = 3 must divide d_model"),
+        (
+            ["mad", "--layers", "swiglu", "attention(window=8)", "n_heads=4"],
+            r"^command line: n_heads: unknown key 'n_heads'; .*; of a layer it .* in parentheses: \"attention\(n_heads=4\)\"$",
+        ),
+        (["mad", "--layers", "attention", "n_haeds=4"], "^command line: n_haeds: unknown key 'n_haeds'; Known: [^(]*$"),
+        (["mad", "--racks", "configs/hybrid.yaml", "hybrid.yaml"], "^--racks: two architectures are called 'hybrid'"),
+        (["mad", "--racks", "hybrid.yaml(d_model=8"], "^--racks: 'hybrid.yaml.*character 12.*is not closed"),
+        (["mad", "--racks", str(ROOT / "configs/space.yaml")], "^--racks: .*this is a space, 6 choices are open"),
+        (
+            ["mad", "--racks", str(ROOT / "configs/hybrid.yaml(d_modle=3)")],
+            "^--racks: .*hybrid.yaml: d_modle: .*did you mean 'd_model'",
+        ),
+        (
+            ["mad", "--racks", str(ROOT / "configs/hybird.yaml")],
+            "^--racks: .*configs/hybird.yaml: there is no such file; did you mean '.*configs/hybrid.yaml'",
+        ),
+        (
+            ["mad", "--racks", "lama.yaml"],
+            "^--racks: lama.yaml: there is no such file; did you mean '.*configs/racks/llama.yaml'",
+        ),
+        (["mad", "--racks", "x.yaml"], "^--racks: x.yaml: there is no such file$"),
         (["mad", "--preset", "quick", "lrs[7]=1"], "does not exist"),
+        (["mad", "--layers", "attention(kernel=flash-attn)"], r"kernel = flash-attn: .*flash-attn"),
         (["mad", "a.yaml", "--preset", "quick"], r"give a config file \(a.yaml\) or a --preset \(quick\), not both"),
         (["show", "no/such/file.yaml"], "cannot be read"),
         (["mad", "--preset", "quick", "out=/dev/null/run"], "/dev/null/run"),
@@ -117,6 +148,22 @@ def test_a_mistake_on_the_command_line_is_one_message(run, arguments, expected):
     assert (status, out) == (2, [])
     assert len(errors) == 1, errors
     assert re.search(expected, errors[0]), errors
+
+
+def test_mistakes_in_a_file_are_told_by_its_path_from_here(tmp_path, run):
+    """Those of the command line beside them are not blamed on it."""
+    text = (ROOT / "configs/mad_quick.yaml").read_text().replace("epochs: 8", "epochs: none")
+    (tmp_path / "own.yaml").write_text(text)
+    status, _, errors = run("mad", "../own.yaml", "--layers", "attention(n_heads=3)", "--tasks", "needel", "patience=2")
+    assert status == 2
+    assert {line.split(": ")[0] for line in errors} == {"--layers", "--tasks", "../own.yaml", "command line"}
+    assert sum(bool(re.match(r"\.\./own\.yaml: epochs: .*got 'none'", line)) for line in errors) == 1
+
+
+def test_paths_below_here_are_short(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ConfigError, match=r"^configs/mad_quick\.yaml: architectures\.attention\[0\]: n_heads = 3 must divide"):
+        spec_of("architectures.attention[0].n_heads=3")
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The MAD job: what it leaves, what it does not do twice, and what it says of failures."""
 
-import json
 import math
 
 import pandas as pd
@@ -10,6 +9,7 @@ from torch import nn
 
 import search
 from configs import ConfigError
+from configs.load import load_saved
 from search.mad import job, running
 from search.results import TrialLog, run_folder
 from tests.search.cases import failing, mad_spec, results_in, rows_in, timeless
@@ -33,7 +33,7 @@ def test_a_run_leaves_everything_in_its_folder_and_a_second_has_nothing_to_do(tm
         "results.json",
         "scores.png",
     }
-    assert type(spec)(**json.loads((out / "spec.json").read_text())) == spec
+    assert load_saved(type(spec), out / "spec.json") == spec
     rows = rows_in(out)
     assert [row["key"] for row in rows] == [single.spec.fingerprint() for single in spec.trials()]
     for row in rows:
@@ -143,6 +143,32 @@ def test_a_missing_device_is_one_error_before_anything_runs(tmp_path):
         with pytest.raises(ConfigError, match="torch sees no CUDA device"):
             job.run(spec, tmp_path / packing)
         assert not (tmp_path / packing / "trials.jsonl").exists()
+
+
+def test_a_missing_kernel_is_one_error_before_anything_is_written(tmp_path, never_train, monkeypatch):
+    def missing(op, name):
+        if name not in ("auto", "reference"):
+            raise ValueError(f"kernel = {name}: not installed, {op} needs it")
+
+    monkeypatch.setattr(job, "check_kernel", missing)
+    never_train()
+    architectures = {
+        "first": ["attention(kernel=flash-attn)", "mlp", "attention(kernel=flash-attn)"],
+        "second": ["attention"],
+        "third": [{"kind": "mamba2", "kernel": "mamba-ssm", "d_head": 8}],
+    }
+    with pytest.raises(ConfigError) as caught:
+        job.run(mad_spec(architectures=architectures), tmp_path / "run")
+    assert str(caught.value).splitlines() == [
+        "architectures.first: kernel = flash-attn: not installed, attend needs it",
+        "architectures.third: kernel = mamba-ssm: not installed, state_space_duality needs it",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_architecture_of_the_caller_has_no_kernels_to_check(tmp_path):
+    make_model = lambda trial: nn.Embedding(trial.spec.setting.instance().vocab_size, 8)  # noqa: E731
+    assert job.run(mad_spec(architectures={"mine": None}), tmp_path, make_model=make_model, show=False) == 0
 
 
 @pytest.mark.parametrize("keys", [{"sweep": {"method": "optuna"}}, {"sweep": {"asha": True}}])

@@ -44,12 +44,12 @@ def test_no_model_looks_ahead(kind, mixer):
     task = task_of(kind)
     block = {"mixer": MIXER_CASES[mixer], "mlp": {"kind": "moe", "n_experts": 2}}
     spec = RackSpec(d_model=32, vocab_size=task.vocab_size, max_length=task.seq_len, stacks=[{"n_blocks": 2, "block": block}])
-    rack = spec.build().eval()
+    rack = spec.build().eval().double()  # where rounding cannot be taken for a leak
     inputs = torch.tensor(draw(task, 2, seed=0, split="test").inputs)
     with torch.no_grad():
         logits = rack(inputs)
         for position, after in logits_after_changes(rack, inputs, task.vocab_size):
-            torch.testing.assert_close(after[:, : position + 1], logits[:, : position + 1], rtol=0, atol=1e-5)
+            torch.testing.assert_close(after[:, : position + 1], logits[:, : position + 1], rtol=0, atol=1e-9)
             assert position == inputs.shape[1] - 1 or not torch.allclose(after[:, position + 1 :], logits[:, position + 1 :])
 
 
@@ -81,12 +81,14 @@ def test_the_compression_model_sees_the_whole_sequence_through_its_last_position
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 @pytest.mark.parametrize("kind", CAUSAL_TASKS)
 def test_no_target_stands_at_its_own_position(kind, split):
-    """But in training, where all next tokens are asked, noise or pads may follow themselves."""
+    """But in training, where all next tokens are asked, noise or pads may follow themselves; digits and products by chance."""
     task = TASKS[kind]()
     examples = draw(task, 500, seed=0, split=split)
     repeated = examples.inputs[(examples.targets != IGNORED) & (examples.targets == examples.inputs)]
     if split == "train" and kind in ("noisy_in_context_recall", "fuzzy_in_context_recall"):
         assert (repeated >= task._n_symbols).all()
+    elif kind in ("addition", "state_tracking"):
+        assert len(repeated) < 0.2 * (examples.targets != IGNORED).sum()
     else:
         assert len(repeated) == 0
 

@@ -92,6 +92,20 @@ def test_globs_about_embedding_or_head_stay_behind(files):
 
 
 @pytest.mark.parametrize(
+    ("glob", "count"),
+    [("stacks.0", 20), ("stacks", 20), ("*.blocks.0", 10), ("stacks.0.blocks.1.mixer", 4), ("*.mlp", 4), ("*.query.weight", 2)],
+)
+def test_globs_about_components_go_along(files, glob, count):
+    """Their order counts: of two that say the same of a parameter, the later one holds."""
+    said = f"'*': {{weight_decay: 0.1}}, '{glob}': {{weight_decay: 0.2}}, '*.mixer.output': {{weight_decay: 0.3}}"
+    (files / "rack.yaml").write_text(f"{RACK}parameters: {{{said}}}\n")
+    (rack,) = racks_of(a="rack.yaml")
+    assert list(rack.parameters) == ["*", glob, "*.mixer.output"]
+    alone = RackSpec(**{**rack.to_dict(), "parameters": {glob: {"lr_scale": 0.5}}, "lr_scale": 1.0}).build()
+    assert sum(getattr(parameter, "lr_scale", 1.0) == 0.5 for parameter in alone.parameters()) == count
+
+
+@pytest.mark.parametrize(
     ("value", "expected"),
     [
         ("missing.yaml", "missing.yaml: cannot be read: No such file"),

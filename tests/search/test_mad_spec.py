@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import search
 from configs import ConfigError
 from configs.load import validate
 from search.describe import read_spec
@@ -14,6 +15,7 @@ from search.mad.spec import MODES, MadSpec
 from search.mad.suite import SUITE, task_names
 from search.mad.task import TaskSpec
 from search.results import TrialLog
+from tasks import IGNORED, draw
 from tests.search.cases import mad_spec
 
 ROOT = Path(__file__).parents[2]
@@ -197,17 +199,59 @@ RECALL = {"kind": "in_context_recall", "vocab_size": 8, "seq_len": 16}
 LONGER = {"task": RECALL, "n_train": 8, "n_validation": 8, "n_test": 8, "changes": {"test_seq_len": [32, 64]}}
 
 
-@pytest.mark.parametrize("mode", ["mad", "clean"])
-def test_a_longer_test_leaves_all_other_splits_as_they_are(mode):
-    spec = mad_spec(tasks={"recall": LONGER}, mode=mode, changes="all", architectures={"a": ["attention"], "h": ["hyena"]})
-    baseline, longer, longest, *_ = spec.settings()
+def longer_tests(**keys):
+    return mad_spec(tasks={"recall": {**LONGER, **keys}}, changes="all", architectures={"a": ["attention"], "h": ["hyena"]})
+
+
+def test_a_longer_test_leaves_all_other_splits_as_they_are():
+    baseline, longer, longest, *_ = longer_tests().settings()
     assert [single.change for single in (baseline, longer, longest)] == ["baseline", "test_seq_len=32", "test_seq_len=64"]
-    assert [single.spec.rack.max_length for single in (baseline, longer, longest)] == [16, 32, 64]
     first, second = (Data.of(single.spec, 0, None) for single in (baseline, longest))
-    for split in ("train", "validation") if mode == "clean" else ("train",):
+    for split in ("train", "validation"):
         assert torch.equal(getattr(first, split).inputs, getattr(second, split).inputs)
+        assert torch.equal(getattr(first, split).targets, getattr(second, split).targets)
     assert first.test.inputs.shape == (8, 15)
     assert second.test.inputs.shape == (8, 63)
+
+
+def test_settings_that_differ_in_the_test_alone_are_of_one_model():
+    """The filters of hyena have a clock, and decays, that go by the greatest length."""
+    settings = list(longer_tests(changes={"test_seq_len": [64, 32], "n_train": [4], "seq_len": [24, 96]}).settings())
+    lengths = [single.spec.rack.max_length for single in settings if single.architecture == "h"]
+    assert lengths == [64, 64, 64, 64, 64, 96]
+    racks = {single.spec.rack for single in settings if single.architecture == "h" and not single.change.startswith("seq_len")}
+    assert len(racks) == 1
+    single = TaskSpec(task=RECALL, test_seq_len=32)
+    assert single.longest_for(single) == 32
+
+
+def test_a_longer_test_asks_what_lies_beyond_the_training():
+    """With all positions a model that is right up to its length, and never after it, would look half right at the double."""
+    baseline, _, longest = (single.spec for single in longer_tests().settings() if single.architecture == "a")
+    dense = draw(longest.setting.instance("test"), 8, seed=0, split="test").targets
+    asked = Data.of(longest, 0, None).test.targets.numpy()
+    assert (asked[:, :15] == IGNORED).all()
+    assert (dense[:, :15] != IGNORED).any()
+    assert (asked[:, 15:] == dense[:, 15:]).all()
+    assert (Data.of(baseline, 0, None).test.targets[:, :15] != IGNORED).sum() > 8
+    shorter = mad_spec(tasks={"recall": {**LONGER, "changes": {"test_seq_len": [8]}}}, changes="all").trials()[-1].spec
+    assert (Data.of(shorter, 0, None).test.targets[:, :7] != IGNORED).any()
+
+
+@pytest.mark.parametrize(
+    ("keys", "path"), [({"changes": {"test_seq_len": [32]}}, "changes.test_seq_len"), ({"test_seq_len": 32}, "test_seq_len")]
+)
+def test_mode_mad_has_no_longer_tests(keys, path):
+    """It stops and picks on the test split."""
+    raw = {"mode": "mad", "architectures": {"a": ["attention"]}, "tasks": {"recall": {"task": RECALL, **keys}}}
+    with pytest.raises(ConfigError) as caught:
+        validate(MadSpec, raw, "file")
+    assert str(caught.value).startswith(f"file: tasks.recall.{path}: mode mad stops and picks weights on the test split")
+    assert len(str(caught.value).splitlines()) == 1
+    assert validate(MadSpec, {**raw, "mode": "clean"}, "file")
+    if "test_seq_len" in keys:
+        with pytest.raises(ConfigError, match=r"train_task: setting\.test_seq_len: mode mad stops"):
+            search.train_task(None, raw["tasks"]["recall"])
 
 
 def test_a_test_of_the_same_length_leaves_no_trace_in_a_saved_setting():

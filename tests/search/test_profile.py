@@ -10,8 +10,9 @@ from configs import ConfigError
 from models import MIXERS
 from search.budget import Budget
 from search.decoding import state_at
-from search.latency import LatencyTable, parts_of
+from search.latency import LatencyTable
 from search.profile import ProfileSpec, measure, run
+from search.rack_parts import parts_of
 from tests.search import spaces
 
 CPU = torch.device("cpu")
@@ -68,6 +69,9 @@ def test_a_choice_that_was_not_timed_is_an_error_that_names_it(tmp_path):
         table.check(spaces.space(d_model=32))
     with pytest.raises(ConfigError, match="no latency table"):
         LatencyTable.load(tmp_path / "nothing.json")
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"list\.json: a mapping is expected at the top level, found list"):
+        LatencyTable.load(tmp_path / "list.json")
     table.save(tmp_path / "latency.json")
     tree = json.loads((tmp_path / "latency.json").read_text())
     (tmp_path / "latency.json").write_text(json.dumps({**tree, "hardwear": "x"}))
@@ -112,3 +116,71 @@ def test_the_state_at_a_context_is_of_the_shapes_that_stepping_there_gives(part)
             state = mixer.step(torch.zeros(2, 16), state)[1]
         found = state_at(mixer, 2, 16, context)
         assert [leaf.shape for leaf in tree_leaves(found)] == [leaf.shape for leaf in tree_leaves(state)]
+
+
+CHANGES = {
+    "part": {"mixer": {"kind": "attention", "n_heads": 2, "bias": True, "lora": {"rank": 2}}},
+    "block": {"mixer": "attention", "mlp": "swiglu", "lora": {"rank": 2}, "parameters": {"mixer": {"bias": True}}},
+    "opted out": {
+        "mixer": {"kind": "attention", "lora": {"rank": 3}, "parameters": {"value": {"lora": {"apply": False}}}},
+        "mlp": {"kind": "swiglu", "parameters": {"down": {"bias": True}}},
+    },
+}
+"""Blocks in which linears have what their constructors do not give them."""
+
+
+def shapes(module):
+    """Of the parameters by name."""
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
+@pytest.mark.parametrize("block", [*CHANGES.values(), {"mixer": "mamba", "mlp": {"kind": "mlp", "d_ff": 8}}], ids=str)
+@pytest.mark.parametrize(
+    "around", [{}, {"lora": {"rank": 5}}, {"parameters": {"*": {"bias": True}, "head": {"bias": False}}}], ids=str
+)
+def test_parts_are_built_as_their_rack_does(block, around):
+    space = spaces.space(stacks=[{"n_blocks": 1, "block": block}], head={"kind": "language_model", "bias": True}, **around)
+    rack = space.build()
+    parts = [rack.head, *(part for block in rack.blocks() for part in (block.mixer, block.mlp) if part is not None)]
+    built = [shapes(part.build(space)) for part in parts_of(space) if part.registry.noun != "norm"]
+    assert built == [shapes(part) for part in parts]
+
+
+def keys(block, **around):
+    """Of the parts of a rack of one block."""
+    return {part.key for part in parts_of(spaces.space(stacks=[{"n_blocks": 1, "block": block}], **around))}
+
+
+def test_biases_and_adapters_are_timed_apart_and_plain_parts_are_called_as_ever():
+    plain = keys({"mixer": {"kind": "linear_attention", "n_heads": 2}})
+    assert 'mixer linear_attention {"d_conv": 0, ' in "".join(plain)
+    found = [plain]
+    for said in ({"bias": True}, {"lora": {"rank": 2}}, {"lora": {"rank": 4}}, {"parameters": {"key": {"bias": True}}}):
+        ours = keys({"mixer": {"kind": "linear_attention", "n_heads": 2, **said}})
+        assert len(ours - plain) == 1
+        found.append(ours)
+    assert len(set(map(frozenset, found))) == 5
+    (outer,) = keys({"mixer": {"kind": "linear_attention", "n_heads": 2}, "lora": {"rank": 2}}) - plain
+    assert {outer} == found[2] - plain
+    quiet = {"lr_scale": 0.5, "weight_decay": 0.1, "init": {"kind": "normal"}, "parameters": {"key.weight": {"lr_scale": 2.0}}}
+    assert keys({"mixer": {"kind": "linear_attention", "n_heads": 2, **quiet}}) == plain
+
+
+def test_a_choice_with_adapters_has_a_time_of_its_own(monkeypatch):
+    monkeypatch.setattr("search.profile.median_milliseconds", lambda work, *_: float(len(list(work.func.parameters()))))
+    mixers = {**spaces.MIXERS, "adapted": {**spaces.MIXERS["attention"], "lora": {"rank": 2}}}
+    block = {"mixer": {"kind": "stochastic", "main": "attention", "mixers": mixers}}
+    table = measure(spec(spaces.space(stacks=[{"n_blocks": 1, "block": block}])), CPU)
+    (slot,) = table.of_space(spaces.space(stacks=[{"n_blocks": 1, "block": block}]), 6)[1]
+    assert slot["adapted"] == slot["attention"] + 8
+    other = {**mixers, "adapted": {**mixers["adapted"], "lora": {"rank": 3}}}
+    with pytest.raises(ConfigError, match=r'no time for the mixer attention .*"rank": 3'):
+        table.check(spaces.space(stacks=[{"n_blocks": 1, "block": {"mixer": {**block["mixer"], "mixers": other}}}]))
+
+
+def test_a_kernel_that_is_not_installed_is_one_message_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.kernels.package.Package.missing", lambda _: "not a package of this machine")
+    rack = spaces.space(stacks=[{"n_blocks": 1, "block": {"mixer": {"kind": "attention", "kernel": "flash-attn"}}}])
+    with pytest.raises(ConfigError, match=r"^kernel = flash-attn: not a package of this machine"):
+        run(spec(rack), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from search.mad.report import print_scores
+from search.mad.scans import shown_settings
 from search.mad.scores import Score, score, to_summary
 from search.mad.spec import MadSpec
 from search.results import to_json
@@ -168,6 +170,80 @@ def test_missing_points_of_a_grid_are_said():
     assert scores.of("small").value == 0.5
     assert scores.problems() == {"not run": 1}
     assert to_summary(scores, {})["complete"] is False
+
+
+def test_the_score_of_one_setting():
+    spec = two_tasks(seeds=[0, 1])
+    base = {"baseline": 0.4, "seq_len=8": 0.6, "seq_len=32": 0.2}
+    rows = rows_of(spec, lambda trial: base[trial.change] + 0.1 * trial.spec.seed)
+    scores = score(spec, [row for row in rows if row["change"] != "seq_len=8" or row["seed"] == 0])
+    assert scores.of("small", "in-context-recall", "seq_len=32") == Score(pytest.approx(0.25), pytest.approx(0.05))
+    assert scores.of("small", "in-context-recall", "seq_len=8") == Score(None, None)
+
+
+def printed(spec, rows, tmp_path, capsys):
+    """What is printed of a run, without the spaces that make columns."""
+    print_scores(score(spec, rows), {}, tmp_path)
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_what_a_scan_over_lengths_found_is_printed_setting_by_setting(tmp_path, capsys):
+    tiny = {"vocab_size": 8, "seq_len": 16}
+    tasks = {"in-context-recall": {"task": tiny, "changes": {"test_seq_len": [32, 64]}}, "compression": {"changes": {}}}
+    spec = two_tasks(tasks=tasks, seeds=[0], architectures={"first": ["attention"], "second": ["mlp"]})
+    base = {"baseline": 0.75, "test_seq_len=32": 0.5, "test_seq_len=64": 0.25}
+    rows = rows_of(spec, lambda trial: base[trial.change] - 0.125 * (trial.architecture == "second"))
+    told = printed(spec, rows, tmp_path, capsys)
+    assert "in context recall, setting by setting" in told
+    assert [line for line in told if "test_seq_len=32" in line] == [
+        "┃ architecture ┃ baseline ┃ test_seq_len=32 ┃ test_seq_len=64 ┃"
+    ]
+    assert "│ first │ 0.750 │ 0.500 │ 0.250 │" in told
+    assert "│ second │ 0.625 │ 0.375 │ 0.125 │" in told
+    assert sum("setting by setting" in line for line in told) == 1
+    assert sum("beyond the training's length alone" in line for line in told) == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "shown"),
+    [
+        ("memorization", "none", []),
+        ("memorization", "all", ["baseline", *(f"vocab_size={n}" for n in (512, 1024, 2048, 4096, 8192))]),
+        ("in-context-recall", "all", []),
+        (
+            "needle",
+            "all",
+            ["baseline", *(f"depth={d}" for d in (0.0, 0.25, 0.5, 0.75, 1.0)), "test_seq_len=256", "test_seq_len=512"],
+        ),
+        ("needle", ["vocab_size", "n_train"], ["baseline", "vocab_size=64", "vocab_size=128", "n_train=6400", "n_train=3200"]),
+    ],
+)
+def test_settings_are_shown_where_they_are_few_or_a_scan(task, changes, shown):
+    spec = MadSpec(architectures={"a": ["attention"]}, tasks=[task], changes=changes)
+    assert shown_settings(spec.tasks[task]) == shown
+
+
+def test_a_score_of_a_rack_that_looks_ahead_is_qualified(tmp_path, capsys):
+    choice = {"kind": "stochastic", "main": "a", "mixers": {"a": {"kind": "kernel_attention", "causal": False}, "b": "attention"}}
+    architectures = {
+        "causal": ["attention", "mlp"],
+        "ahead": ["mlp", "attention(causal=false)"],
+        "ahead too": ["attention", choice],
+    }
+    spec = two_tasks(architectures=architectures, tasks=[*TASKS, "selective-copying", "addition"], changes="none", seeds=[0])
+    notes = [line for line in printed(spec, rows_of(spec, lambda _: 1.0), tmp_path, capsys) if line.startswith("note")]
+    ahead = "looks ahead (causal = false), and on in-context-recall, addition"
+    text = f"{ahead} the answers stand in the input: these scores mean nothing"
+    assert notes == [f"note, ahead: {text}", f"note, ahead too: {text}"]
+    fair = two_tasks(architectures=architectures, tasks=["compression"], seeds=[0])
+    assert not [line for line in printed(fair, rows_of(fair, lambda _: 1.0), tmp_path, capsys) if line.startswith("note")]
+
+
+def test_best_possible_is_said_of_each_setting(tmp_path, capsys):
+    spec = two_tasks(tasks=["memorization"], seeds=[0])
+    told = printed(spec, rows_of(spec, lambda _: 0.5), tmp_path, capsys)
+    by_setting = [line for line in told if line.startswith("│ best possible")][1]
+    assert by_setting == "│ best possible │ 1.000 │ 1.000 │ 1.000 │ 0.982 │ 0.865 │ 0.632 │"
 
 
 def test_rows_of_other_runs_are_left_out():

@@ -1,5 +1,6 @@
 """The job of a supernet: what it leaves, how it is interrupted, killed and taken up again."""
 
+import argparse
 import json
 import os
 import signal
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from configs import ConfigError
 from models import Rack, Supernet
 from search import checkpoint, training
+from search.backend import HERE
+from search.cli import add_jobs, main
 from search.results import to_json
 from search.sampling import placements_of_step
 from search.supernet import job
@@ -292,3 +297,32 @@ def test_a_process_that_is_killed_goes_on_in_the_next(tmp_path, number):
     finished = subprocess.run([sys.executable, "-c", SCRIPT, str(out)], capture_output=True, text=True, check=True, **keys)
     assert finished.stdout.startswith("going on from step ")
     assert_same_run(tmp_path / "whole", out)
+
+
+@pytest.mark.parametrize("name", ["attention", "linear"])
+def test_a_kernel_that_is_not_installed_is_one_message_and_status_two(name, tmp_path, monkeypatch, capsys):
+    kernel = {"attention": "flash-attn", "linear": "fla"}[name]
+    monkeypatch.setattr("models.kernels.package.Package.missing", lambda _: "not a package of this machine")
+    path, out = tmp_path / "supernet.yaml", tmp_path / "run"
+    path.write_text(yaml.safe_dump(supernet_spec().to_dict()), encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    add_jobs(parser.add_subparsers(dest="job"))
+    wrong = f"rack.stacks[0].block.mixer.mixers.{name}.kernel={kernel}"
+    assert main(parser, HERE, ["supernet", str(path), wrong, f"out={out}"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1, error
+    assert error.startswith(f"kernel = {kernel}: not a package of this machine")
+    assert not out.exists()
+
+
+def test_weights_of_a_format_that_is_gone_say_so(tmp_path):
+    spec = supernet_spec()
+    for saved, told in (
+        (spec.to_dict(), r" \(saved in version 1 of the format\): residuals: unknown key 'residuals'"),
+        (spec.saved(), ": residuals: unknown key 'residuals'"),
+        ({**spec.to_dict(), "spec_version": 9}, ": spec_version: saved in version 9 of the format, but"),
+    ):
+        rack = {**saved["rack"], "residuals": 1}
+        checkpoint.save(tmp_path / "weights.safetensors", {}, {"spec": {**saved, "rack": rack}, "step": 1})
+        with pytest.raises(ConfigError, match=rf"weights\.safetensors{told}"):
+            load_supernet(tmp_path)

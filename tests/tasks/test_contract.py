@@ -87,6 +87,33 @@ def test_drawing_is_a_function_of_the_generator_alone(kind, split):
     assert not np.array_equal(first.inputs, other.inputs)
 
 
+def is_read_off_ahead(task):
+    """Whether at some distance behind questions their answers stand (but at the ends of texts), where there is such a place."""
+    examples = sample(task, 200, "test")
+    for distance in range(1, task.input_length):
+        asked = examples.targets[:, :-distance]
+        is_asked = asked != IGNORED
+        if is_asked.any() and (asked == examples.inputs[:, distance:])[is_asked].mean() > 0.9:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *((kind, {}) for kind in TASKS),
+        ("in_context_recall", {"multi_query": False}),
+        ("noisy_in_context_recall", {"multi_query": False}),
+        ("fuzzy_in_context_recall", {"multi_query": False}),
+        ("fuzzy_in_context_recall", {"multi_query": False, "v_motif_size": 1}),
+        ("needle", {"depth": 0.5}),
+    ],
+)
+def test_whether_answers_stand_ahead_is_what_the_data_say(kind, options):
+    task = TASKS[kind](**options)
+    assert task.answers_stand_ahead is is_read_off_ahead(task)
+
+
 @each_drawn_kind
 def test_validation_follows_the_rules_of_test(kind):
     task = TASKS[kind]()

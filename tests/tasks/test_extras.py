@@ -54,14 +54,16 @@ def test_the_needle_lies_where_it_should(rng, split, depth):
         assert inputs[place] == inputs[-1]
         assert targets == [IGNORED] * 42 + [inputs[place + 1]]
         found.append(place)
-    expected = range(41) if split == "train" or depth is None else [round(40 * depth)]
+    expected = range(41) if split != "test" or depth is None else [round(40 * depth)]
     assert set(found) == set(expected)
     assert set(examples.targets[:, -1]) == set(range(5, 10))
 
 
-def test_a_depth_of_evaluation_changes_no_training_data():
-    plain, deep = (TASKS["needle"](depth=depth).sample(np.random.default_rng(3), 50) for depth in (None, 0.5))
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_depth_of_the_test_changes_nothing_that_a_model_is_trained_or_picked_on(split):
+    plain, deep = (TASKS["needle"](depth=depth).sample(np.random.default_rng(3), 50, split) for depth in (None, 0.5))
     np.testing.assert_array_equal(plain.inputs, deep.inputs)
+    np.testing.assert_array_equal(plain.targets, deep.targets)
 
 
 @pytest.mark.parametrize(("vocab_size", "seq_len"), [(12, 24), (4, 30), (7, 6)])

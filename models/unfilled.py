@@ -1,0 +1,55 @@
+"""Building on torch's meta device without a wait."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+ELEMENTWISE = frozenset(
+    ("add", "sub", "__rsub__", "mul", "div", "neg", "pow", "remainder", "exp", "expm1", "log", "sin", "cos", "sign", "clone")
+)
+
+
+class Unfilled(TorchFunctionMode):
+    """On the meta device: what only fills does nothing, and what computes element by element gives the shape of its result.
+
+    Torch can do both there, but imports its compiler for it, which takes over a second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        name, kwargs = func.__name__, kwargs or {}
+        if name.endswith("_") and not name.startswith("_"):
+            return args[0] if args else kwargs["tensor"]
+        shape = _shape(name, args, kwargs)
+        if shape is None:
+            return func(*args, **kwargs)
+        tensor = next((each for each in (args[0] if name in ("stack", "cat") else args) if isinstance(each, Tensor)), None)
+        return torch.empty(shape, dtype=None if tensor is None else tensor.dtype, device="meta")
+
+
+def _shape(name: str, args: Any, kwargs: Any) -> list[int] | None:
+    """The shape of a result, for what constructors compute; None leaves it to torch."""
+    shape: list[int] | None = None
+    if name in ELEMENTWISE:
+        sizes = zip_longest(*(each.shape[::-1] for each in args if isinstance(each, Tensor)), fillvalue=1)
+        shape = [max(each) for each in sizes][::-1]
+    elif name == "stack":
+        shape = list(args[0][0].shape)
+        shape.insert(kwargs.get("dim", 0) % (len(shape) + 1), len(args[0]))
+    elif name == "cat" and kwargs.keys() == {"dim"}:
+        shape = list(args[0][0].shape)
+        shape[kwargs["dim"]] = sum(each.shape[kwargs["dim"]] for each in args[0])
+    elif name == "linspace" and not kwargs:
+        shape = [args[2]]
+    elif name == "repeat" and len(args) == args[0].dim() + 1:
+        shape = [size * times for size, times in zip(args[0].shape, args[1:], strict=True)]
+    elif name == "randn" and not kwargs:
+        shape = [*args]
+    elif name == "arange" and not kwargs:
+        shape = [len(range(*map(int, args)))]
+    return shape

@@ -1,0 +1,31 @@
+"""A part built without values has the parameters that it has with them, and torch's compiler stays where it is."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from models import CHANNEL_MIXERS, MIXERS
+from models.unfilled import Unfilled
+from tests.models.cases import CHANNEL_MIXER_CASES, MIXER_CASES, build
+
+CASES = [(MIXERS, case) for case in MIXER_CASES.values()] + [(CHANNEL_MIXERS, case) for case in CHANNEL_MIXER_CASES.values()]
+
+
+@pytest.mark.parametrize(("registry", "options"), CASES, ids=[f"{registry.noun} {case}" for registry, case in CASES])
+def test_shapes_and_types_are_those_of_the_real_one(registry, options):
+    with torch.device("meta"), Unfilled():
+        unfilled = build(registry, options)
+    real = build(registry, options)
+    expected = {name: (value.shape, value.dtype) for name, value in real.state_dict().items()}
+    assert {name: (value.shape, value.dtype) for name, value in unfilled.state_dict().items()} == expected
+    assert all(value.is_meta for value in unfilled.state_dict().values())
+
+
+def test_checking_a_space_imports_no_compiler():
+    script = (
+        "import sys; from search.describe import read_spec; read_spec('configs/pipeline_28_layers.yaml');"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=100).returncode == 0
