@@ -37,7 +37,7 @@ def test_there_is_something_to_test():
     assert COMMANDS[0] == "python -m launch pipeline configs/quickstart.yaml"
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if re.search(r" (check|show) ", command)])
+@pytest.mark.parametrize("command", [command for command in COMMANDS if re.search(r" (check|show|schema|kernels)\b", command)])
 def test_check_and_show_commands_run(command):
     words = [sys.executable, *shlex.split(command)[1:]]
     expanded = [str(path) for word in words for path in (sorted(ROOT.glob(word)) if "*" in word else [word])]
