@@ -1,0 +1,134 @@
+"""Hidden states in a folder that processes share: a manifest, and files that are added one by one."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from configs import ConfigError
+from search.activations.key import CacheKey
+from search.activations.rows import Names, RowIndex
+from search.activations.shard import Shard, write_shard
+from search.results import make_folder, write_text
+
+MANIFEST = "manifest.json"
+SHARD_BYTES = 2**27
+"""What comes together before it is written: as much is lost by a kill, and held in memory meanwhile."""
+
+
+class ArrowStore:
+    """A folder with a manifest and Arrow files. One process at a time adds to it; any number read.
+
+    Rows that are added can be found at once, and read when `filling` ends. After a kill, files that were finished are there
+    and nothing else is.
+
+    Raises:
+        ConfigError: if the folder holds the hidden states of another trunk, or of other data, or is damaged.
+    """
+
+    def __init__(self, folder: Path, key: CacheKey) -> None:
+        self.folder, self.key = folder, key
+        self._shards: dict[Path, Shard] = {}
+        self._pending: list[tuple[Names, np.ndarray, np.ndarray]] = []
+        self._added: set[tuple[int, int]] = set()
+        if not (folder / MANIFEST).exists():  # readers need not be able to write
+            make_folder(folder)
+            write_text(folder / MANIFEST, json.dumps(key.to_dict(), indent=1))
+        self._check_manifest()
+        self._open()
+
+    def _check_manifest(self) -> None:
+        path, own = self.folder / MANIFEST, self.key.to_dict()
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            differing = sorted(name for name in own | found if own.get(name) != found.get(name))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path}: damaged: {error!r}; delete the folder {self.folder} to fill it again") from None
+        advice = f"give another folder, or delete {self.folder} to fill it again"
+        if "trunk_hash" in differing:
+            hashes = f"the trunk it was made with has the hash {found.get('trunk_hash')}, this one {own['trunk_hash']}"
+            raise ConfigError(f"{self.folder}: stale: {hashes}; load that trunk, {advice}")
+        if differing:
+            texts = [f"{name} is {own.get(name)!r}, there {found.get(name)!r}" for name in differing]
+            raise ConfigError(f"{self.folder}: it holds other hidden states ({'; '.join(texts)}); {advice}")
+
+    def _open(self) -> None:
+        """Map the files that are new, and find out where each row lies."""
+        paths = sorted(self.folder.glob("shard-*.arrow"))
+        self._shards = {path: self._shards.get(path) or Shard(path, self.key) for path in paths}
+        shards = self._shards.values()
+        self._ends = np.cumsum([0, *map(len, shards)])
+        self._index = RowIndex(Names.together([shard.names for shard in shards]))
+        self._added.clear()
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in the files, and those added since."""
+        return int(self._ends[-1]) + len(self._added)
+
+    def find(self, names: Names) -> np.ndarray:
+        """As the contract says; a row that was added but cannot be read yet is at one past the last."""
+        positions = self._index.find(names)
+        for place, pair in enumerate(names.pairs() if self._added else ()):
+            if pair in self._added:
+                positions[place] = self._ends[-1]
+        return positions
+
+    def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As the contract says."""
+        rows = np.empty((len(positions), self.key.row_bytes), dtype=np.uint8)
+        inputs_checksums = np.empty(len(positions), dtype=np.uint32)
+        which = np.searchsorted(self._ends, positions, side="right") - 1
+        shards = list(self._shards.values())
+        for number in np.unique(which).tolist():
+            asked = np.flatnonzero(which == number)
+            places = positions[asked] - self._ends[number]
+            rows[asked] = shards[number].read(places)
+            inputs_checksums[asked] = shards[number].inputs_checksums[places]
+        return rows, inputs_checksums
+
+    def add(self, names: Names, inputs_checksums: np.ndarray, rows: np.ndarray) -> None:
+        """As the contract says."""
+        self._pending.append((names, inputs_checksums, rows))
+        self._added.update(names.pairs())
+        if sum(rows.nbytes for _, _, rows in self._pending) >= SHARD_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        numbers = [int(path.stem.removeprefix("shard-")) for path in self.folder.glob("shard-*.arrow")]
+        path = self.folder / f"shard-{max(numbers, default=-1) + 1:06d}.arrow"
+        names, inputs_checksums, rows = zip(*self._pending, strict=True)
+        sums, whole = np.concatenate(inputs_checksums), np.concatenate(rows)
+        write_shard(path, self.key, Names.together(names), inputs_checksums=sums, rows=whole)
+        self._pending.clear()
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Rows are added inside of this block; at its end, and where it is left early, what was added is on the disk."""
+        with (self.folder / ".lock").open("w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"{self.folder}: another process is filling this cache; wait for it") from None
+            for path in self.folder.glob(".shard-*"):
+                path.unlink()  # of a process that was killed
+            self._open()  # another process may have added files since
+            try:
+                yield
+            finally:
+                self._flush()
+                self._open()
+
+    def refuse_full_disk(self, n_rows: int) -> None:
+        """Raise a ConfigError if there is no room for so many more rows."""
+        free = shutil.disk_usage(self.folder).free
+        if n_rows * self.key.row_bytes > free:
+            raise ConfigError(f"{self.folder}: {self.key.size_text(n_rows)} are still to be written, but {free} are free")

@@ -1,0 +1,87 @@
+"""One file of a cache: an Arrow IPC file of one record batch, mapped into memory, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from configs import ConfigError
+from search.activations.key import CacheKey
+from search.activations.rows import Names, checksums
+
+SMALL_COLUMNS = {"sample_id": np.int64, "variant": np.int32, "inputs_checksum": np.uint32, "hidden_checksum": np.uint32}
+"""All but the hidden states. Arrow has no bfloat16: these are bytes, whatever their type."""
+
+
+def write_shard(path: Path, key: CacheKey, names: Names, *, inputs_checksums: np.ndarray, rows: np.ndarray) -> None:
+    """Write rows [n, bytes of a row] and what they are called; a reader sees all of the file or none, also after a kill."""
+    small = [names.samples, names.variants, inputs_checksums, checksums(rows)]
+    hidden = pa.FixedSizeBinaryArray.from_buffers(pa.binary(key.row_bytes), len(rows), [None, pa.py_buffer(rows)])
+    metadata = {"key": key.fingerprint(), "checksum": _checksum(small)}
+    batch = pa.record_batch([*map(pa.array, small), hidden], names=[*SMALL_COLUMNS, "hidden"]).replace_schema_metadata(metadata)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            with pa.ipc.new_file(file, batch.schema) as writer:
+                writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+class Shard:
+    """A file, mapped into memory: processes that read it share its pages. A row is checked when it is first read.
+
+    Raises:
+        ConfigError: if it is not what was written.
+    """
+
+    def __init__(self, path: Path, key: CacheKey) -> None:
+        self.path = path
+        try:
+            with pa.memory_map(str(path)) as file:
+                batch = pa.ipc.open_file(file).get_batch(0)
+            batch.validate()
+            small = [batch.column(name).to_numpy() for name in SMALL_COLUMNS]
+            hidden = batch.column("hidden")
+            self._rows = np.frombuffer(hidden.buffers()[1], dtype=np.uint8).reshape(-1, key.row_bytes)[: len(batch)]
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise damaged(path, str(error)) from None
+        metadata = batch.schema.metadata or {}
+        if metadata.get(b"key") != key.fingerprint().encode():
+            raise damaged(path, f"it should be of the key {key.fingerprint()}, but is of {metadata.get(b'key')!r}")
+        if metadata.get(b"checksum") != _checksum(small).encode() or len(self._rows) != len(small[0]):
+            raise damaged(path, "its checksum does not match")
+        self.names = Names(small[0], small[1])
+        self.inputs_checksums, self._checksums = small[2], small[3]
+        self._is_checked = np.zeros(len(batch), dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, places: np.ndarray) -> np.ndarray:
+        """A copy of the rows at places [n] of the file: [n, bytes of a row]."""
+        rows: np.ndarray = self._rows[places]
+        new = np.flatnonzero(~self._is_checked[places])
+        if (checksums(rows[new]) != self._checksums[places[new]]).any():
+            raise damaged(self.path, "the checksum of a row does not match")
+        self._is_checked[places[new]] = True
+        return rows
+
+
+def _checksum(columns: list[np.ndarray]) -> str:
+    checksum = 0
+    for column in columns:
+        checksum = zlib.crc32(np.ascontiguousarray(column).data, checksum)
+    return f"{checksum:08x}"
+
+
+def damaged(path: Path, reason: str) -> ConfigError:
+    """The error for a file that is not as it was written."""
+    return ConfigError(f"{path}: damaged: {reason}; delete this file: filling the cache again computes its rows, and no others")

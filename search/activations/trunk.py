@@ -1,0 +1,110 @@
+"""The trunk: a module that stands still, what it computes, and the hash by which a change is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from configs import ConfigError
+
+Forward = Callable[[Tensor], Tensor]
+"""Inputs [batch, ...] -> hidden states [batch, time, d_model]."""
+
+
+def trunk_hash(module: nn.Module) -> str:
+    """Twelve hexadecimal digits of every parameter and buffer, by name and to the bit, on whatever device they lie.
+
+    Adapters and quantised bytes are among them, buffers that a checkpoint leaves out too. What no tensor says (a window, the
+    scale of an adapter) is not: that is the `architecture` of a `CacheKey`.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        # As bytes: NumPy has no bfloat16. A scalar has no last dimension to view, so all are flat.
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:12]
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+@contextmanager
+def _in_eval(module: nn.Module) -> Iterator[None]:
+    """Dropout off; afterwards every part is in the mode that it was in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+class Trunk:
+    """A module as a function of the inputs alone: in eval mode, without gradients, outside of any autocast around it.
+
+    A row has the same bits in whatever batch it comes: `forward` sees `rows_per_forward` rows at a time, never more or fewer,
+    because kernels round by the shape of what they are given. With 1 that holds on any machine; more are faster on a GPU, and
+    hold where kernels treat all rows of a batch alike. What `forward` is to compute under autocast it opens itself.
+
+    Args:
+        module: what is hashed, and put in eval mode.
+        forward: inputs [rows_per_forward, ...] -> [rows_per_forward, time, d_model]; by default the module itself.
+        rows_per_forward: rows of a call; the last one of what is missing is repeated to fill it.
+    """
+
+    def __init__(self, module: nn.Module, forward: Forward | None = None, *, rows_per_forward: int = 1) -> None:
+        if rows_per_forward < 1:
+            raise ValueError(f"rows_per_forward = {rows_per_forward} must be at least 1")
+        self.module, self.rows_per_forward = module, rows_per_forward
+        self.forward: Forward = module if forward is None else forward
+        self.n_forwards = 0
+        self.hash = trunk_hash(module)
+        self._seen = self._versions()
+
+    def __call__(self, inputs: Tensor, *, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """Hidden states [batch, time, d_model] of inputs [batch, ...], on the trunk's device; `shape` is [time, d_model]."""
+        size = self.rows_per_forward
+        chunks = []
+        device = next((tensor.device for _, tensor in _tensors(self.module)), inputs.device)
+        with torch.no_grad(), _in_eval(self.module), torch.autocast(device.type, enabled=False):
+            for rows in inputs.split(size):
+                n_missing = size - len(rows)
+                padded = torch.cat([rows, rows[-1:].expand(n_missing, *rows.shape[1:])]) if n_missing else rows
+                hidden = self.forward(padded)
+                self.n_forwards += 1
+                if hidden.shape != (size, *shape):
+                    raise ValueError(f"the trunk gives hidden states {list(hidden.shape)}; the cache is of {[size, *shape]}")
+                chunks.append(hidden[: len(rows)].to(dtype))
+            return torch.cat(chunks)  # in here too: autocast has an opinion on the type of what is put together
+
+    def refuse_if_changed(self, *, thoroughly: bool = False) -> None:
+        """Raise if the module is not the one that was hashed any more.
+
+        Without `thoroughly`, tensors are hashed anew only if torch says that they were written to or exchanged; a write through
+        `.data` it does not see.
+
+        Raises:
+            ConfigError: with both hashes.
+        """
+        versions = self._versions()
+        if versions == self._seen and not thoroughly:
+            return
+        found = trunk_hash(self.module)
+        if found != self.hash:
+            raise ConfigError(
+                f"the trunk has changed: its hash was {self.hash} when its hidden states were cached, and is {found} now; "
+                "freeze what changed (adapters count), or make a new cache for the trunk as it is"
+            )
+        self._seen = versions
+
+    def _versions(self) -> list[tuple[str, int, int]]:
+        """What moves when a tensor is written to or exchanged."""
+        return [(name, tensor.data_ptr(), tensor._version) for name, tensor in _tensors(self.module)]  # noqa: SLF001

@@ -1,0 +1,36 @@
+"""Causal language modelling: the next token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from tasks.objectives.shared.objective import Asked, Draw, Objective, Sequences
+from tasks.task import IGNORED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clm(Objective):
+    """At each position of a sequence but the last, the token after it; neither at a pad nor before one.
+
+    The last position has no next token: nothing is asked there, not even its own token.
+    """
+
+    on_bidirectional_stacks: ClassVar[Literal["fits", "refused"]] = "refused"
+
+    def ask(self, batch: Sequences, draw: Draw, time: float | np.ndarray = 0.0) -> Asked:
+        """As the contract says: tokens as they are."""
+        del draw, time
+        tokens, kept = batch.tokens.astype(np.int64), batch.kept
+        is_followed = np.arange(tokens.shape[1]) < tokens.shape[1] - 1
+        asked = kept & np.roll(kept, -1, axis=1) & is_followed
+        return Asked(
+            inputs=tokens,
+            targets=np.where(asked, np.roll(tokens, -1, axis=1), IGNORED),
+            loss_mask=asked,
+            clm_mask=is_followed,
+            mask_ratio=np.zeros(len(tokens)),
+            loss_weights=np.ones(len(tokens)),
+        )

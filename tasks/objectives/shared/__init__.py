@@ -1,0 +1,1 @@
+"""The contract of objectives, and what they are made of."""
