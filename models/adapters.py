@@ -38,7 +38,10 @@ class AdaptedLinear(nn.Linear):
     def __init__(self, linear: nn.Linear, adapters: Mapping[str, Adapter]) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
+        self.register_parameter(
+            "weight", linear.weight
+        )  # refuses a weight that is stored in few bits and unpacked when asked for
+        self.bias = linear.bias
         self.adapters = nn.ModuleDict(adapters)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,4 +12,4 @@ def multiply_adds(*linears: nn.Linear) -> int:
 
 def _multiply_adds(linear: nn.Linear) -> int:
     adapters = linear.adapters.parameters() if isinstance(linear, AdaptedLinear) else ()
-    return linear.weight.numel() + sum(weight.numel() for weight in adapters)
+    return linear.in_features * linear.out_features + sum(weight.numel() for weight in adapters)
