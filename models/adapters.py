@@ -38,9 +38,8 @@ class AdaptedLinear(nn.Linear):
     def __init__(self, linear: nn.Linear, adapters: Mapping[str, Adapter]) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.register_parameter(
-            "weight", linear.weight
-        )  # refuses a weight that is stored in few bits and unpacked when asked for
+        # Refuses a weight that is stored in few bits: it would be unpacked here, once and for all.
+        self.register_parameter("weight", linear.weight)  # type: ignore[arg-type]
         self.bias = linear.bias
         self.adapters = nn.ModuleDict(adapters)
 
