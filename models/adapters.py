@@ -16,11 +16,16 @@ class Adapter(nn.Module):
 
     def __init__(self, d_in: int, d_out: int, *, rank: int, alpha: float, dropout: float = 0.0, rslora: bool = False) -> None:
         super().__init__()
-        self.scale = alpha / (math.sqrt(rank) if rslora else rank)
+        self.rank = rank
         self.down = nn.Parameter(torch.empty(rank, d_in))
         self.up = nn.Parameter(torch.zeros(d_out, rank))
-        self.dropout = nn.Dropout(dropout) if dropout else None
+        self.tune(alpha=alpha, dropout=dropout, rslora=rslora)
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def tune(self, *, alpha: float, dropout: float, rslora: bool) -> None:
+        """Set what may change while it learns."""
+        self.scale = alpha / (math.sqrt(self.rank) if rslora else self.rank)
+        self.dropout = nn.Dropout(dropout) if dropout else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_in] -> [..., d_out]."""
@@ -55,6 +60,12 @@ def replace(module: nn.Module, name: str, part: nn.Module) -> None:
     """Put another part at the place of that name in a module."""
     place, _, child = name.rpartition(".")
     module.get_submodule(place)._modules[child] = part  # noqa: SLF001 - setattr knows no numbers
+
+
+def adapters_of(linear: nn.Module) -> dict[str, Adapter]:
+    """The adapters of a linear by name, none if it is not adapted."""
+    named = linear.adapters.items() if isinstance(linear, AdaptedLinear) else ()
+    return {name: adapter for name, adapter in named if isinstance(adapter, Adapter)}
 
 
 def is_adapter(name: str) -> bool:

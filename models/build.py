@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,8 @@ from torch import nn
 
 from configs import ConfigError
 from configs.registry import Part
+from models.checks import stack_uids
+from models.precision import COMPUTED, set_precision
 from models.rack import Block, Rack, Stack
 from models.registries import CHANNEL_MIXERS, EMBEDDINGS, HEADS, MIXERS, NORMS
 from models.settings import Settings
@@ -26,18 +30,31 @@ def build(spec: RackSpec, seed: int = 0) -> Rack:
     Raises:
         ConfigError: if something that it needs is not there.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would move the GPUs' generators too
-        try:
-            rack = _assemble(spec)
-        except ValueError as error:  # what only shows where it is built: a kernel that is not installed
-            raise ConfigError(str(error)) from None
+    with seeded(seed):
+        rack = _assemble(spec)
         settings = Settings(rack, spec)
         set_biases(settings)
         initialise(settings)
         adapt(settings)
+    for stack, stack_spec in zip(rack.stacks, spec.stacks, strict=True):
+        set_precision(stack, stack_spec)
     freeze(settings)
     return rack
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's own generator starts from the seed, and afterwards is where it was; no other one moves.
+
+    Raises:
+        ConfigError: for a ValueError, of what only shows where something is built: a kernel that is not installed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would move the GPUs' generators too
+        try:
+            yield
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 @lru_cache(maxsize=2)
@@ -48,35 +65,44 @@ def without_memory(spec: RackSpec) -> Rack:
 
 
 def _assemble(spec: RackSpec) -> Rack:
-    def norm(part: Part | None) -> nn.Module | None:
-        return None if part is None else NORMS.build(part, d_model=spec.d_model)
-
-    def block(block_spec: BlockSpec) -> Block:
-        mixer, mlp = block_spec.mixer, block_spec.mlp
-        sizes: dict[str, Any] = {"d_model": spec.d_model, "max_length": spec.max_length}
-        return Block(
-            mixer and MIXERS.build(mixer, **sizes),
-            mlp and CHANNEL_MIXERS.build(mlp, **sizes),
-            mixer_norm=mixer and norm(block_spec.mixer_norm),
-            mlp_norm=mlp and norm(block_spec.mlp_norm),
-            mixer_post_norm=mixer and norm(block_spec.mixer_post_norm),
-            mlp_post_norm=mlp and norm(block_spec.mlp_post_norm),
-            output_scale=block_spec.output_scale,
-            dropout=block_spec.dropout,
-        )
-
-    shared: dict[str, Block] = {}
-
-    def block_or_shared(block_spec: BlockSpec) -> Block:
-        if block_spec.share is None:
-            return block(block_spec)
-        if block_spec.share not in shared:
-            shared[block_spec.share] = block(block_spec)
-        return shared[block_spec.share]
-
     sizes: dict[str, Any] = {"d_model": spec.d_model, "vocab_size": spec.vocab_size, "max_length": spec.max_length}
     residual_dtype = None if spec.residual_dtype is None else getattr(torch, spec.residual_dtype)
     embedding = EMBEDDINGS.build(spec.embedding, **sizes, residual_dtype=residual_dtype)
-    stacks = [Stack(block_or_shared(block_spec) for block_spec in stack.expanded()) for stack in spec.stacks]
-    head = HEADS.build(spec.head, **sizes, make_norm=lambda: norm(spec.norm) or nn.Identity())
-    return Rack(embedding, stacks, head, tie_embeddings=spec.tie_embeddings)
+    shared: dict[str, Block] = {}
+    stacks = [assemble_stack(spec, index, shared) for index in range(len(spec.stacks))]
+    head = HEADS.build(spec.head, **sizes, make_norm=lambda: _norm(spec, spec.norm) or nn.Identity())
+    with torch.random.fork_rng(devices=[]):  # other parts start alike with it and without
+        time_embedding = None if spec.time is None else spec.time.build(d_model=spec.d_model)
+    return Rack(embedding, stacks, head, tie_embeddings=spec.tie_embeddings, time_embedding=time_embedding)
+
+
+def assemble_stack(spec: RackSpec, index: int, shared: dict[str, Block]) -> Stack:
+    """A stack of a rack as its parts' constructors make it; blocks that share a name are taken from `shared`, or put there."""
+    blocks = []
+    for block_spec in spec.stacks[index].expanded():
+        block = None if block_spec.share is None else shared.get(block_spec.share)
+        if block is None:
+            block = _assemble_block(spec, block_spec)
+        if block_spec.share is not None:
+            shared[block_spec.share] = block
+        blocks.append(block)
+    return Stack(blocks, uid=stack_uids(spec)[index], compute_dtype=COMPUTED.get(spec.stacks[index].precision))
+
+
+def _assemble_block(spec: RackSpec, block: BlockSpec) -> Block:
+    mixer, mlp = block.mixer, block.mlp
+    sizes: dict[str, Any] = {"d_model": spec.d_model, "max_length": spec.max_length}
+    return Block(
+        mixer and MIXERS.build(mixer, **sizes),
+        mlp and CHANNEL_MIXERS.build(mlp, **sizes),
+        mixer_norm=mixer and _norm(spec, block.mixer_norm),
+        mlp_norm=mlp and _norm(spec, block.mlp_norm),
+        mixer_post_norm=mixer and _norm(spec, block.mixer_post_norm),
+        mlp_post_norm=mlp and _norm(spec, block.mlp_post_norm),
+        output_scale=block.output_scale,
+        dropout=block.dropout,
+    )
+
+
+def _norm(spec: RackSpec, part: Part | None) -> nn.Module | None:
+    return None if part is None else NORMS.build(part, d_model=spec.d_model)

@@ -17,7 +17,7 @@ from models.stochastic import STOCHASTIC, Choice
 from models.unfilled import Unfilled
 
 if TYPE_CHECKING:
-    from models.spec import BlockSpec
+    from models.spec import BackboneSpec, BlockSpec
 
 UNKNOWN_LENGTH = -1
 """Stands for the `max_length` of a backbone, which only the rack around it will know."""
@@ -56,6 +56,21 @@ def _stand_ins(parts: Mapping[str, Part | None]) -> dict[str, nn.Module | None]:
     choice = Choice({"any": nn.Identity()}, "any")
     kinds = {name: None if part is None else part.kind for name, part in parts.items()}
     return {name: kind and (choice if kind == STOCHASTIC else nn.Identity()) for name, kind in kinds.items()}  # type: ignore[misc]
+
+
+def stack_uids(spec: BackboneSpec) -> tuple[int, ...]:
+    """What tells the stacks of a rack apart wherever they come to stand: the `uid` of each, or else its position."""
+    return tuple(index if stack.uid is None else stack.uid for index, stack in enumerate(spec.stacks))
+
+
+def check_uids(problems: Problems, uids: Sequence[int], next_uid: int | None) -> None:
+    """No two stacks have the same one, and the next is that of none."""
+    for index, uid in enumerate(uids):
+        if uid in uids[:index]:
+            text = f"stacks[{uids.index(uid)}] has the uid {uid} already (a stack that has none goes by its position)"
+            problems.add(("stacks", index, "uid"), text)
+    if next_uid is not None and next_uid <= max(uids):
+        problems.add(("next_uid",), f"{next_uid} must be above the uids that are there, up to {max(uids)}")
 
 
 def check_shares(problems: Problems, blocks: Sequence[tuple[Location, BlockSpec, str]]) -> None:

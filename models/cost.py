@@ -11,10 +11,12 @@ from torch import nn
 from configs.registry import Part
 from models.build import without_memory
 from models.mixer import ChannelMixer, Head, Mixer
+from models.quantised import QuantisedLinear
 from models.rack import Rack
 from models.settings import PARTS
 from models.spec import RackSpec
 from models.stochastic import Choice
+from models.time_embedding import TimeEmbedding
 
 ISO_STATE = 4096
 """Total numbers of state that fixed-state racks of the MAD protocol have (Poli et al. 2024, section 3)."""
@@ -93,7 +95,7 @@ def cost(spec: RackSpec, seq_len: int) -> RackCost:
 def space_cost(space: RackSpec, seq_len: int) -> SpaceCost:
     """Counts for sequences of `seq_len` of every choice in a space, and of what is outside of the choices."""
     rack = without_memory(space)
-    outside: list[nn.Module] = [rack.embedding, rack.head]
+    outside: list[nn.Module] = [part for part in (rack.embedding, rack.time_embedding, rack.head) if part is not None]
     choices: list[dict[str, Count]] = []
     for block in rack.blocks():
         for norm, part, post_norm in block.halves():
@@ -118,6 +120,11 @@ def _parts(spec: RackSpec, rack: Rack, seq_len: int) -> Iterator[PartCost]:
         return PartCost(path, part.kind, resolved, new, found.cache + found.state, found.flops, is_active, chosen)
 
     yield counted("embedding", spec.embedding, rack.embedding)
+    if spec.time is not None and rack.time_embedding is not None:
+        found, (kind, n_steps, d_time) = _count([rack.time_embedding], seq_len), spec.time.sizes()
+        n_parameters = _n_parameters([rack.time_embedding], seen)
+        options = {"n_steps": n_steps, "d_time": d_time}
+        yield PartCost("time_embedding", kind, options, n_parameters, 0, found.flops, chosen=frozenset(options))
     places = [
         (f"stacks[{i}].blocks[{j}]", block) for i, stack in enumerate(spec.stacks) for j, block in enumerate(stack.expanded())
     ]
@@ -133,7 +140,8 @@ def _parts(spec: RackSpec, rack: Rack, seq_len: int) -> Iterator[PartCost]:
 
 
 def _count(modules: Sequence[nn.Module], seq_len: int) -> Count:
-    flops = sum(module.flops(seq_len) for module in modules if isinstance(module, Mixer | ChannelMixer | Head)) / seq_len
+    computing = [module for module in modules if isinstance(module, Mixer | ChannelMixer | Head | TimeEmbedding)]
+    flops = sum(module.flops(seq_len) for module in computing) / seq_len
     mixers = [module for module in modules if isinstance(module, Mixer)]
     growing = [mixer for mixer in mixers if mixer.state_size(2) > mixer.state_size(1)]
     cache, kept = (sum(mixer.state_size(seq_len) for mixer in which) for which in (growing, mixers))
@@ -141,10 +149,13 @@ def _count(modules: Sequence[nn.Module], seq_len: int) -> Count:
 
 
 def _n_parameters(modules: Iterable[nn.Module], seen: set[int]) -> int:
-    """Parameters that are not `seen` yet, which they are from now on."""
-    new = {id(parameter): parameter for module in modules for parameter in module.parameters() if id(parameter) not in seen}
+    """Parameters that are not `seen` yet, which they are from now on; weights that are stored in few bits are some too."""
+    new = {id(parameter): parameter.numel() for module in modules for parameter in module.parameters()}
+    stored = {id(part): part for module in modules for part in module.modules() if isinstance(part, QuantisedLinear)}
+    new |= {key: part.in_features * part.out_features for key, part in stored.items()}
+    n_new = sum(number for key, number in new.items() if key not in seen)
     seen.update(new)
-    return sum(parameter.numel() for parameter in new.values())
+    return n_new
 
 
 def iso_state_warnings(mixers: list[Mixer], seq_len: int) -> tuple[str, ...]:

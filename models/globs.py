@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
@@ -10,21 +10,46 @@ import torch
 from torch import nn
 
 from configs import Registry
-from configs.errors import Location, nearest_name
+from configs.errors import Location, known_names, nearest_name
 from models.adapters import AdaptedLinear, Adapter, replace
-from models.parameters import GlobFields, Globs, ModelPart, ParameterFields, is_matched
+from models.parameters import GlobFields, Globs, LoraSpec, ModelPart, ParameterFields, is_matched
+from models.quantised import QuantisedLinear
 from models.unfilled import Unfilled
 
 
-def glob_problems(module: nn.Module, fields: ParameterFields) -> Iterator[tuple[str, str]]:
-    """The globs of a component that are wrong, and why, given its module as it was built."""
-    names = [*dict(module.named_parameters()), *(name for name, _ in module.named_modules() if name)]
+def glob_problems(module: nn.Module, fields: ParameterFields) -> Iterator[tuple[Location, str]]:
+    """The globs of a component that are wrong, where, and why, given its module as it was built."""
+    names = [*_parameter_names(module), *(name for name, _ in module.named_modules() if name)]
     linears = {f"{name}.weight": part for name, part in module.named_modules() if isinstance(part, nn.Linear)}
     for glob, said in fields.parameters.items():
         if not any(fnmatchcase(name, glob) for name in names):
-            yield glob, _no_match(module, glob, names)
+            yield ("parameters", glob), _no_match(module, glob, names)
         elif message := _not_of_linears(glob, said, [part for name, part in linears.items() if is_matched(name, glob)]):
-            yield glob, message
+            yield ("parameters", glob), message
+    loras: list[tuple[Location, LoraSpec | None]] = [
+        (("lora",), fields.lora),
+        (("progressive_lora",), getattr(fields, "progressive_lora", None)),
+        *((("parameters", glob, "lora"), said.lora) for glob, said in fields.parameters.items()),
+    ]
+    for place, lora in loras:
+        for index, glob in enumerate(() if lora is None else lora.targets):
+            if glob != "*" and not any(is_matched(name.removesuffix(".weight"), glob) for name in linears):
+                yield (*place, "targets", index), f"'{glob}' matches no linear below; {known_names(glob, _lasts(linears))}"
+
+
+def _parameter_names(module: nn.Module) -> list[str]:
+    """The parameters by name; the weight of a linear is one also where it is stored in few bits."""
+    stored = (name for name, part in module.named_modules() if name and isinstance(part, QuantisedLinear))
+    return [*dict(module.named_parameters()), *(f"{name}.weight" for name in stored)]
+
+
+def _weights(module: nn.Module) -> list[str]:
+    return [f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+
+
+def _lasts(names: Iterable[str]) -> list[str]:
+    """The last words of the names of weights."""
+    return list(dict.fromkeys(name.removesuffix(".weight").rpartition(".")[2] for name in names))
 
 
 @lru_cache(maxsize=4096)
@@ -34,14 +59,14 @@ def part_glob_problems(
     """The same of a part by itself and of the choices in it, each at its place in the part; nothing is allocated."""
     choices = {("mixers", name): each for name, each in part.options().get("mixers", {}).items() if each is not None}
     here: list[tuple[tuple[str, ...], ModelPart]] = [((), part), *choices.items()]
-    if not any(each.parameters for _, each in here):
+    if not any(each.parameters or each.lora for _, each in here):
         return ()
     with torch.device("meta"), Unfilled():
         module = registry.build(part, d_model=d_model, max_length=max_length)
         for place, each in here:
             _shape(module.get_submodule(".".join(place)), each)
     problems = [(place, glob_problems(module.get_submodule(".".join(place)), each)) for place, each in here]
-    return tuple(((*place, "parameters", glob), message) for place, found in problems for glob, message in found)
+    return tuple(((*place, *inside), message) for place, found in problems for inside, message in found)
 
 
 def _shape(module: nn.Module, part: ModelPart) -> None:
@@ -82,7 +107,7 @@ def carry_globs(globs: Globs, module: nn.Module, rename: Callable[[str], str | N
     Those that come to the same are kept, and those that meant nothing that is left are dropped. If any comes to something else,
     all become the names that they stood for.
     """
-    renamed = {name: new for name, _ in module.named_parameters() if (new := rename(name)) is not None}
+    renamed = {name: new for name in _parameter_names(module) if (new := rename(name)) is not None}
     kept = Globs((glob, fields) for glob, fields in globs.items() if any(is_matched(name, glob) for name in renamed))
     if all(is_matched(old, glob) == is_matched(new, glob) for old, new in renamed.items() for glob in kept):
         return kept
@@ -93,12 +118,12 @@ def laid_over(inner: Globs, outer: Globs, module: nn.Module) -> Globs:
     """The globs of a module and those of what was around it, as the globs of one component; what the inner say holds."""
     if not inner.keys() & outer.keys():
         return Globs([*outer.items(), *inner.items()])
-    return _spelt_out(module, [outer, inner], {name: name for name, _ in module.named_parameters()})
+    return _spelt_out(module, [outer, inner], {name: name for name in _parameter_names(module)})
 
 
 def _spelt_out(module: nn.Module, layers: Sequence[Globs], renamed: Mapping[str, str]) -> Globs:
     """An entry for each parameter of which something is said, under its new name; bias and adapters are said at weights."""
-    weights = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    weights = set(_weights(module))
     spelt: Globs = Globs()
     for name, new in renamed.items():
         said = [fields for globs in layers for glob, fields in globs.items() if is_matched(name, glob)]
@@ -106,5 +131,8 @@ def _spelt_out(module: nn.Module, layers: Sequence[Globs], renamed: Mapping[str,
         for fields in said:
             merged = fields.below(merged)
         if said:
-            spelt[new] = merged if name in weights else merged.model_copy(update={"bias": None, "lora": None})
+            # Targets were names from where they were said.
+            lora = merged.lora and merged.lora.at(name).model_copy(update={"targets": ("*",)})
+            silenced = {"lora": lora} if name in weights else {"bias": None, "lora": None}
+            spelt[new] = merged.model_copy(update=silenced)
     return spelt

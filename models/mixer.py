@@ -24,11 +24,16 @@ class Mixer(nn.Module):
     one: what a spec says of single linears is applied from outside. `fused` names, by linear, the parts of a matrix that cannot
     be set apart.
 
+    Mixers that set `takes_keep = True` take `forward(x, keep)` with `keep` [batch, time] bool, false at the pads, anywhere:
+    no position looks at a pad but the pad at itself, and what comes out at pads is finite and has no other meaning. Positions are
+    counted with the pads. The other mixers are causal: to them, pads at the end change nothing.
+
     Mixers with a step form set `has_step = True` and define `initial_state` and `step`; stepping through a sequence gives
     what `forward` gives, to 1e-5 in float32.
     """
 
     has_step = False
+    takes_keep: ClassVar[bool] = False
     fused: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Self
 
@@ -23,7 +24,10 @@ from configs.registry import Part
 INITS = Registry("models.inits", "init", ("n_blocks",))
 
 
-SILENT: dict[str, Any] = {"lr_scale": 1.0, "weight_decay": None, "init": None, "lora": None, "parameters": {}}
+SILENT_OWN: dict[str, Any] = {"lr_scale": 1.0, "weight_decay": None, "init": None, "lora": None}
+"""What the fields that components and globs have are where they say nothing."""
+
+SILENT: dict[str, Any] = {**SILENT_OWN, "parameters": {}}
 """What the fields of a component are where it says nothing."""
 
 
@@ -31,12 +35,30 @@ IN_FULL = {"in_full": True}
 """The context of a dump that writes out what says nothing too: where it is laid over something else, it does say something."""
 
 
+def without_silent(
+    spec: Spec, silent: Mapping[str, Any], handler: SerializerFunctionWrapHandler, info: SerializationInfo
+) -> dict[str, Any]:
+    """The dump of a spec but for fields that have the value by which they say nothing."""
+    if info.context == IN_FULL:
+        return handler(spec)
+    left_out = {name for name, value in silent.items() if getattr(spec, name) == value}
+    return {name: value for name, value in handler(spec).items() if name not in left_out}
+
+
+LATER: dict[str, Any] = {"trains": True, "targets": ("*",), "fit": False, "freeze_base": True}
+"""Fields that adapters had not at first, where they say nothing: what does not use them is saved and named as it was."""
+
+
 class LoraSpec(Spec):
     """Low-rank adapters of the linears below a component (Hu et al. 2021, arXiv 2106.09685).
 
-    `alpha` (None: the rank) over the rank scales what they add; with `rslora` over its root. `apply: false` opts a linear out.
+    `alpha` (None: the rank) over the rank scales what they add; with `rslora` over its root. With `fit`, the rank is at most half
+    of the smaller side of each linear, at least 1. `targets` are globs over the names below the component
+    that says it: of linears, or of what holds them; the others have no adapter. `apply: false` opts a linear out.
+
     A linear with an adapter is frozen, and so is all else below the component, unless `freeze_others` is false; what opts out
-    counts as that else (null), unless it says otherwise itself.
+    counts as that else (null), unless it says otherwise itself. With `freeze_base: false` the linear trains beside its adapters.
+    With `trains: false` the adapters are frozen, and nothing else is by them.
     """
 
     rank: PositiveInt = 8
@@ -45,12 +67,38 @@ class LoraSpec(Spec):
     rslora: bool = False
     apply: bool = True
     freeze_others: bool | None = None
+    trains: bool = True
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    fit: bool = False
+    freeze_base: bool = True
 
     def within(self, outer: LoraSpec | None) -> LoraSpec | None:
         """What it comes to inside of another; without one there is nothing to opt out of."""
         if self.apply or self.freeze_others is not None:
             return self
         return None if outer is None else outer.model_copy(update={"apply": False})
+
+    def at(self, name: str) -> LoraSpec:
+        """What it comes to for something of this name below the component that says it: what is no target opts out."""
+        is_target = any(is_matched(name.removesuffix(".weight"), glob) for glob in self.targets)
+        return self if is_target else self.model_copy(update={"apply": False})
+
+    def rank_at(self, d_in: int, d_out: int) -> int:
+        """The rank of the adapter of a linear of these sizes."""
+        return min(self.rank, max(min(d_in, d_out) // 2, 1)) if self.fit else self.rank
+
+    def tuning(self, rank: int) -> dict[str, Any]:
+        """The other options of an adapter of this rank."""
+        return {"alpha": self.alpha or rank, "dropout": self.dropout, "rslora": self.rslora}
+
+    @property
+    def how_fields(self) -> tuple[str, ...]:  # type: ignore[override]
+        """No part of the content: the later fields, where they say nothing. A dump in full has them, an older one had not."""
+        return tuple(name for name, value in LATER.items() if getattr(self, name) == value)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_says_nothing(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        return without_silent(self, LATER, handler, info)
 
 
 class OwnFields(Spec):
@@ -59,9 +107,10 @@ class OwnFields(Spec):
     `lr_scale` multiplies the learning rate of the parameters below it, along the path from the rack down; 0 freezes them: they
     have no gradient. Of the others, what is said nearest to a parameter holds: `weight_decay` instead of the training's; `init`,
     how the weights of linears start (by a glob: whatever it names); `lora`, their adapters. Fields that say nothing are left out
-    of a saved spec.
+    of a saved spec: those of `silent`, with these values.
     """
 
+    silent: ClassVar[Mapping[str, Any]] = SILENT_OWN
     lr_scale: Annotated[float, Field(ge=0)] = 1.0
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     init: INITS.field() = None  # type: ignore[valid-type]
@@ -83,16 +132,13 @@ class OwnFields(Spec):
 
     @model_serializer(mode="wrap")
     def _leave_out_what_says_nothing(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        if info.context == IN_FULL:
-            return handler(self)
-        optional = {**SILENT, "bias": None} if isinstance(self, GlobFields) else SILENT
-        silent = {name for name, value in optional.items() if getattr(self, name, None) == value}
-        return {name: value for name, value in handler(self).items() if name not in silent}
+        return without_silent(self, self.silent, handler, info)
 
 
 class GlobFields(OwnFields):
     """What a glob may say of the parameters and linears that it matches; `bias`: whether linears have one."""
 
+    silent: ClassVar[Mapping[str, Any]] = {**SILENT_OWN, "bias": None}
     bias: bool | None = None
 
 
@@ -107,11 +153,12 @@ class ParameterFields(OwnFields):
     component the last.
     """
 
+    silent: ClassVar[Mapping[str, Any]] = SILENT
     parameters: OrderedDict[str, GlobFields] = Field(default_factory=OrderedDict)
 
     def own_fields(self) -> dict[str, Any]:
         """What is said here of what is below, in plain values."""
-        return {name: value for name, value in self.to_dict().items() if name in ParameterFields.model_fields}
+        return {name: value for name, value in self.to_dict().items() if name in self.silent}
 
 
 class ModelPart(ParameterFields, Part):

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, PositiveInt, PrivateAttr, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, PrivateAttr, Tag, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from configs import Problems
 from configs.registry import Part
 from models.build import build, without_memory
-from models.checks import UNKNOWN_LENGTH, check_part, check_shares
+from models.checks import UNKNOWN_LENGTH, check_part, check_shares, check_uids, stack_uids
 from models.globs import part_glob_problems
 from models.layers import check_blocks, expand_layers, hand_down_norm
-from models.parameters import IN_FULL, ParameterFields, is_matched
+from models.parameters import IN_FULL, SILENT, LoraSpec, ParameterFields, is_matched
 from models.patterns import PatternItem, Placed, expand_blocks
 from models.placement import Slot, parse_placement
+from models.precision import FORMATS, Precision
 from models.rack import Rack
 from models.registries import CHANNEL_MIXERS, EMBEDDINGS, HEADS, MIXERS, NORMS
 from models.settings import PARTS, Settings
 from models.space import placed, searched
+from models.time_spec import TimeSpec
 
 
 def _rms_norm() -> Part:
@@ -77,13 +79,30 @@ class StackSpec(ParameterFields):
     - `blocks` as a list.
 
     `layers` overrides single blocks by index or slice of the stack: `{"0": {...}, "-2:": {mixer: {n_heads: 8}}}`, later ones win.
+
+    `uid` is what a stack is known by wherever it comes to stand (null: its position). `precision` is how it computes: `half` and
+    `bfloat16` by autocast, with float32 weights; `fp8` and `nvfp4` with weights rounded to that for every product. With `stored`
+    the weights of its linears are kept in that format, and do not train. `qlora` is stored in NF4, and has adapters (of rank 16
+    and alpha 32, unless `lora` says otherwise). `progressive_lora` are more adapters of its linears beside those of `lora`: what
+    is around both is frozen, unless each that trains has `freeze_others: false`.
     """
 
+    silent: ClassVar[Mapping[str, Any]] = {
+        **SILENT,
+        "uid": None,
+        "precision": "full",
+        "stored": False,
+        "progressive_lora": None,
+    }
     n_blocks: PositiveInt | None = None
     block: BlockSpec | None = None
     pattern: Annotated[tuple[PatternItem, ...], Field(min_length=1)] | None = None
     blocks: Blocks | None = None
     layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    uid: NonNegativeInt | None = None
+    precision: Precision = "full"
+    stored: bool = False
+    progressive_lora: LoraSpec | None = None
     _placed: tuple[Placed, ...] = PrivateAttr()
 
     @classmethod
@@ -107,6 +126,16 @@ class StackSpec(ParameterFields):
         # a field that says nothing may be what an override has made of one that did.
         layers = {str(index): self._placed[index].block.model_dump(context=IN_FULL) for index in overridden}
         object.__setattr__(self, "layers", layers)
+        return self
+
+    @model_validator(mode="after")
+    def _check_storage(self) -> Self:
+        if self.stored and self.precision not in FORMATS:
+            problems = Problems()
+            problems.add(("stored",), f"precision '{self.precision}' is not stored: choose one of {', '.join(FORMATS)}")
+            problems.raise_if_any(type(self).__name__)
+        if self.precision == "qlora":
+            object.__setattr__(self, "stored", True)
         return self
 
     def meaning(self, name: str) -> Any:
@@ -165,7 +194,9 @@ class BackboneSpec(ParameterFields):
         for location, message in messages.items():
             if message:
                 problems.add(location, message)
-        around = [json.dumps(stack.own_fields()) for stack in self.stacks]  # as text: the order of globs counts
+        check_uids(problems, stack_uids(self), getattr(self, "next_uid", None))
+        # As text: the order of globs counts.
+        around = [json.dumps({**stack.own_fields(), "uid": None}) for stack in self.stacks]
         shares = [
             (("stacks", index, *placed.location), placed.block, around[index])
             for index, stack in enumerate(self.stacks)
@@ -180,14 +211,19 @@ class RackSpec(BackboneSpec):
     """A whole model. `max_length` is needed by parts whose parameters depend on it (hyena, the autoencoder head).
 
     `residual_dtype` is the type of the residual stream between the parts; null is that of the weights, also under autocast.
+    `time` is what tells it how far a sample is noised. `next_uid` is that of the next stack to come (null: one above the highest
+    that is there), so that a stack that has gone is not taken for another one.
     """
 
+    silent: ClassVar[Mapping[str, Any]] = {**SILENT, "time": None, "next_uid": None}
     vocab_size: PositiveInt
     max_length: PositiveInt | None = None
     tie_embeddings: bool = False
     residual_dtype: Literal["bfloat16"] | None = None
     embedding: EMBEDDINGS.field() = Field(default_factory=lambda: EMBEDDINGS.part("token"))  # type: ignore[valid-type]
     head: HEADS.field() = Field(default_factory=lambda: HEADS.part("language_model"))  # type: ignore[valid-type]
+    time: TimeSpec | None = None
+    next_uid: NonNegativeInt | None = None
 
     @model_validator(mode="after")
     def _check_head(self) -> Self:
@@ -242,8 +278,9 @@ def _check_globs(rack: RackSpec, problems: Problems) -> None:
     placed = [
         (("stacks", index, *each.location), each.block) for index, stack in enumerate(rack.stacks) for each in stack.placed()
     ]
-    components = (rack, rack.embedding, rack.head, *rack.stacks, *(block for _, block in placed))
-    if any(fields.parameters or fields.lora for fields in components):
+    components = (rack, rack.embedding, rack.head, rack.time, *rack.stacks, *(block for _, block in placed))
+    has_more = any(stack.progressive_lora for stack in rack.stacks)
+    if has_more or any(fields is not None and (fields.parameters or fields.lora) for fields in components):
         Settings(without_memory(rack), rack).check(problems)
         return
     if rack.norm is not None:

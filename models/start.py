@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.adapters import AdaptedLinear, Adapter, is_adapter, replace
+from models.adapters import Adapter, adapters_of, replace
 from models.parameters import INITS
+from models.quantised import with_adapters
 from models.settings import Settings
 
 EMBEDDING_STD = 0.02
@@ -34,7 +35,7 @@ def initialise(settings: Settings) -> None:
         if linear.bias is not None and not getattr(linear.bias, "keep_init", False):
             nn.init.zeros_(linear.bias)
     # Embeddings last: a seed then gives a rack's linears the same weights whatever its vocabulary.
-    for name in sorted(dict(rack.named_parameters()), key=lambda name: name.startswith("embedding.")):
+    for name in sorted(dict(settings.parameters()), key=lambda name: name.startswith("embedding.")):
         parameter, init = rack.get_parameter(name), settings.init_of(name)
         if parameter.is_meta:
             continue  # nothing to fill, and what computes its values elsewhere could not be copied
@@ -45,29 +46,35 @@ def initialise(settings: Settings) -> None:
 
 
 def adapt(settings: Settings) -> None:
-    """Put adapters on the linears whose settings have `lora`."""
+    """Put on every linear the adapters that its settings name and it has not got; they stand in the order of the settings."""
+    like = settings.rack.embedding.weight
     for name, linear in settings.linears.items():
-        lora = settings.of(f"{name}.weight").lora
-        if lora is None or not lora.apply:
-            continue
-        sizes = {"rank": lora.rank, "alpha": lora.alpha or lora.rank, "dropout": lora.dropout, "rslora": lora.rslora}
-        adapter = Adapter(linear.in_features, linear.out_features, **sizes)  # type: ignore[arg-type]
-        replace(settings.rack, name, AdaptedLinear(linear, {"lora": adapter}))
+        loras = {key: lora for key, lora in settings.of(f"{name}.weight").loras.items() if lora.apply}
+        there, made = adapters_of(linear), {}
+        for key, lora in loras.items():
+            if key in there:
+                there[key].tune(**lora.tuning(there[key].rank))
+            else:
+                rank = lora.rank_at(linear.in_features, linear.out_features)
+                made[key] = Adapter(linear.in_features, linear.out_features, rank=rank, **lora.tuning(rank)).to(like)
+        if made:
+            adapted = with_adapters(linear, made)
+            adapted.adapters = nn.ModuleDict({key: adapted.adapters[key] for key in loras})
+            replace(settings.rack, name, adapted)
 
 
 def freeze(settings: Settings) -> None:
     """Leave in every parameter its `lr_scale` and `weight_decay`, where they say something; with a scale of 0 no gradient.
 
     A tied weight is the embedding's, whatever is said of the head. The norms in a head are the rack's `norm`, so they have the
-    scale of both. Linears with adapters are frozen.
+    scale of both. What an earlier call has left goes.
     """
-    adapted = tuple(f"{name}." for name, module in settings.rack.named_modules() if isinstance(module, AdaptedLinear))
-    for name, parameter in settings.rack.named_parameters():
+    for name, parameter in settings.parameters():
         setting = settings.of(name)
-        is_frozen = (setting.lora is not None and setting.lora.freeze_others is not False) or name.startswith(adapted)
-        scale = 0.0 if is_frozen and not is_adapter(name) else setting.lr_scale
-        if scale != 1.0:
-            parameter.lr_scale = scale  # type: ignore[attr-defined]
-        if setting.weight_decay is not None:
-            parameter.weight_decay = setting.weight_decay  # type: ignore[attr-defined]
+        scale = settings.scale_of(name, setting)
+        for mark, value, silent in (("lr_scale", scale, 1.0), ("weight_decay", setting.weight_decay, None)):
+            if value != silent:
+                setattr(parameter, mark, value)
+            elif hasattr(parameter, mark):
+                delattr(parameter, mark)
         parameter.requires_grad_(scale != 0.0)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.ops.checks import at_least
+from models.ops.linears import multiply_adds
 from models.ops.positions import sinusoidal_positions
 
 
@@ -43,3 +44,8 @@ class TimeEmbedding(nn.Module):
         """[batch] int64, each in [0, n_steps) -> [batch, 1, d_model]."""
         rows = self.sines[t] if self.table is None else self.table(t)
         return self.output(F.silu(self.hidden(rows))).unsqueeze(1)
+
+    def flops(self, seq_len: int) -> int:
+        """Forward floating-point operations for one sequence: two products, however long it is."""
+        del seq_len
+        return 2 * multiply_adds(self.hidden, self.output)

@@ -23,7 +23,7 @@ class Unfilled(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         name, kwargs = func.__name__, kwargs or {}
-        if name.endswith("_") and not name.startswith("_"):
+        if name.endswith("_") and not name.startswith("_") and name != "requires_grad_":
             return args[0] if args else kwargs["tensor"]
         shape = _shape(name, args, kwargs)
         if shape is None:

@@ -102,6 +102,10 @@ class Text(Task):
             chosen[epochs == epoch] = permuted(positions[epochs == epoch], len(windows), split, seed, epoch)
         return windows.gather(chosen)
 
+    def windows(self, split: Split, numbers: np.ndarray) -> Examples:
+        """The windows with the numbers [n], each from 0 to `n_rows(split) - 1`, in the order of the documents."""
+        return _windows(self, split).gather(numbers)
+
     def sample(self, rng: np.random.Generator, n_examples: int, split: Split = "train") -> Examples:
         """As the contract says: windows at random, with repetitions."""
         windows = _windows(self, split)

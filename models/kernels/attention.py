@@ -11,11 +11,19 @@ from models.kernels.kernel import FLOATS, HALVES, Kernel, working_dtype, wrong_d
 from models.kernels.package import FLASH_ATTENTION, FLEX
 
 NO_SINKS = "it knows no sinks"
+NO_MASK = "it knows no padding mask"
 
 
-def _flash(function: Callable[..., Tensor], *tensors: Tensor, causal: bool, window: int | None, sinks: None = None) -> Tensor:
+def _flash(
+    function: Callable[..., Tensor],
+    *tensors: Tensor,
+    causal: bool,
+    window: int | None,
+    sinks: None = None,
+    keep: None = None,
+) -> Tensor:
     """[batch, time, n_heads, d_head] there; its window counts the positions to either side, -1 for all, and causal cuts it."""
-    del sinks
+    del sinks, keep
     dtype = working_dtype(tensors[0])
     reach = -1 if window is None else window - 1
     mixed = function(
@@ -27,11 +35,15 @@ def _flash(function: Callable[..., Tensor], *tensors: Tensor, causal: bool, wind
     return mixed.transpose(1, 2)
 
 
-def _flash_misfit(*tensors: Tensor, causal: bool, window: int | None, sinks: Tensor | None = None) -> str | None:
+def _flash_misfit(
+    *tensors: Tensor, causal: bool, window: int | None, sinks: Tensor | None = None, keep: Tensor | None = None
+) -> str | None:
     query, key, value = tensors
     d_head = query.shape[-1]
     if sinks is not None:
         return NO_SINKS
+    if keep is not None:
+        return NO_MASK
     if value.shape[-1] != d_head or d_head % 8 or d_head > 256:
         return f"heads of queries and values must be of one size, a multiple of 8 up to 256, not {d_head} and {value.shape[-1]}"
     # With fewer queries than keys it aligns their ends, torch their starts.
@@ -40,20 +52,26 @@ def _flash_misfit(*tensors: Tensor, causal: bool, window: int | None, sinks: Ten
     return wrong_dtype(working_dtype(query), HALVES)
 
 
-def _flex(function: Callable[..., Any], *tensors: Tensor, causal: bool, window: int, sinks: None = None) -> Tensor:
-    del sinks
+def _flex(
+    function: Callable[..., Any], *tensors: Tensor, causal: bool, window: int, sinks: None = None, keep: None = None
+) -> Tensor:
+    del sinks, keep
     query, key, value = (part.to(working_dtype(tensors[0])) for part in tensors)
     mask = _window_mask(query.shape[2], causal, window, str(query.device))
     mixed: Tensor = _compiled(function)(query, key, value, block_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
     return mixed
 
 
-def _flex_misfit(*tensors: Tensor, causal: bool, window: int | None, sinks: Tensor | None = None) -> str | None:
+def _flex_misfit(
+    *tensors: Tensor, causal: bool, window: int | None, sinks: Tensor | None = None, keep: Tensor | None = None
+) -> str | None:
     del causal
     query, key, value = tensors
     d_head = query.shape[-1]
     if sinks is not None:
         return NO_SINKS
+    if keep is not None:
+        return NO_MASK
     if window is None or window >= query.shape[2] or query.shape[2] != key.shape[2]:
         return "it is for windows shorter than the sequence"
     if value.shape[-1] != d_head or d_head < 16 or d_head & (d_head - 1):

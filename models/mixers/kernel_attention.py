@@ -34,6 +34,8 @@ class KernelAttention(Mixer):
     (0: none).
     """
 
+    takes_keep = True
+
     def __init__(
         self,
         d_model: int,
@@ -73,13 +75,14 @@ class KernelAttention(Mixer):
         if self.log_scale is not None:
             self.log_scale.keep_init = True  # type: ignore[attr-defined]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> same."""
-        parts = self.convolutions(self.query(x), self.key(x), self.value(x))
+        parts = self.convolutions(self.query(x), self.key(x), self.value(x), keep=keep)
         positions = torch.arange(x.shape[1], device=x.device)
         query, key, peak, value = self._heads(parts, positions)
-        least = self._least(positions if self.causal else positions[-1:])
-        mixed = kernel_attention(query, key, peak, value, causal=self.causal, least=least)
+        count = positions[:, None] + 1 if keep is None else keep[:, None, :, None].cumsum(-2)
+        least = self._least(count if self.causal else count[..., -1:, :])
+        mixed = kernel_attention(query, key, peak, value, causal=self.causal, least=least, keep=keep)
         return self.output(merge_heads(mixed).to(x.dtype))
 
     def initial_state(self, batch_size: int) -> KernelState:
@@ -97,7 +100,7 @@ class KernelAttention(Mixer):
         before, highest = highest, highest.maximum(peak)
         added = (key * (peak - highest).exp()).mT @ F.pad(value, (0, 1), value=1.0).to(key.dtype)
         sums = (before - highest).exp() * sums + added
-        mixed = normalised(query @ sums, self._least(position))
+        mixed = normalised(query @ sums, self._least(position[:, None] + 1))
         return self.output(merge_heads(mixed)[:, 0].to(x.dtype)), (sums, highest, position + 1, memories)
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002
@@ -122,6 +125,6 @@ class KernelAttention(Mixer):
         (query, _), (key, peak) = (kernel_features(part, frequencies, self.kernel_type) for part in (query, key))
         return query, key, peak, value
 
-    def _least(self, positions: Tensor) -> Tensor:
-        """What the kernels add up to at least, up to and with each of `positions` [time]: [(n_heads), time, 1]."""
-        return least_sum(positions[:, None] + 1, self.log_scale, self.kernel_dim)
+    def _least(self, count: Tensor) -> Tensor:
+        """What the kernels of `count` keys [..., time, 1] add up to at least; one of none, by which a sum of zero is divided."""
+        return least_sum(count, self.log_scale, self.kernel_dim).masked_fill(count == 0, 1.0)

@@ -31,6 +31,7 @@ class MLA(Mixer):
     """
 
     has_step = True
+    takes_keep = True
     kernel_op = "attend"
 
     def __init__(
@@ -66,7 +67,7 @@ class MLA(Mixer):
         self.value_up = nn.Linear(self.kv_rank, n_heads * self.d_head, bias=False)
         self.output = nn.Linear(n_heads * self.d_head, d_model, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> same."""
         positions = torch.arange(x.shape[1], device=x.device)
         latent, turned_key = self._cached(x, positions)
@@ -75,7 +76,7 @@ class MLA(Mixer):
         query = torch.cat(self._query(x, positions), dim=-1)
         # The fused kernels want values of the size of keys.
         value = F.pad(value, (0, self.d_rope))
-        mixed = run_kernel(self.kernel_op, self.kernel, query, key, value, causal=True, window=None)
+        mixed = run_kernel(self.kernel_op, self.kernel, query, key, value, causal=True, window=None, keep=keep)
         return self.output(merge_heads(mixed[..., : self.d_head]))
 
     def initial_state(self, batch_size: int) -> LatentState:

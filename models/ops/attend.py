@@ -7,21 +7,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, window: int | None, sinks: Tensor | None = None) -> Tensor:
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    causal: bool,
+    window: int | None,
+    sinks: Tensor | None = None,
+    keep: Tensor | None = None,
+) -> Tensor:
     """softmax(query key^T / sqrt(d_head)) value over the positions that are seen.
 
     Shapes: query [batch, n_heads, time, d_head], key and value [batch, n_kv_heads, time, d_head] -> query's. A position sees
     itself and what is nearer than `window`: before it, and also after it when not `causal`. `sinks` [n_heads] are the logits of
-    one more position that everyone sees and whose value is zero.
+    one more position that everyone sees and whose value is zero. `keep` [batch, time] bool is false at what only its own
+    position sees.
     """
     time = query.shape[-2]
-    if window is None or window >= time:
+    if window is not None and is_blocked(time, causal=causal, window=window):
+        return _attend_in_blocks(query, key, value, sinks, keep, window=window)
+    if keep is None and (window is None or window >= time):
         return _softmax(query, key, value, sinks, causal=causal)
-    if is_blocked(time, causal=causal, window=window):
-        return _attend_in_blocks(query, key, value, sinks, window=window)
     place = torch.arange(time, device=query.device)
     distance = place[:, None] - place
-    seen = (distance.abs() < window) & ((distance >= 0) | (not causal))
+    seen = (distance >= 0) | (not causal)
+    if window is not None:
+        seen = seen & (distance.abs() < window)
+    if keep is not None:
+        # The own position, or a row of the softmax might be empty: its gradient would be NaN, also under a weight of zero.
+        seen = seen & (keep[:, None, None, :] | (distance == 0))
     return _softmax(query, key, value, sinks, seen=seen)
 
 
@@ -63,7 +78,9 @@ def _softmax(
     return mixed[..., int(causal) :, :d_head]
 
 
-def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, *, window: int) -> Tensor:
+def _attend_in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, keep: Tensor | None, *, window: int
+) -> Tensor:
     """Causal attention in blocks of `window` positions, each of which sees its own block and the one before."""
     n_heads, time = query.shape[1:3]
     n_blocks = -(-time // window)
@@ -71,7 +88,7 @@ def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor |
     group = n_heads // key.shape[1]
 
     def with_previous(x: Tensor) -> Tensor:
-        x = F.pad(x.repeat_interleave(group, dim=1), (0, 0, window, padding))
+        x = F.pad(x, (0, 0, window, padding))
         earlier, own = (part.unflatten(2, (n_blocks, window)) for part in (x[:, :, :-window], x[:, :, window:]))
         return torch.cat((earlier, own), dim=3).flatten(1, 2)
 
@@ -80,6 +97,10 @@ def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor |
     distance = place[window:, None] - place
     seen = ((distance >= 0) & (distance < window)).repeat(n_blocks, 1, 1)
     seen[0, :, :window] = False  # nothing comes before the first block
+    if keep is not None:
+        kept = with_previous(keep[:, None, :, None]).squeeze(-1)  # [batch, n_blocks, 2 * window]
+        seen = seen & (kept[:, :, None, :] | (distance == 0))
     sinks = None if sinks is None else sinks.repeat_interleave(n_blocks)
-    mixed = _softmax(blocks, with_previous(key), with_previous(value), sinks, seen=seen.repeat(n_heads, 1, 1))
+    key, value = (with_previous(part.repeat_interleave(group, dim=1)) for part in (key, value))
+    mixed = _softmax(blocks, key, value, sinks, seen=torch.cat([seen] * n_heads, dim=-3))
     return mixed.unflatten(1, (n_heads, n_blocks)).flatten(2, 3)[:, :, :time]

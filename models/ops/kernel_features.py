@@ -49,7 +49,7 @@ def scaled_frequencies(frequencies: Tensor, log_scale: Tensor, kernel_type: str)
 
 
 def least_sum(count: Tensor, log_scale: Tensor | None, kernel_dim: int) -> Tensor:
-    """What the kernels of `count` [time, 1] keys add up to, at least: [n_heads, time, 1], or without scales as `count`.
+    """What the kernels of `count` [..., time, 1] keys add up to, at least: [..., n_heads, time, 1], or without scales as `count`.
 
     Of waves it is the sum of what each is at least, but no less than the error of the estimates, by which the sum may come close
     to zero or below: its mean square is at most 1 / kernel_dim for a key, and for many as of so many independent ones.

@@ -4,7 +4,7 @@ from models.quantised.fake import FakeQuantisedLinear
 from models.quantised.formats import FORMATS
 from models.quantised.kinds import dequantised, fake_quantised, quantised, with_adapters
 from models.quantised.linear import QuantisedLinear
-from models.quantised.modules import Quantisation, fake_quantise, memory_bytes, quantise
+from models.quantised.modules import Quantisation, fake_quantise, memory_bytes, quantise, stored_numbers
 
 __all__ = [
     "FORMATS",
@@ -17,5 +17,6 @@ __all__ = [
     "memory_bytes",
     "quantise",
     "quantised",
+    "stored_numbers",
     "with_adapters",
 ]

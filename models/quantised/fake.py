@@ -14,11 +14,16 @@ from models.quantised.formats import format_of
 class _StraightThrough(torch.autograd.Function):
     """What a weight is after it has been stored; its gradient passes as if nothing had been done."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, name: str) -> Tensor:
-        del ctx
+    def forward(weight: Tensor, name: str) -> Tensor:
         known = format_of(name)
         return known.unpack(*known.pack(weight.float()), shape=weight.shape, dtype=weight.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is kept."""
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
-from models.adapters import AdaptedLinear, Adapter
+from models.adapters import AdaptedLinear, Adapter, adapters_of
 from models.quantised.fake import FakeQuantisedLinear
 from models.quantised.formats import packed
 from models.quantised.linear import QuantisedLinear
@@ -31,7 +30,7 @@ class AdaptedFakeQuantisedLinear(AdaptedLinear, FakeQuantisedLinear):
 
 def with_adapters(linear: nn.Linear, adapters: Mapping[str, Adapter]) -> AdaptedLinear:
     """A linear of any kind with adapters by name, after those that it has."""
-    adapters = {**_adapters(linear), **adapters}
+    adapters = {**adapters_of(linear), **adapters}
     if isinstance(linear, QuantisedLinear):
         return AdaptedQuantisedLinear(linear, adapters)
     if isinstance(linear, FakeQuantisedLinear):
@@ -46,7 +45,7 @@ def quantised(linear: nn.Linear, format_name: str) -> QuantisedLinear:
             return linear
         raise ValueError(f"format = {format_name!r}: the weight is stored as {linear.format} already; make it dense first")
     stored = QuantisedLinear(linear, format_name, packed(linear.weight, format_name))
-    return AdaptedQuantisedLinear(stored, _adapters(linear)) if isinstance(linear, AdaptedLinear) else stored
+    return AdaptedQuantisedLinear(stored, adapters_of(linear)) if isinstance(linear, AdaptedLinear) else stored
 
 
 def fake_quantised(linear: nn.Linear, format_name: str) -> FakeQuantisedLinear:
@@ -58,7 +57,7 @@ def fake_quantised(linear: nn.Linear, format_name: str) -> FakeQuantisedLinear:
             f"format = {format_name!r}: a stored weight ({linear.format}) does not train; make it dense first"
         )
     fake = FakeQuantisedLinear(linear, format_name)
-    return AdaptedFakeQuantisedLinear(fake, _adapters(linear)) if isinstance(linear, AdaptedLinear) else fake
+    return AdaptedFakeQuantisedLinear(fake, adapters_of(linear)) if isinstance(linear, AdaptedLinear) else fake
 
 
 def dequantised(linear: QuantisedLinear) -> nn.Linear:
@@ -66,8 +65,4 @@ def dequantised(linear: QuantisedLinear) -> nn.Linear:
     dense = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
     dense.weight, dense.bias = nn.Parameter(linear.weight.clone()), linear.bias
     dense.training = linear.training
-    return AdaptedLinear(dense, _adapters(linear)) if isinstance(linear, AdaptedLinear) else dense
-
-
-def _adapters(linear: nn.Linear) -> dict[str, Any]:
-    return dict(linear.adapters.items()) if isinstance(linear, AdaptedLinear) else {}
+    return AdaptedLinear(dense, adapters_of(linear)) if isinstance(linear, AdaptedLinear) else dense

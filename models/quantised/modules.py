@@ -10,6 +10,7 @@ from models.adapters import replace
 from models.mixer import Head
 from models.quantised.formats import format_of
 from models.quantised.kinds import fake_quantised, quantised
+from models.quantised.linear import QuantisedLinear
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ def fake_quantise(module: nn.Module, format_name: str) -> Quantisation:
 def memory_bytes(module: nn.Module) -> int:
     """What parameters and buffers take, measured; what stands at several places is counted once."""
     return sum(tensor.nbytes for tensor in chain(module.parameters(), module.buffers()))
+
+
+def stored_numbers(module: nn.Module) -> int:
+    """How many weights are stored in few bits: numbers of the model that are in none of its parameters."""
+    return sum(part.in_features * part.out_features for part in module.modules() if isinstance(part, QuantisedLinear))
 
 
 def _replace_linears(module: nn.Module, format_name: str, make: Callable[[nn.Linear, str], nn.Linear]) -> Quantisation:

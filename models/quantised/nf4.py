@@ -74,7 +74,8 @@ def _foreign_codes(library: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _library(tensor: Tensor) -> Any | None:
     """What bitsandbytes is called by, where it is installed and knows the device."""
-    return None if tensor.is_meta else _bitsandbytes()
+    is_batched = torch._C._functorch.is_batchedtensor(tensor)  # noqa: SLF001 - under vmap it would run one by one, with a warning
+    return None if tensor.is_meta or is_batched else _bitsandbytes()
 
 
 @cache

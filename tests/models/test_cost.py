@@ -223,3 +223,16 @@ def test_a_deep_wide_space_is_counted_without_memory_in_no_time():
     start = time.process_time()
     assert space_cost(space, 65_536).n_parameters > 2e10
     assert time.process_time() - start < 10  # 0.5 s here: what would allocate takes minutes
+
+
+@pytest.mark.parametrize("kind", ["sinusoidal", "learned"])
+def test_a_time_embedding_is_counted(kind):
+    plain, spec = spec_of("attention", "swiglu"), spec_of("attention", "swiglu", time={"kind": kind, "n_steps": 5, "d_time": 6})
+    found, rack = cost(spec, 64), spec.build()
+    (part,) = (part for part in found.parts if part.path == "time_embedding")
+    n_parameters = sum(parameter.numel() for parameter in rack.time_embedding.parameters())
+    assert part.n_parameters == n_parameters == found.n_parameters - cost(plain, 64).n_parameters
+    assert (part.kind, part.options) == (kind, {"n_steps": 5, "d_time": 6})
+    assert 64 * part.flops == pytest.approx(counted(rack.time_embedding, torch.tensor([3])))
+    assert found.flops == pytest.approx(cost(plain, 64).flops + part.flops)
+    assert space_cost(spec, 64).base.n_parameters == found.n_parameters

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import RackSpec
+from models.auxiliary import collecting
 
 SIZES = {"vocab_size": 8, "d_model": 16}
 MLP = {"kind": "mlp", "d_ff": 8}
@@ -244,3 +245,99 @@ def test_a_narrow_residual_stream_changes_rounding_alone(head):
             step, state = narrow.step(position, state)
             stepped.append(step)
         torch.testing.assert_close(torch.stack(stepped, 1), logits, rtol=0.05, atol=0.02)
+
+
+def two_stacks(**keys):
+    moe = {"kind": "moe", "n_experts": 4}
+    stacks = [
+        {"n_blocks": 2, "block": {"mixer": ATTENTION, "mlp": moe, "dropout": 0.2}},
+        {"n_blocks": 1, "block": {"mixer": "lru"}},
+    ]
+    return built(stacks=stacks, max_length=12, **keys)
+
+
+def test_a_rack_goes_on_from_hidden_states():
+    rack = two_stacks().eval()
+    expected = rack(TOKENS)
+    x = rack.embed(TOKENS)
+    assert torch.equal(rack(None, hidden=x), expected)
+    for start in (1, 2):
+        hidden = rack.run(x, stop=start)
+        assert torch.equal(rack(None, hidden=hidden, start=start), expected)
+        assert torch.equal(rack.run(hidden, start=start), rack.run(x))
+    assert torch.equal(rack.run(x, start=1, stop=1), x)
+    with pytest.raises(ValueError, match="start = 1: a rack starts from tokens at its first stack"):
+        rack(TOKENS, start=1)
+
+
+def test_pads_are_told_to_the_mixers_that_take_them():
+    """The others are causal: what stands behind a text changes nothing in it."""
+    names = {"attention": {"kind": "attention", "n_heads": 2, "causal": False}, "lru": {"kind": "lru"}, "mla": {"kind": "mla"}}
+    choice = {"kind": "stochastic", "main": "attention", "mixers": names}
+    rack = built(stacks=[{"blocks": [{"mixer": part, "mlp": MLP} for part in (*names.values(), choice)]}]).eval()
+    keep = torch.ones(TOKENS.shape, dtype=torch.bool)
+    keep[:, 8:] = False
+    other = torch.where(keep, TOKENS, 7)
+    assert not torch.allclose(rack(TOKENS)[:, :8], rack(other)[:, :8])
+    torch.testing.assert_close(rack(TOKENS, keep=keep)[:, :8], rack(other, keep=keep)[:, :8])
+    torch.testing.assert_close(rack(TOKENS, keep=keep)[:, :8], rack(TOKENS[:, :8]))
+    torch.testing.assert_close(rack(TOKENS, keep=torch.ones_like(keep)), rack(TOKENS))
+
+
+def saved_bytes(rack):
+    """What a forward pass keeps for its gradient, weights left out."""
+    weights, found = {parameter.untyped_storage().data_ptr() for parameter in rack.parameters()}, {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: found.setdefault(id(tensor), tensor), lambda tensor: tensor):
+        rack(TOKENS)
+    return sum(tensor.nbytes for tensor in found.values() if tensor.untyped_storage().data_ptr() not in weights)
+
+
+def test_checkpointing_keeps_less_and_changes_nothing():
+    """Dropout and what the parts report included: computed anew, the mixture of experts reports to nobody."""
+    found, kept = {}, {}
+    for is_on in (False, True):
+        rack = two_stacks()
+        for stack in rack.stacks:
+            stack.checkpointing = is_on
+        torch.manual_seed(3)
+        with collecting() as reports:
+            logits = rack(TOKENS)
+        reports.added_to(logits.square().mean()).backward()
+        metrics = {name: value.item() for name, value in reports.metrics.items()}
+        found[is_on] = [logits, *(parameter.grad for parameter in rack.parameters())], metrics
+        kept[is_on] = saved_bytes(rack)
+    assert kept[True] < 0.5 * kept[False]
+    assert found[True][1] == found[False][1] != {}
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found[True][0], found[False][0], strict=True))
+
+
+def test_a_rack_is_told_the_time():
+    time = {"n_steps": 3, "d_time": 4}
+    rack, plain = two_stacks(time=time), two_stacks()
+    assert torch.equal(rack.eval()(TOKENS, t=torch.tensor([0, 2])), plain.eval()(TOKENS)), (
+        "it starts at zero, all else as without"
+    )
+    with torch.no_grad():
+        rack.time_embedding.output.weight.normal_()
+    early, late = (rack(TOKENS, t=torch.tensor([step, 1])) for step in (0, 2))
+    assert not torch.allclose(early[0], late[0])
+    assert torch.equal(early[1], late[1])
+    assert torch.equal(rack(None, hidden=rack.embed(TOKENS, torch.tensor([0, 1]))), early)
+    for call in (lambda: rack(TOKENS), lambda: rack.step(TOKENS[:, 0], rack.initial_state(2))):
+        with pytest.raises(ValueError, match="it needs t, the time step of each sample"):
+            call()
+    with pytest.raises(ValueError, match="the rack has no time embedding"):
+        plain(TOKENS, t=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="d_time = 5 must be even"):
+        two_stacks(time={"n_steps": 3, "d_time": 5})
+
+
+@pytest.mark.parametrize("residual_dtype", [None, "bfloat16"])
+def test_time_is_learned_by_the_settings_of_its_own(residual_dtype):
+    time = {"kind": "learned", "n_steps": 3, "d_time": 4, "lr_scale": 0.5, "parameters": {"hidden": {"lr_scale": 0}}}
+    rack = two_stacks(time=time, residual_dtype=residual_dtype)
+    rack(TOKENS, t=torch.tensor([0, 2])).square().sum().backward()
+    scales = {name: getattr(parameter, "lr_scale", 1) for name, parameter in rack.time_embedding.named_parameters()}
+    assert scales == {"table.weight": 0.5, "hidden.weight": 0, "hidden.bias": 0, "output.weight": 0.5, "output.bias": 0.5}
+    assert rack.time_embedding.table.weight.grad[[0, 2]].abs().sum(1).min() > 0
+    assert not rack.time_embedding.table.weight.grad[1].any()

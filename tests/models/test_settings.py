@@ -414,3 +414,111 @@ def test_opting_out_of_no_adapters_freezes_nothing():
 def test_the_nearest_name_of_a_glob_is_by_its_last_word(glob, meant):
     message = problem({"mixer": ATTENTION, "mlp": MLP}, parameters={glob: {"lr_scale": 0}})
     assert meant in message.partition("the nearest is ")[2]
+
+
+def ranks(spec, adapter="lora"):
+    """Of the adapters of that name by linear."""
+    named = spec.build().stacks[0].blocks[0].named_modules()
+    return {
+        name: part.adapters[adapter].rank for name, part in named if isinstance(part, AdaptedLinear) and adapter in part.adapters
+    }
+
+
+def test_adapters_have_targets():
+    lora = {"lora": {"rank": 2, "targets": ["*.query", "mlp"]}}
+    model = rack({"mixer": ATTENTION, "mlp": MLP, **lora})
+    assert set(ranks(model)) == {"mixer.query", "mlp.up", "mlp.down"}
+    assert not parameters(model)["mixer.key.weight"].requires_grad, "no target counts as what else is below"
+    assert not parameters(model)["mixer_norm.weight"].requires_grad
+    free = rack({"mixer": ATTENTION, "mlp": MLP, "lora": {**lora["lora"], "freeze_others": False}})
+    assert {name for name, parameter in parameters(free).items() if not parameter.requires_grad} == {
+        f"{name}.weight" for name in ranks(free)
+    }
+    nearer = rack({"mixer": {**ATTENTION, "lora": {"rank": 3, "targets": ["key"]}}, "mlp": MLP}, lora={"rank": 2})
+    assert ranks(nearer) == {"mixer.key": 3, "mlp.up": 2, "mlp.down": 2}
+    by_glob = rack({"mixer": ATTENTION}, parameters={"*.mixer": {"lora": {"rank": 2, "targets": ["*.key"]}}})
+    assert ranks(by_glob) == {"mixer.key": 2}
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("lora", {"lora": {"targets": ["*", "*.qury"]}}),
+        ("stacks[0].lora", {"stack": {"lora": {"targets": ["*", "*.qury"]}}}),
+        ("stacks[0].progressive_lora", {"stack": {"progressive_lora": {"targets": ["*", "*.qury"]}}}),
+        ('parameters["*"].lora', {"parameters": {"*": {"lora": {"targets": ["*", "*.qury"]}}}}),
+    ],
+)
+def test_a_target_that_is_no_linear_is_told(place, said):
+    line = problem({"mixer": ATTENTION}, **said)
+    assert line.startswith(f"rack: {place}.targets[1]: '*.qury' matches no linear below; did you mean 'query'?")
+    part = problem({"mixer": {**ATTENTION, "lora": {"targets": ["up"]}}})
+    assert part.startswith("rack: stacks[0].blocks[0].mixer.lora.targets[0]: 'up' matches no linear below; ")
+
+
+def test_a_rank_may_be_fitted_to_each_linear():
+    fitted = {"mixer": ATTENTION, "mlp": MLP, "lora": {"rank": 20, "fit": True}}
+    assert ranks(rack(fitted)) == {
+        "mlp.up": 4,
+        "mlp.down": 4,
+        **{f"mixer.{name}": 16 for name in ("query", "key", "value", "output")},
+    }
+    assert ranks(rack({**fitted, "mlp": {**MLP, "d_ff": 1}}))["mlp.up"] == 1
+    assert ranks(rack({**fitted, "lora": {"rank": 20}}))["mlp.up"] == 20
+    adapters = rack({**fitted, "lora": {"rank": 20, "alpha": 8, "fit": True}}).build().blocks()[0].mlp.up.adapters
+    assert adapters["lora"].scale == 2
+
+
+TRAINS = {"rank": 2}
+RESTS = {"rank": 2, "trains": False}
+LETS_BE = {"rank": 2, "freeze_others": False}
+BESIDE = {"rank": 2, "freeze_others": False, "freeze_base": False}
+
+
+@pytest.mark.parametrize(
+    ("lora", "progressive", "training"),
+    [
+        (TRAINS, None, {"lora"}),
+        (RESTS, None, {"base", "others"}),
+        (TRAINS, TRAINS, {"lora", "progressive"}),
+        (TRAINS, RESTS, {"lora"}),
+        (RESTS, TRAINS, {"progressive"}),
+        (RESTS, RESTS, {"base", "others"}),
+        (LETS_BE, LETS_BE, {"lora", "progressive", "others"}),
+        (LETS_BE, TRAINS, {"lora", "progressive"}),
+        (LETS_BE, RESTS, {"lora", "others"}),
+        (BESIDE, None, {"lora", "base", "others"}),
+        (BESIDE, RESTS, {"lora", "base", "others"}),
+        (BESIDE, LETS_BE, {"lora", "progressive", "others"}),
+        (None, TRAINS, {"progressive"}),
+        (None, RESTS, {"base", "others"}),
+    ],
+    ids=str,
+)
+def test_what_two_adapters_freeze(lora, progressive, training):
+    spec = rack(
+        {"mixer": ATTENTION, "parameters": {"mixer.query": {"bias": True}}}, stack={"lora": lora, "progressive_lora": progressive}
+    )
+    model = spec.build()
+    names = {"lora"} if lora else set()
+    names |= {"progressive"} if progressive else set()
+    for name, parameter in model.stacks.named_parameters():
+        _, inside, rest = name.partition(".adapters.")
+        kind = rest.partition(".")[0] if inside else "others" if "norm" in name else "base"
+        assert parameter.requires_grad == (kind in training), name
+    assert set(model.blocks()[0].mixer.query.adapters) == names
+    assert model.head.output.weight.requires_grad
+    frozen = rack({"mixer": ATTENTION}, stack={"lora": lora, "progressive_lora": progressive, "lr_scale": 0}).build()
+    assert not any(parameter.requires_grad for parameter in frozen.stacks.parameters())
+
+
+def test_both_adapters_add_to_the_linear():
+    spec = rack({"mixer": ATTENTION}, stack={"lora": {"rank": 2, "alpha": 6}, "progressive_lora": {"rank": 3}})
+    linear = spec.build().blocks()[0].mixer.query
+    plain = torch.nn.Linear(32, 32, bias=False)
+    with torch.no_grad():
+        for adapter in linear.adapters.values():
+            adapter.up.normal_()
+        plain.weight.copy_(linear.weight + linear.adapters["lora"].weight() + linear.adapters["progressive"].weight())
+    x = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(linear(x), plain(x), rtol=1e-4, atol=1e-4)

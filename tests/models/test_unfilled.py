@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from models import CHANNEL_MIXERS, MIXERS
+from models import CHANNEL_MIXERS, MIXERS, RackSpec
+from models.build import without_memory
 from models.unfilled import Unfilled
 from tests.models.cases import CHANNEL_MIXER_CASES, MIXER_CASES, build
 
@@ -21,6 +22,15 @@ def test_shapes_and_types_are_those_of_the_real_one(registry, options):
     expected = {name: (value.shape, value.dtype) for name, value in real.state_dict().items()}
     assert {name: (value.shape, value.dtype) for name, value in unfilled.state_dict().items()} == expected
     assert all(value.is_meta for value in unfilled.state_dict().values())
+
+
+def test_what_is_frozen_is_frozen_there_too():
+    block = {"mixer": {"kind": "attention", "lora": {"rank": 2}}, "mlp": {"kind": "swiglu"}}
+    stacks = [{"n_blocks": 1, "block": block, "lr_scale": 0}, {"n_blocks": 1, "block": block}]
+    spec = RackSpec.model_validate({"vocab_size": 8, "d_model": 8, "stacks": stacks})
+    trained = {name: parameter.requires_grad for name, parameter in spec.build().named_parameters()}
+    assert len(set(trained.values())) == 2
+    assert {name: parameter.requires_grad for name, parameter in without_memory(spec).named_parameters()} == trained
 
 
 def test_checking_a_space_imports_no_compiler():

@@ -1,0 +1,112 @@
+"""The section `training`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_serializer
+
+from configs.errors import ConfigError
+from configs.growth import GrowthSpec, Misfit
+from configs.load import validate
+from configs.stackwise.base import BaseConfig
+
+Share = Annotated[float, Field(ge=0, le=1)]
+TimeMapping = Callable[[int, int, int], float]
+"""(stack_idx, max_stacks, num_time_steps) to a time step."""
+
+MASKS = {
+    "mask_token_id": "mask_token_id",
+    "random_fraction": "random_fraction",
+    "keep_fraction": "keep_fraction",
+    "mask_schedule": "schedule",
+    "mask_ratio": "mask_ratio",
+    "final_mask_ratio": "final_mask_ratio",
+    "loss_weighting": "loss_weighting",
+}
+"""The objective mlm's options, and what it calls them itself."""
+
+
+class ProgressiveConfig(GrowthSpec, BaseConfig):
+    """How the rack grows (see `GrowthSpec`), and what its stages are asked.
+
+    Of the objective mlm: the chosen tokens become `mask_token_id` (None: a token of its own, `vocab_size`), a random one, or
+    stay. `mask_schedule` says how the share of them goes with time from `mask_ratio` to `final_mask_ratio` (None: linear, where
+    there is a time; constant, where there is none). A `custom_time_mapping` may be a function.
+    """
+
+    custom_time_mapping: str | TimeMapping | None = None  # type: ignore[assignment]
+    training_objective: Literal["mlm", "clm", "custom"] = "mlm"
+    mask_token_id: NonNegativeInt | None = None
+    random_fraction: Share = 0.0
+    keep_fraction: Share = 0.0
+    mask_schedule: Literal["constant", "linear", "exponential", "cosine"] | None = None
+    mask_ratio: Share = 0.15
+    final_mask_ratio: Share | None = None
+    loss_weighting: Literal["none", "elbo"] = "none"
+
+    def growth(self) -> GrowthSpec:
+        """The frozen spec of the growth; ConfigError where it does not fit together."""
+        tree = {name: getattr(self, name) for name in GrowthSpec.model_fields}
+        if callable(self.custom_time_mapping):
+            tree["custom_time_mapping"] = _findable(self.custom_time_mapping)
+        return validate(GrowthSpec, tree, "training.progressive")
+
+    def objective(self) -> dict[str, Any]:
+        """What the stages are asked, as a spec in plain values."""
+        if self.training_objective != "mlm":
+            return {"kind": self.training_objective}
+        options = {theirs: getattr(self, ours) for ours, theirs in MASKS.items()}
+        schedule = "constant" if self.time_interpretation == "none" else "linear"
+        return {"kind": "mlm", **options, "schedule": self.mask_schedule or schedule}
+
+    def misfits(self) -> list[Misfit]:
+        """What does not fit together."""
+        fields = type(self).model_fields
+        changed = [name for name in MASKS if getattr(self, name) != fields[name].default]
+        unread = changed if self.training_objective != "mlm" else []
+        text = f"is of the objective mlm, not of {self.training_objective}"
+        return [*super().misfits(), *(((name,), text) for name in unread)]
+
+    @field_serializer("custom_time_mapping")
+    def _place_of_function(self, mapping: str | TimeMapping | None) -> str | None:
+        return _place(mapping) if callable(mapping) else mapping
+
+
+class TrainingConfig(BaseConfig):
+    """How the rack is trained: stack by stack (`strategy` progressive, with `progressive.enabled`), or all at once.
+
+    At once, `training_architecture` says by which losses: `rackwise` end to end, `stackwise` and `blockwise` each unit by a loss
+    of its own (`local_loss`, see `LocalLossSpec`), with `current_block_lr` where that is not the `learning_rate`. The strategy
+    `end_to_end` takes that of its `end_to_end_scope`. Every `save_interval` steps (None: every 20 seconds or so) it is saved.
+    """
+
+    training_architecture: Literal["rackwise", "stackwise", "blockwise"] = "rackwise"
+    strategy: Literal["progressive", "end_to_end"] = "progressive"
+    end_to_end_scope: Literal["rackwise", "stackwise"] = "rackwise"
+    local_loss: dict[str, Any] = Field(default_factory=dict)
+    max_steps: PositiveInt = 100
+    learning_rate: PositiveFloat = 1e-3
+    current_block_lr: PositiveFloat | None = None
+    weight_decay: NonNegativeFloat = 0.1
+    batch_size: PositiveInt = 32
+    grad_clip: PositiveFloat | None = 1.0
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    save_interval: PositiveInt | None = None
+    progressive: ProgressiveConfig = Field(default_factory=ProgressiveConfig)
+
+
+def _place(function: TimeMapping) -> str:
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def _findable(function: TimeMapping) -> str:
+    """The place of a function at which other processes find it too."""
+    module, _, name = _place(function).partition(":")
+    if getattr(sys.modules.get(module), name, None) is not function:
+        text = "is no function at the top of a module, where a run, which may be on another machine, could find it"
+        raise ConfigError(f"training.progressive: custom_time_mapping: {_place(function)} {text}")
+    return _place(function)

@@ -1,0 +1,156 @@
+"""Block, stack and rack as the guide constructs them: by keywords, from the inside out, over the same specs and modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import rack as base
+from models.attention_types import block_of, validated
+from models.heads.language_model import LanguageModel
+from models.quantised import QuantisedLinear, memory_bytes
+from models.settings import Settings
+from models.spec import BlockSpec, RackSpec, StackSpec
+from models.start import freeze
+
+NORM = "layernorm"
+"""Of the head, where nothing is said."""
+
+
+class Block(base.Block):
+    """A block of attention and SwiGLU, `x + f(norm(x))` twice; options are those of `BlockOptions`.
+
+    Without a seed its weights are drawn from torch's own generator, as those of any module.
+    """
+
+    spec: BlockSpec
+    d_model: int
+
+    def __init__(self, *, d_model: int, seed: int | None = None, **options: Any) -> None:
+        spec = block_of(validated({"d_model": d_model, **options}, "Block"))
+        built = alone(StackSpec(blocks=(spec,)), d_model).build(_seed(seed)).blocks()[0]
+        mixer_norm, mlp_norm = built.mixer_norm, built.mlp_norm
+        super().__init__(built.mixer, built.mlp, mixer_norm=mixer_norm, mlp_norm=mlp_norm, dropout=spec.dropout)
+        self.spec, self.d_model = spec, d_model
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[batch, time, d_model] -> [batch, time, d_model]; `mask` [batch, time] is 0 or false at pads."""
+        return super().forward(x, _kept(mask, x))
+
+
+class Stack(base.Stack):
+    """Blocks in a row. `stack_id` is its number in the rack; with `freeze_blocks` nothing in it trains until `unfreeze`."""
+
+    spec: StackSpec
+    thawed: StackSpec
+    d_model: int
+    stack_id: int
+
+    def __init__(self, blocks: Iterable[Block], stack_id: int = 0, *, freeze_blocks: bool = False) -> None:
+        super().__init__(blocks, uid=stack_id)
+        if not all(isinstance(block, Block) for block in self.blocks) or not self.blocks:
+            raise ValueError("a stack is made of one or more blocks, each a models.architecture.Block, which knows its spec")
+        self.spec = self.thawed = StackSpec(blocks=tuple(block.spec for block in self.blocks), uid=stack_id)
+        self.d_model, self.stack_id = self.blocks[0].d_model, stack_id  # type: ignore[assignment]
+        if freeze_blocks:
+            self.freeze()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[batch, time, d_model] -> [batch, time, d_model]; `mask` [batch, time] is 0 or false at pads."""
+        return super().forward(x, _kept(mask, x))
+
+    def freeze(self) -> None:
+        """Let nothing in it train."""
+        set_trainable(self, is_trainable=False)
+
+    def unfreeze(self) -> None:
+        """Let train what its spec means to train: what is frozen by design (`freeze_up_proj`) stays so."""
+        set_trainable(self, is_trainable=True)
+
+    def memory_bytes(self) -> int:
+        """What its weights take, measured."""
+        return memory_bytes(self)
+
+
+class Rack(base.Rack):
+    """A whole model of stacks, with an embedding and a head of its own; `spec.build()` makes one like it anew."""
+
+    _spec: RackSpec
+
+    def __init__(
+        self,
+        *,
+        stacks: Sequence[Stack],
+        vocab_size: int,
+        d_model: int,
+        tie_embeddings: bool = True,
+        max_seq_len: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        for stack in stacks:
+            if stack.d_model != d_model:
+                raise ValueError(f"stack {stack.stack_id} has d_model = {stack.d_model}, but the rack has d_model = {d_model}")
+        ends = {"vocab_size": vocab_size, "d_model": d_model, "tie_embeddings": tie_embeddings, "norm": NORM}
+        ends["max_length"] = max_seq_len
+        spec = RackSpec.model_validate({**ends, "stacks": [stack.spec.to_dict() for stack in stacks]})
+        shell = RackSpec.model_validate({**ends, "stacks": [{"blocks": [{}]}]}).build(_seed(seed))
+        super().__init__(shell.embedding, stacks, shell.head, tie_embeddings=tie_embeddings)
+        self._spec = spec
+
+    @classmethod
+    def of(cls, rack: base.Rack, spec: RackSpec) -> Rack:
+        """A rack that a spec has built, as one of these: the same modules, to which their specs and methods are given."""
+        for module, stack_spec in zip(rack.stacks, spec.stacks, strict=True):
+            for block, block_spec in zip(module.blocks, stack_spec.expanded(), strict=True):  # type: ignore[arg-type]
+                block.__class__ = Block
+                block.spec, block.d_model = block_spec, spec.d_model
+            module.__class__ = Stack
+            module.spec = module.thawed = stack_spec  # type: ignore[assignment]
+            module.d_model, module.stack_id = spec.d_model, module.uid  # type: ignore[assignment]
+        rack.__class__ = cls
+        assert isinstance(rack, cls)  # for the type checker
+        rack._spec = spec  # noqa: SLF001 - one of these now
+        return rack
+
+    @property
+    def spec(self) -> RackSpec:
+        """What it is, with what has been frozen since."""
+        return self._spec.model_copy(update={"stacks": tuple(stack.spec for stack in self.stacks)})
+
+    def forward(self, tokens: Tensor | None, mask: Tensor | None = None, **given: Any) -> Tensor:
+        """Tokens [batch, time] -> logits [batch, time, vocab_size]; `mask` [batch, time] is 0 or false at pads."""
+        return super().forward(tokens, **given) if mask is None else super().forward(tokens, keep=_kept(mask, tokens), **given)
+
+    def get_parameter_count(self, *, trainable_only: bool = False) -> int:
+        """All parameters, each once, those that are stored in few bits too; or those that train."""
+        parameters = sum(each.numel() for each in self.parameters() if each.requires_grad or not trainable_only)
+        stored = [module for module in self.modules() if isinstance(module, QuantisedLinear)]
+        return parameters + (0 if trainable_only else sum(each.in_features * each.out_features for each in stored))
+
+
+def set_trainable(stack: Stack, *, is_trainable: bool) -> None:
+    """Freeze a stack, or let train what its spec means to train: the one place where either is done."""
+    stack.spec = stack.thawed if is_trainable else stack.thawed.model_copy(update={"lr_scale": 0.0})
+    with torch.device("meta"):
+        shell = base.Rack(nn.Embedding(1, stack.d_model), [stack], LanguageModel(stack.d_model, 1, nn.Identity))
+    freeze(Settings(shell, alone(stack.spec, stack.d_model), below="stacks.0"))
+
+
+def alone(stack: StackSpec, d_model: int) -> RackSpec:
+    """The smallest rack that has this stack."""
+    return RackSpec.model_validate({"vocab_size": 1, "d_model": d_model, "norm": NORM, "stacks": [stack.to_dict()]})
+
+
+def _seed(seed: int | None) -> int:
+    return int(torch.randint(2**31, ())) if seed is None else seed
+
+
+def _kept(mask: Tensor | None, x: Tensor | None) -> Tensor | None:
+    """The mask as the mixers take it: [batch, time] bool."""
+    if mask is not None and (x is None or mask.shape != x.shape[:2]):
+        shape = None if x is None else list(x.shape[:2])
+        raise ValueError(f"mask must be [batch, time] = {shape}, with 0 or false at pads; got the shape {list(mask.shape)}")
+    return None if mask is None else mask.bool()

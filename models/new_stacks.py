@@ -1,0 +1,86 @@
+"""How a stack that comes to a trained rack starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.adapters import adapters_of, is_adapter
+from models.quantised import QuantisedLinear
+from models.rack import Block, Stack
+from models.stochastic import Choice
+
+Init = Literal["identity", "random", "copy_last", "copy_middle"]
+
+ENDS = ("output", "down", "shared_down")
+"""What the linears that end mixers and channel mixers are called; all that a part gives goes through them."""
+
+
+def set_start(stack: Stack, init: Init, trained: Sequence[Stack]) -> None:
+    """Start a stack as `grow` says, from the stacks that are `trained`; it has been drawn, and has no adapters yet.
+
+    Raises:
+        ValueError: for another word, a source of other blocks, or a part that nothing can keep from adding something.
+    """
+    if init == "identity":
+        add_nothing(stack)
+    elif init == "copy_last":
+        _copy(stack, trained[-1])
+    elif init == "copy_middle":
+        _copy(stack, trained[(len(trained) - 1) // 2])
+    elif init != "random":
+        raise ValueError(f"init = {init!r} must be one of identity, random, copy_last, copy_middle")
+
+
+@torch.no_grad()
+def add_nothing(stack: Stack) -> None:
+    """Have every half of every block add exactly zero, and learn from the first step on (Zhang et al. 2019, arXiv 1901.09321).
+
+    The linear that ends a part is zero, and its bias: it has a gradient, what is before it from the second step on. A part
+    without one, which gives what it gets, gets nothing: its norm is zero.
+    """
+    for block in stack.blocks:
+        assert isinstance(block, Block)
+        for norm, part, post_norm in block.halves():
+            choices = [each for _, each in part.named() if each is not None] if isinstance(part, Choice) else [part]
+            for each in choices if part is not None else ():
+                assert each is not None
+                silenced = _ends(each) or ([norm] if norm is not None and not isinstance(part, Choice) else [])
+                if not silenced:
+                    raise ValueError(
+                        f"init = 'identity': {type(each).__name__} has no linear that ends it, and no norm of its own"
+                    )
+                for tensor in (parameter for module in silenced for parameter in module.parameters()):
+                    tensor.zero_()
+            bias = getattr(post_norm, "bias", None)
+            if bias is not None:
+                bias.zero_()
+
+
+def _ends(part: nn.Module) -> list[nn.Module]:
+    found = (getattr(part, name, None) for name in ENDS)
+    return [linear for linear in found if isinstance(linear, nn.Linear)]
+
+
+def _copy(stack: Stack, source: Stack) -> None:
+    weights, own = dense_state(source), stack.state_dict()
+    if {name: tensor.shape for name, tensor in weights.items()} != {name: tensor.shape for name, tensor in own.items()}:
+        raise ValueError(f"a stack can only be copied from one of the same blocks, and those of stack {source.uid} are others")
+    stack.load_state_dict(weights)
+
+
+@torch.no_grad()
+def dense_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a module as it would be without adapters and stored weights: those are unpacked, and adapters added in."""
+    state = {name: tensor for name, tensor in module.state_dict().items() if not is_adapter(name)}
+    for name, linear in module.named_modules(remove_duplicate=False):
+        if isinstance(linear, QuantisedLinear):
+            for stored in linear.stored():
+                del state[f"{name}.{stored}"]
+        if isinstance(linear, nn.Linear):
+            added = [adapter.weight() for adapter in adapters_of(linear).values()]
+            state[f"{name}.weight"] = sum(added, start=linear.weight.detach())
+    return state
