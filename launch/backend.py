@@ -1,4 +1,4 @@
-"""The parts of the jobs that run on Ray: Train for supernets, Tune for racks and for the rounds of a search."""
+"""The parts of the jobs that run on Ray: Train for supernets and growth, Tune for racks, candidates and rounds of a search."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from launch.candidates import train_candidates_on_ray
+from launch.cluster import cluster
 from launch.mad_sweep import execute
 from launch.racks import train_racks_on_ray
 from launch.supernet_scorer import supernet_scorer
-from launch.train import train_on_ray
+from launch.train import grow_on_ray, train_on_ray
 from models import Supernet
 from search.backend import Backend
 from search.batches import Batch
@@ -33,5 +35,13 @@ def _open_scorer(
     )
 
 
-ON_RAY = Backend(mad=execute, train_supernet=train_on_ray, train_racks=train_racks_on_ray, open_scorer=_open_scorer)
+ON_RAY = Backend(
+    mad=execute,
+    train_supernet=train_on_ray,
+    train_racks=train_racks_on_ray,
+    open_scorer=_open_scorer,
+    train_growth=grow_on_ray,
+    train_candidates=train_candidates_on_ray,
+    session=cluster,
+)
 """Everything on Ray: on the cluster there is, or on one started here."""

@@ -1,10 +1,12 @@
-"""Trains a supernet on Ray Train: N workers that are one, replaced if they die; the same numbers as in one process."""
+"""Trains a supernet or grows a rack on Ray Train: workers that are one, replaced if they die, with the numbers of one process."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -16,6 +18,8 @@ from launch.train_log import LOG, Failures, Tail, told
 from launch.train_worker import POLL_SECONDS, REFUSED, STARTED, STOP, train_worker
 from search.interruption import interruptions
 from search.parallel import WorkersError
+from search.progressive.spec import ProgressiveSpec
+from search.progressive.stages import is_finished, next_index, pending_choice
 from search.results import Row, write_text
 from search.supernet.job import run
 from search.supernet.report import RESULTS, Say
@@ -41,10 +45,22 @@ def train_on_ray(spec: SupernetSpec, out: Path, say: Say | None = None) -> Row:
         WorkersError: if the workers have failed for good.
         KeyboardInterrupt: after SIGINT or SIGTERM, with a checkpoint of the last finished step; after a second one at once.
     """
-    return run(spec, out, train=_train, say=say)
+    return run(spec, out, train=partial(_train, is_done=(out / RESULTS).exists), say=say)
 
 
-def _train(spec: SupernetSpec, out: Path, say: Say) -> None:
+def grow_on_ray(spec: ProgressiveSpec, out: Path, say: Say) -> None:
+    """Run on `spec.workers` the stages of a growth that the folder does not hold yet, up to the end or to the next choice.
+
+    What is said of `train_on_ray` holds here too.
+    """
+
+    def is_done() -> bool:
+        return is_finished(out) or pending_choice(spec, out, next_index(out)) is not None
+
+    _train(spec, out, say, is_done=is_done)
+
+
+def _train(spec: SupernetSpec | ProgressiveSpec, out: Path, say: Say, *, is_done: Callable[[], bool]) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     out = out.resolve()
@@ -52,7 +68,7 @@ def _train(spec: SupernetSpec, out: Path, say: Say) -> None:
         (out / name).unlink(missing_ok=True)
     try:
         with cluster() as resources:
-            _fit(_trainer(spec, out, _worker(spec, resources)), out, say)
+            was_interrupted = _fit(_trainer(spec, out, _worker(spec, resources)), out, say)
     finally:
         (out / STOP).unlink(missing_ok=True)
         shutil.rmtree(out / TRAIN, ignore_errors=True)  # what the run goes on from stands in its own checkpoint
@@ -61,11 +77,11 @@ def _train(spec: SupernetSpec, out: Path, say: Say) -> None:
         for name in (REFUSED, LOG):
             (out / name).unlink(missing_ok=True)
         raise ConfigError(refusal)
-    if not (out / RESULTS).exists():
+    if not is_done() or (was_interrupted and not (out / RESULTS).exists()):
         raise KeyboardInterrupt
 
 
-def _worker(spec: SupernetSpec, resources: dict[str, float]) -> dict[str, float]:
+def _worker(spec: SupernetSpec | ProgressiveSpec, resources: dict[str, float]) -> dict[str, float]:
     worker, n = worker_resources(spec.workers, spec.train.device, resources), spec.workers.n
     for name, each in worker.items():
         there = resources.get(name.upper(), 0)
@@ -74,7 +90,7 @@ def _worker(spec: SupernetSpec, resources: dict[str, float]) -> dict[str, float]
     return worker
 
 
-def _trainer(spec: SupernetSpec, out: Path, worker: dict[str, float]) -> TorchTrainer:
+def _trainer(spec: SupernetSpec | ProgressiveSpec, out: Path, worker: dict[str, float]) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config={"spec": spec.to_dict(), "out": str(out)},
@@ -108,8 +124,8 @@ class _Fit(threading.Thread):
             self.error = error
 
 
-def _fit(trainer: TorchTrainer, out: Path, say: Say) -> None:
-    """Wait for the workers, repeating what they say."""
+def _fit(trainer: TorchTrainer, out: Path, say: Say) -> bool:
+    """Wait for the workers, repeating what they say; whether they were asked to stop."""
     fit, log, has_started = _Fit(trainer), Tail(out), False
     with interruptions() as is_interrupted:
         fit.start()
@@ -124,7 +140,7 @@ def _fit(trainer: TorchTrainer, out: Path, say: Say) -> None:
                 say("stopping after the step under way; once more to stop at once")
                 (out / STOP).touch()
     if fit.error is None:
-        return
+        return is_interrupted()
     failures = getattr(fit.error, "worker_failures", None)
     if failures is None:
         raise fit.error

@@ -1,8 +1,10 @@
-"""What a worker of Ray Train does: be one of the ranks that train a supernet, and tell how it goes."""
+"""What a worker of Ray Train does: be one of the ranks that train together, and tell how it goes."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,13 @@ from launch.train_log import say
 from search.devices import use_one_thread
 from search.member import Member
 from search.parallel import Ranks
+from search.progressive import stages
+from search.progressive.spec import ProgressiveSpec
 from search.results import write_text
 from search.sharding import shard
-from search.supernet.job import train_here
+from search.supernet import job as supernet
 from search.supernet.spec import SupernetSpec
+from search.training import OnEvaluation
 
 STOP, REFUSED = ".stop", ".refused"
 """Files of the run's folder: the driver makes the first to have the ranks stop; a ConfigError is told in the second."""
@@ -31,15 +36,12 @@ def train_worker(config: dict[str, Any]) -> None:
     """Train as one of the ranks; the main one writes history, log, curves and checkpoints into the folder that all share."""
     use_one_thread()
     work_where_the_driver_does()
-    spec, out = SupernetSpec.model_validate(config["spec"]), Path(config["out"])
-    ranks, is_ready = Ranks(), False
+    out, ranks, is_ready = Path(config["out"]), Ranks(), False
 
-    def prepare(model: nn.Module) -> None:
+    def ready() -> None:
         nonlocal is_ready
         ranks.check_same("ready")
         is_ready = True
-        if spec.parallel == "fsdp" and ranks.n_ranks > 1:
-            shard(model)
         if ranks.is_main:
             say(out, f"{STARTED} {ranks.n_ranks} worker(s)")
 
@@ -54,13 +56,32 @@ def train_worker(config: dict[str, Any]) -> None:
     if ranks.is_main:
         threading.Thread(target=_watch, args=(out / STOP, ranks), daemon=True).start()
     try:
-        train_here(spec, out, lambda text: say(out, text), ranks=ranks, prepare=prepare, on_evaluation=evaluated)
+        train = _grow if config["spec"]["job"] == "progressive" else _train_supernet
+        train(config["spec"], out, ranks, ready, evaluated)
     except ConfigError as error:  # trying again would not help, so this is no failure for Train
         if not is_ready:
             ranks.check_same(str(error))  # else the others would wait for this one
         write_text(out / REFUSED, str(error))
     except KeyboardInterrupt:
         return  # stopped as the driver asked, with a checkpoint
+    finally:
+        curves.close()
+
+
+def _train_supernet(spec: dict[str, Any], out: Path, ranks: Ranks, ready: Callable[[], None], evaluated: OnEvaluation) -> None:
+    checked = SupernetSpec.model_validate(spec)
+
+    def prepare(model: nn.Module) -> None:
+        ready()
+        if checked.parallel == "fsdp" and ranks.n_ranks > 1:
+            shard(model)
+
+    supernet.train_here(checked, out, partial(say, out), ranks=ranks, prepare=prepare, on_evaluation=evaluated)
+
+
+def _grow(spec: dict[str, Any], out: Path, ranks: Ranks, ready: Callable[[], None], evaluated: OnEvaluation) -> None:
+    checked = ProgressiveSpec.model_validate(spec)
+    stages.train_here(checked, out, partial(say, out), ranks=ranks, prepare=ready, on_evaluation=evaluated)
 
 
 def _watch(stop: Path, ranks: Ranks) -> None:
@@ -84,4 +105,8 @@ class _Curves:
         for name, value in row.items():
             if name != "step":
                 self.writer.add_scalar(name.replace(".", "/"), value, step)
-        self.writer.flush()
+
+    def close(self) -> None:
+        """Wait for what is still to be written: a thread of the writer's does that, and its `flush` does not wait for it."""
+        if self.writer is not None:
+            self.writer.close()

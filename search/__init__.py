@@ -1,5 +1,29 @@
-"""Where models meet tasks: training, the MAD suite, and what is searched over them."""
+"""Where models meet tasks: training, the MAD suite, what is searched over them, and growth."""
+
+from importlib import import_module
+from typing import Any
 
 from search.mad.library import benchmark, train_task
 
-__all__ = ["benchmark", "train_task"]
+__all__ = [
+    "ArchitectureTrainer",
+    "ProgressiveDataLoader",
+    "ProgressiveRackBuilder",
+    "ProgressiveTrainer",
+    "benchmark",
+    "train_task",
+]
+
+_HOMES = {
+    "ArchitectureTrainer": "search.architecture_trainer",
+    "ProgressiveDataLoader": "search.progressive_data_loader",
+    "ProgressiveRackBuilder": "search.progressive_rack_builder",
+    "ProgressiveTrainer": "search.progressive_trainer",
+}
+"""Where the classes of the guide are, looked up when they are asked for: commands that need none of them do not wait."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'search' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

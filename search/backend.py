@@ -17,6 +17,10 @@ from search.batches import Batch
 from search.mad.job import Execute
 from search.placement.spec import ScoringSpec
 from search.progress import duration, make_console
+from search.progressive.candidates import CandidateSpec, Rank, run_candidate
+from search.progressive.report import Say
+from search.progressive.spec import ProgressiveSpec
+from search.progressive.stages import train_here
 from search.results import Row
 from search.scoring import Scorer
 from search.supernet.job import run, train_rack
@@ -49,14 +53,27 @@ class OpenScorer(Protocol):
         """A scorer for a supernet trained as `trained` says; None has the evaluator score in this process."""
 
 
+class TrainGrowth(Protocol):
+    """Runs the stages of a growth that its folder does not hold yet, up to the end or to the next choice of a stack."""
+
+    def __call__(self, spec: ProgressiveSpec, out: Path, say: Say, /) -> None:
+        """`say` takes lines for people; KeyboardInterrupt where it was stopped."""
+
+
 @dataclass(frozen=True)
 class Backend:
-    """What of the jobs may run elsewhere. `mad` None runs the MAD suite's trials in this process."""
+    """What of the jobs may run elsewhere. `mad` None runs the MAD suite's trials in this process.
+
+    A job of several parts opens a `session` around them, so that what they run on is started once.
+    """
 
     mad: Execute | None
     train_supernet: TrainSupernet
     train_racks: TrainRacks
     open_scorer: OpenScorer
+    train_growth: TrainGrowth
+    train_candidates: Rank
+    session: Callable[[], AbstractContextManager[object]]
 
 
 def _train_racks(runs: Mapping[str, SupernetSpec], out: Path) -> dict[str, Row]:
@@ -71,6 +88,20 @@ def _train_racks(runs: Mapping[str, SupernetSpec], out: Path) -> dict[str, Row]:
             summaries[name] = {"error": traceback.format_exc()}
         say(f"[{number}/{len(runs)}] {name}: {outcome_text(summaries[name])}")
     return summaries
+
+
+def _train_candidates(candidates: Mapping[str, CandidateSpec], out: Path) -> dict[str, Row]:
+    """One after the other; a candidate that fails is told by its error, and the next one starts."""
+    say, rows = partial(make_console().print, markup=False), {}
+    for number, (name, spec) in enumerate(candidates.items(), start=1):
+        try:
+            rows[name] = run_candidate(spec, out / name, Seldom(name, say))
+        except ConfigError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever a candidate raises is that candidate's result
+            rows[name] = {"error": traceback.format_exc()}
+        say(f"[{number}/{len(candidates)}] {name}: {outcome_text(rows[name])}")
+    return rows
 
 
 class Seldom:
@@ -106,5 +137,8 @@ HERE = Backend(
     train_supernet=run,
     train_racks=_train_racks,
     open_scorer=lambda *_: nullcontext(),
+    train_growth=train_here,
+    train_candidates=_train_candidates,
+    session=nullcontext,
 )
 """Everything in this process."""

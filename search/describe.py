@@ -30,6 +30,8 @@ from search.mad.task import TaskSpec
 from search.pipeline.spec import PipelineSpec
 from search.placement.sizes import print_budgets, print_expected, print_space
 from search.progress import make_console
+from search.progressive.sizes import print_stages
+from search.progressive.spec import ProgressiveSpec
 from search.supernet.spec import SupernetSpec
 from search.validate.spec import ValidateSpec
 
@@ -119,6 +121,8 @@ def run_show(arguments: argparse.Namespace, overrides: Sequence[str], backend: o
     elif isinstance(spec, PipelineSpec | ValidateSpec):
         _show_supernet(console, spec.supernet, arguments.seq_len)
         print_budgets(console, spec.supernet.rack, _budgets(spec))
+    elif isinstance(spec, ProgressiveSpec):
+        print_stages(console, spec)
     elif isinstance(spec, MadSpec):
         _show_mad(console, spec, arguments.seq_len)
     if arguments.parameters:

@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from configs import ConfigError
 
@@ -27,6 +29,14 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def moved(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor on a device."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":  # from pinned memory the copy does not wait for the device
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def reseed(device: torch.device, seed: int) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from models import RackSpec
 from models.build import build
+from models.quantised import stored_numbers
 from models.settings import Settings
 from models.start import EMBEDDING_STD
 from search.optimizer import parameter_groups
@@ -31,6 +32,8 @@ def print_parameters(console: Console, spec: RackSpec) -> None:
     frozen = [parameter for parameter in rack.parameters() if not parameter.requires_grad]
     if frozen:
         groups.add_row("frozen", "", f"{len(frozen):,}", f"{sum(parameter.numel() for parameter in frozen):,}")
+    if n_stored := stored_numbers(rack):
+        groups.add_row("stored", "", "", f"{n_stored:,}")
     console.print(groups)
     table = _table("parameters", "name", "shape", "start", "learning rate", "weight decay")
     for name, *cells in _rows(Settings(rack, spec)):

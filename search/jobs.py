@@ -15,6 +15,8 @@ from search.pipeline.spec import PipelineSpec
 from search.placement import job as placement
 from search.placement.spec import PlacementSpec
 from search.profile import ProfileSpec
+from search.progressive import job as progressive
+from search.progressive.spec import ProgressiveSpec
 from search.supernet.report import divergence
 from search.supernet.spec import SupernetSpec
 from search.validate import job as validate
@@ -42,6 +44,9 @@ def _profile(spec: ProfileSpec, out: Path, backend: Backend) -> int:
 JOBS = {
     "pipeline": Job(PipelineSpec, pipeline.run, "supernet, search, and the racks that were found beside their rivals"),
     "supernet": Job(SupernetSpec, _train_supernet, "train one set of weights for every placement of a space"),
+    "progressive": Job(
+        ProgressiveSpec, progressive.run, "grow a rack stack by stack on a trunk that is frozen, adapted, or trained on"
+    ),
     "placement": Job(PlacementSpec, placement.run, "search placements of a trained supernet under budgets"),
     "validate": Job(ValidateSpec, validate.run, "train every placement of a small space: does the search find the best?"),
     "profile": Job(ProfileSpec, _profile, "time every mixer of a space on this device"),

@@ -44,7 +44,7 @@ class TrainSpec(Spec):
 class Batches(Protocol):
     """Training data: the batch of any step, as a pure function of the step, on the device."""
 
-    def __getitem__(self, step: int, /) -> tuple[Tensor, ...]:
+    def __getitem__(self, step: int, /) -> tuple[Any, ...]:
         """Inputs [batch, time] and targets [batch, time], then what gradients of the caller's own take beside them."""
         ...
 
@@ -54,7 +54,8 @@ class Member:
     """One model in training, and what became of it.
 
     `losses` holds the training loss of every step, `notes` what the caller keeps with the member: JSON values that a checkpoint
-    brings back. Without `keeps_best` the last weights are the only ones, where a copy would be too large.
+    brings back. Without `keeps_best` the last weights are the only ones, where a copy would be too large. With `keeps_moments`
+    the optimizer starts from `moments` (by parameter), and leaves its own there.
     """
 
     model: nn.Module
@@ -67,6 +68,8 @@ class Member:
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     keeps_best: bool = True
+    keeps_moments: bool = False
+    moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     best_weights: dict[str, Tensor] = field(default_factory=dict)

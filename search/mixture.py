@@ -13,6 +13,7 @@ from torch import Tensor
 
 from configs import ConfigError, Problems, Spec
 from search.batches import Batch
+from search.devices import moved
 from tasks import IGNORED, TASKS, Examples, Finite, Split, Task, stream
 
 
@@ -128,19 +129,13 @@ class Mixture:
             inputs[place], targets[place] = examples.inputs, examples.targets
             weights[place] = asked * np.float32(self.shares[name] / asked.sum())
             first += len(examples)
-        return WeightedBatch(*(self._moved(array[self._mine]) for array in (inputs, targets, weights)))
+        return WeightedBatch(*(moved(array[self._mine], self.device) for array in (inputs, targets, weights)))
 
     def _drawn(self, name: str, step: int) -> Examples:
         task, n_rows = self.tasks[name], self.n_rows[name]
         if isinstance(task, Finite):
             return task.rows("train", self.seed, step * n_rows, n_rows)
         return task.sample(stream("train", self.seed, step, name), n_rows, "train")
-
-    def _moved(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type == "cuda":  # from pinned memory the copy does not wait for the device
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
 
     def evaluation(self, n_batches: int, batch_size: int, split: Split = "validation") -> dict[str, list[Batch]]:
         """Batches of each task at the task's own length, the same on every rank and at every call.
@@ -158,7 +153,7 @@ class Mixture:
                 raise ConfigError(f"{text} {task.n_rows(split)}; give fewer, more text, or a shorter seq_len")
             else:
                 examples = task.rows(split, self.seed, 0, n_rows)
-            inputs, targets = self._moved(examples.inputs), self._moved(examples.targets)
+            inputs, targets = moved(examples.inputs, self.device), moved(examples.targets, self.device)
             batches[name] = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
         return batches
 

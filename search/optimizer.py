@@ -17,7 +17,8 @@ def make_optimizer(members: Sequence[Member], spec: TrainSpec) -> torch.optim.Ad
 
     Frozen ones are in no group.
 
-    A parameter without a gradient is passed over: no decay, no momentum, no moments, and its own count of steps.
+    A parameter without a gradient is passed over: no decay, no momentum, no moments, and its own count of steps. One of which a
+    member brings `moments` goes on from them.
     """
     groups = [
         {
@@ -32,7 +33,13 @@ def make_optimizer(members: Sequence[Member], spec: TrainSpec) -> torch.optim.Ad
     ]
     if not groups:
         raise ConfigError("nothing to train: every parameter is frozen (lr_scale 0)")
-    return torch.optim.AdamW(groups, betas=spec.betas, eps=spec.eps, fused=True)
+    optimizer = torch.optim.AdamW(groups, betas=spec.betas, eps=spec.eps, fused=True)
+    for member in members:
+        for name, parameter in member.model.named_parameters():
+            if parameter.requires_grad and name in member.moments:
+                found = member.moments[name]
+                optimizer.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in found.items()}
+    return optimizer
 
 
 def set_rates(optimizer: torch.optim.Optimizer, schedule: ScheduleSpec, step: int, n_steps: int) -> None:
@@ -49,3 +56,11 @@ def parameter_groups(model: nn.Module) -> dict[tuple[float, float | None], dict[
             key = getattr(parameter, "lr_scale", 1.0), getattr(parameter, "weight_decay", None)
             groups.setdefault(key, {})[name] = parameter
     return groups
+
+
+def keep_moments(optimizer: torch.optim.Optimizer, members: Sequence[Member]) -> None:
+    """Leave with the members that keep them the moments of their parameters, and the steps that these are of."""
+    for member in members:
+        if member.keeps_moments:
+            named = member.model.named_parameters()
+            member.moments = {name: dict(optimizer.state[each]) for name, each in named if each in optimizer.state}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -74,6 +75,13 @@ class Ranks:
         for rank, other in enumerate(texts):
             if other != texts[0]:
                 raise RuntimeError(f"ranks disagree: rank 0 has {texts[0]}, rank {rank} has {other}")
+
+    def same(self, value: Any) -> Any:
+        """The main rank's value, on every rank."""
+        values = [value]
+        if self.n_ranks > 1:
+            dist.broadcast_object_list(values, group=self._hosts)
+        return values[0]
 
     def total(self, values: Tensor) -> Tensor:
         """The sum of the ranks' values, of the same shape, on every rank."""

@@ -24,10 +24,11 @@ from search.strategies import STRATEGIES
 from search.supernet.spec import SupernetSpec
 from search.validate.spec import ValidateSpec
 from tasks import TASKS
+from tasks.objectives import OBJECTIVES
 
 Json = dict[str, Any]
 
-REGISTRIES = (MIXERS, CHANNEL_MIXERS, NORMS, EMBEDDINGS, HEADS, INITS, STRATEGIES, SAMPLERS, TASKS)
+REGISTRIES = (MIXERS, CHANNEL_MIXERS, NORMS, EMBEDDINGS, HEADS, INITS, STRATEGIES, SAMPLERS, TASKS, OBJECTIVES)
 SPECS: dict[str, type[Spec]] = {"mad": MadSpec, **{name: job.spec for name, job in JOBS.items()}, "task": TaskSpec}
 REFERENCE = "reference to"
 NULL: Json = {"type": "null"}

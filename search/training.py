@@ -14,7 +14,7 @@ from models.auxiliary import collecting
 from search.devices import autocast, reseed, resolve_device
 from search.member import Batches, Member, TrainSpec, restore_members, save_members
 from search.metrics import token_losses
-from search.optimizer import make_optimizer, set_rates
+from search.optimizer import keep_moments, make_optimizer, set_rates
 from search.packing import Pack
 from search.parallel import Ranks
 from search.schedules import learning_rate
@@ -99,6 +99,7 @@ def train(
                 settled_at = _settle(running, losses, settled_at)
                 save_members(checkpoint_path, members, optimizer, step, ranks=ranks)
                 saved_at = time.monotonic()
+    keep_moments(optimizer, members)
 
 
 def batch_gradients(pack: Pack, running: Sequence[Member], step: int, spec: TrainSpec) -> Tensor:

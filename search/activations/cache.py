@@ -13,6 +13,7 @@ from torch import Tensor
 
 from configs import ConfigError
 from search.activations.choice import Decision, Limits, Reuse, choose
+from search.activations.earlier import Earlier, Way
 from search.activations.folder import ArrowStore
 from search.activations.key import CacheKey
 from search.activations.memory import MemoryStore, Store
@@ -105,18 +106,21 @@ class ActivationCache:
         hidden[~is_hit] = self._compute(names[is_missing], inputs[~is_hit], keep=self.mode == "memory")
         return hidden
 
-    def fill(self, batches: Iterable[Batch]) -> None:
+    def fill(self, batches: Iterable[Batch], *, earlier: Earlier | None = None) -> None:
         """Compute the rows that are not there yet and keep them; what a killed call has finished is not computed again.
 
-        In the mode `stream` nothing is kept, and nothing computed.
+        From an earlier cache, the same bits: by the part of the trunk that has grown on that one's. In the mode `stream` nothing
+        is kept, and nothing computed.
 
         Raises:
-            ConfigError: if the trunk has changed, there are more rows than `n_rows`, or no room for them on the disk.
+            ConfigError: if the trunk has changed, there are more rows than `n_rows`, or no room for them on the disk; if the
+                earlier cache is not one of a part of the trunk.
         """
         store = self._store
         if store is None:
             return
         self.trunk.refuse_if_changed(thoroughly=True)
+        way = self._from_inputs if earlier is None else earlier.way_to(self.key, self.trunk)
         with store.filling() if isinstance(store, ArrowStore) else nullcontext():
             if isinstance(store, ArrowStore):
                 store.refuse_full_disk(self.n_rows - store.n_rows)
@@ -125,7 +129,7 @@ class ActivationCache:
                 self.trunk.refuse_if_changed()
                 is_missing = store.find(names) < 0
                 if is_missing.any():
-                    self._compute(names[is_missing], inputs[torch.from_numpy(is_missing)], keep=True)
+                    self._compute(names[is_missing], inputs[torch.from_numpy(is_missing)], way=way, keep=True)
         self.statistics.bytes_held = store.n_rows * self.key.row_bytes
 
     def _read(self, names: Names, positions: np.ndarray, inputs: Tensor) -> Tensor:
@@ -138,9 +142,12 @@ class ActivationCache:
             raise ConfigError(f"sample {sample}, variant {variant}: its hidden state was cached for other inputs; {rule}")
         return from_bytes(rows, self.key.shape, self.key.torch_dtype).to(inputs.device)
 
-    def _compute(self, names: Names, inputs: Tensor, *, keep: bool) -> Tensor:
+    def _from_inputs(self, _names: Names, inputs: Tensor) -> Tensor:
+        return self.trunk(inputs, shape=self.key.shape, dtype=self.key.torch_dtype)
+
+    def _compute(self, names: Names, inputs: Tensor, *, keep: bool, way: Way | None = None) -> Tensor:
         before = self.trunk.n_forwards
-        hidden = self.trunk(inputs, shape=self.key.shape, dtype=self.key.torch_dtype)
+        hidden = (way or self._from_inputs)(names, inputs)
         self.statistics.forwards += self.trunk.n_forwards - before
         if keep:
             assert self._store is not None  # `stream` keeps nothing

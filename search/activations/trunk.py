@@ -25,9 +25,19 @@ def trunk_hash(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        # As bytes: NumPy has no bfloat16. A scalar has no last dimension to view, so all are flat.
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(_bytes(tensor))
     return digest.hexdigest()[:12]
+
+
+def has_tensors_of(module: nn.Module, part: nn.Module) -> bool:
+    """Whether each parameter and buffer of a part is in the module too, to the bit, whatever it is called there."""
+    own, others = ({hashlib.sha256(_bytes(tensor)).digest() for _, tensor in _tensors(given)} for given in (module, part))
+    return others <= own
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """What a tensor holds, as bytes: NumPy has no bfloat16. A scalar has no last dimension to view, so all are flat."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -45,6 +55,11 @@ def _in_eval(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+def _padded(rows: Tensor, size: int) -> Tensor:
+    n_missing = size - len(rows)
+    return torch.cat([rows, rows[-1:].expand(n_missing, *rows.shape[1:])]) if n_missing else rows
 
 
 class Trunk:
@@ -66,23 +81,29 @@ class Trunk:
         self.module, self.rows_per_forward = module, rows_per_forward
         self.forward: Forward = module if forward is None else forward
         self.n_forwards = 0
+        self.computes_in: torch.dtype | None = None  # before a first call, nobody knows
         self.hash = trunk_hash(module)
         self._seen = self._versions()
 
-    def __call__(self, inputs: Tensor, *, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        """Hidden states [batch, time, d_model] of inputs [batch, ...], on the trunk's device; `shape` is [time, d_model]."""
-        size = self.rows_per_forward
+    def __call__(
+        self, *inputs: Tensor, shape: tuple[int, int], dtype: torch.dtype, forward: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        """Hidden states [batch, time, d_model] of inputs [batch, ...], on the trunk's device; `shape` is [time, d_model].
+
+        `forward` is another way to them than the trunk's own, and may take more than one kind of inputs.
+        """
+        size, forward = self.rows_per_forward, forward or self.forward
         chunks = []
-        device = next((tensor.device for _, tensor in _tensors(self.module)), inputs.device)
+        device = next((tensor.device for _, tensor in _tensors(self.module)), inputs[0].device)
         with torch.no_grad(), _in_eval(self.module), torch.autocast(device.type, enabled=False):
-            for rows in inputs.split(size):
-                n_missing = size - len(rows)
-                padded = torch.cat([rows, rows[-1:].expand(n_missing, *rows.shape[1:])]) if n_missing else rows
-                hidden = self.forward(padded)
+            for rows in zip(*(kind.split(size) for kind in inputs), strict=True):
+                n_rows = len(rows[0])
+                hidden = forward(*(_padded(kind, size).to(device) for kind in rows))
                 self.n_forwards += 1
                 if hidden.shape != (size, *shape):
                     raise ValueError(f"the trunk gives hidden states {list(hidden.shape)}; the cache is of {[size, *shape]}")
-                chunks.append(hidden[: len(rows)].to(dtype))
+                self.computes_in = hidden.dtype
+                chunks.append(hidden[:n_rows].to(dtype))
             return torch.cat(chunks)  # in here too: autocast has an opinion on the type of what is put together
 
     def refuse_if_changed(self, *, thoroughly: bool = False) -> None:

@@ -27,7 +27,7 @@ def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
     console, search, retrain = make_console(), spec.placement, spec.retrain
     check_strategies(search, spec.supernet.rack)
     check_data(spec.supernet, search, n_test=(retrain.n_test_batches, retrain.test_batch_size))
-    with run_folder(out, spec, may_change=("placement", "retrain")):
+    with run_folder(out, spec, may_change=("placement", "retrain")), backend.session():
         console.print("1 of 3: the supernet", style="bold")
         if backend.train_supernet(spec.supernet, out / "supernet")["status"] == "diverged":
             return 1

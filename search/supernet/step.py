@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -78,7 +78,19 @@ class SupernetStep:
         return torch.stack(losses).sum()
 
 
-def weighted_loss(logits: Tensor, batch: WeightedBatch) -> Tensor:
+class Weighted(Protocol):
+    """A batch whose positions count by weights: targets and weights [rows, time]."""
+
+    @property
+    def targets(self) -> Tensor:
+        """`IGNORED` where nothing is asked."""
+
+    @property
+    def weights(self) -> Tensor:
+        """Of the losses."""
+
+
+def weighted_loss(logits: Tensor, batch: Weighted) -> Tensor:
     """Cross entropy in nats, summed by the weights of the positions."""
     losses = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORED, reduction="none")
     return (losses * batch.weights.flatten()).sum()

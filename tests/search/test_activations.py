@@ -24,6 +24,7 @@ from models.adapters import AdaptedLinear, Adapter
 from search.activations import (
     ActivationCache,
     CacheKey,
+    Earlier,
     Limits,
     Rates,
     Reuse,
@@ -552,3 +553,114 @@ def test_what_a_mode_needs_is_asked_for():
         Trunk(nn.Identity(), rows_per_forward=0)
     with pytest.raises(ValueError, match=r"hidden states \[1, 6, 16\]; the cache is of \[1, 5, 16\]"):
         make_cache(mode="stream", keys={"time": 5}).hidden(*batch_of(PAIRS[:1]))
+
+
+# Trunks that grow
+
+
+class Tower(nn.Module):
+    """The first stacks of a rack that grows; the modules are the same ones at every height."""
+
+    def __init__(self, rack, height):
+        super().__init__()
+        self.embedding, self.stacks = rack.embedding, rack.stacks[:height]
+
+    def forward(self, tokens):
+        return self.above(self.embedding(tokens), tokens)
+
+    def above(self, hidden, tokens, start=0):
+        del tokens
+        for stack in self.stacks[start:]:
+            hidden = stack(hidden)
+        return hidden
+
+
+def tall_rack(seed=0):
+    block = {"mixer": {"kind": "attention", "n_heads": 2}, "mlp": {"kind": "mlp", "d_ff": 24}, "dropout": 0.3}
+    return RackSpec(d_model=D_MODEL, vocab_size=11, stacks=[{"n_blocks": 1, "block": block}] * 4).build(seed=seed)
+
+
+def counted(rack):
+    """Calls of each stack, one row each."""
+    calls = [0] * len(rack.stacks)
+    for position, stack in enumerate(rack.stacks):
+        stack.register_forward_hook(lambda *_, position=position: calls.__setitem__(position, calls[position] + 1))
+    return calls
+
+
+@pytest.mark.parametrize("rows_per_forward", [1, 4])
+@pytest.mark.parametrize("mode", ALL_KEPT)
+def test_a_trunk_that_has_grown_goes_on_from_the_cache_before(tmp_path, mode, rows_per_forward):
+    calls, cache = counted(rack := tall_rack()), None
+    n_calls = -(-N_ROWS // rows_per_forward)
+    for height in range(1, 5):
+        calls[:] = [0] * 4
+        tower, before = Tower(rack, height), cache
+        options = {"mode": mode, "rows_per_forward": rows_per_forward, "folder": tmp_path / f"cache {height}"}
+        cache = make_cache(tower, **options)
+        earlier = None if before is None else Earlier(before, lambda *rows, tower=tower, at=height - 1: tower.above(*rows, at))
+        cache.fill([batch_of(PAIRS)], earlier=earlier)
+        proving = 0 if before is None else 1
+        assert calls == [proving] * (height - 1) + [n_calls + proving] + [0] * (4 - height)
+        plain = make_cache(tower, mode="stream", rows_per_forward=rows_per_forward)
+        order = shuffled(height)
+        assert same_bits(cache.hidden(*batch_of(order)), plain.hidden(*batch_of(order)))
+        assert cache.statistics.misses == 0
+
+
+def grown(keys=None, *, own=None, height=2, start=1, rack=None, lower=None):
+    """The cache of a grown trunk, and an earlier one that holds half of the rows."""
+    rack = rack or tall_rack()
+    cache = make_cache(lower or Tower(rack, 1), mode="memory", keys=keys)
+    cache.fill([batch_of(PAIRS[:10])])
+    tower = Tower(rack, height)
+    return make_cache(tower, mode="memory", keys=own), Earlier(cache, lambda *rows: tower.above(*rows, start))
+
+
+def test_rows_that_no_cache_has_are_computed_from_inputs():
+    cache, earlier = grown()
+    cache.fill([batch_of(PAIRS[5:15])], earlier=earlier)
+    assert earlier.cache.statistics.hits == 5
+    assert earlier.cache.statistics.misses == 5
+    again = cache.statistics.forwards
+    cache.fill([batch_of(PAIRS[5:15])], earlier=earlier)
+    assert cache.statistics.forwards == again == 11  # the first row goes both ways
+    assert same_bits(
+        cache.hidden(*batch_of(PAIRS[5:15])), make_cache(cache.trunk.module, mode="stream").hidden(*batch_of(PAIRS[5:15]))
+    )
+
+
+def other_weight():
+    rack = tall_rack()
+    lower = copy.deepcopy(Tower(rack, 1))
+    with torch.no_grad():
+        lower.embedding.weight[10, 0] += 1  # a token that need not be among the rows that go both ways
+    return grown(rack=rack, lower=lower)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: grown({"corruption": {"ratio": 0.3}}), r"holds other hidden states \(corruption is {}, there {'ratio': 0.3}\)"),
+        (lambda: grown({"data": "more text"}), "data is 'some text', there 'more text'"),
+        (other_weight, r"is of a trunk \(.*\) that is no part of this one"),
+        (lambda: grown(start=2), "does not make of its hidden states what this trunk computes"),
+        (lambda: grown(height=3, start=2), "does not make of its hidden states what this trunk computes"),
+        (lambda: grown({"dtype": "bfloat16"}, own={"dtype": "bfloat16"}), "computed in torch.float32 and kept in torch.bfloat16"),
+    ],
+)
+def test_an_earlier_cache_that_is_none_is_refused(make, message):
+    cache, earlier = make()
+    with pytest.raises(ConfigError, match=message):
+        cache.fill([batch_of(PAIRS)], earlier=earlier)
+    assert cache.statistics.bytes_written == 0
+
+
+def test_an_earlier_trunk_that_has_changed_is_refused():
+    rack = tall_rack()
+    _, earlier = grown(rack=rack)
+    with torch.no_grad():
+        rack.stacks[0].blocks[0].mlp.down.weight[0, 0] += 1
+    cache = make_cache(Tower(rack, 2), mode="memory")
+    with pytest.raises(ConfigError, match="the trunk has changed"):
+        cache.fill([batch_of(PAIRS)], earlier=earlier)

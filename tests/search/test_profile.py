@@ -184,3 +184,20 @@ def test_a_kernel_that_is_not_installed_is_one_message_and_nothing_is_written(tm
     with pytest.raises(ConfigError, match=r"^kernel = flash-attn: not a package of this machine"):
         run(spec(rack), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_precision_of_a_stack_is_timed_apart_and_parts_are_built_in_it():
+    block = {"mixer": {"kind": "linear_attention", "n_heads": 2}}
+    found = [keys(block)]
+    for said in ({"precision": "nvfp4"}, {"precision": "nvfp4", "stored": True}, {"precision": "half"}, {"precision": "qlora"}):
+        space = spaces.space(stacks=[{"n_blocks": 1, "block": block, **said}])
+        found.append({part.key for part in parts_of(space)})
+        (mixer,) = (part.build(space) for part in parts_of(space) if part.registry is MIXERS)
+        theirs = space.build().blocks()[0].mixer
+        assert type(mixer.query) is type(theirs.query)
+        assert shapes(mixer) == shapes(theirs)
+        types = []
+        mixer.query.register_forward_hook(lambda *said, types=types: types.append(said[-1].dtype))
+        mixer(torch.ones(1, 3, space.d_model))
+        assert types == [torch.float16 if said["precision"] == "half" else torch.float32]
+    assert all(len(ours - theirs) == 1 for ours in found for theirs in found if ours is not theirs)

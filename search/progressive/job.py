@@ -1,0 +1,50 @@
+"""The job `progressive`: grows a rack stage by stage, choosing the next stack where there are candidates."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+from search.backend import Backend
+from search.progress import make_console
+from search.progressive.candidates import choose
+from search.progressive.picture import save_picture
+from search.progressive.report import RESULTS, Say, divergence, table
+from search.progressive.spec import ProgressiveSpec
+from search.progressive.stages import finished_folders, is_finished, next_index, pending_choice
+from search.results import Row, run_folder
+
+
+def run(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say | None = None) -> int:
+    """Run what the folder does not hold yet, and print the stages; 1 if a stage diverged.
+
+    Interrupted or killed, the same call goes on where it stopped, to the same losses and weights. Each stage leaves its rack in
+    `stages/`, a model of its own; `results.json` and `growth.png` sum up.
+
+    Raises:
+        ConfigError: if the folder belongs to another run, or data and folders do not fit.
+        KeyboardInterrupt: after SIGINT or SIGTERM, with a checkpoint of the last finished step.
+    """
+    console = make_console()
+    say = say or partial(console.print, markup=False)
+    with run_folder(out, spec):
+        if is_finished(out):
+            say(f"all {len(finished_folders(out))} stages are finished")
+        else:
+            with backend.session():
+                _finish(spec, out, backend, say)
+        results: Row = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+        say(table(results["stages"]))
+        save_picture(results, out)
+        if text := divergence(results):
+            say(text)
+            return 1
+    return 0
+
+
+def _finish(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say) -> None:
+    while not is_finished(out):
+        if pending_choice(spec, out, next_index(out)) is not None:
+            choose(spec, out, backend.train_candidates, say)
+        backend.train_growth(spec, out, say)

@@ -1,0 +1,113 @@
+"""Measures what is claimed of growth, as far as a CPU can: `python -m tests.benchmarks.bench_claims [C1 C6 ...] [out=FOLDER]`.
+
+Without names all claims are measured; `size=tiny` only shows that all of it runs. Runs are kept in the folder (`runs/claims`): the
+same command goes on where it was killed. The table is printed, and written to `claims.md` beside `claims.json`, which has all
+numbers; claims that the folder has from before stay in both.
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from configs import ConfigError
+from search.devices import hardware, use_one_thread
+from search.results import to_json, write_text
+from tests.benchmarks.claims import caches, costs, growth, objectives, precision, prediction, quality
+from tests.benchmarks.claims.findings import Claim, table
+from tests.benchmarks.claims.runs import SIZES, Runs, tell
+
+CLAIMS = {
+    "C1": growth.C1,
+    "C2": costs.C2,
+    "C3": costs.C3,
+    "C4": caches.C4,
+    "C5": costs.C5,
+    "C6": quality.C6,
+    "C7": quality.C7,
+    "C8": quality.C8,
+    "C9": precision.C9,
+    "C10": prediction.C10,
+    "C11": growth.C11,
+    "C12": objectives.C12,
+    "C13": growth.C13,
+    "C14": caches.C14,
+}
+
+
+def measure(name: str, runs: Runs):
+    """The numbers of a claim, and where and how they came about."""
+    tell(f"{name}: {CLAIMS[name].title}")
+    started = time.monotonic()
+    numbers = CLAIMS[name].measure(runs)
+    return {
+        "title": CLAIMS[name].title,
+        "numbers": json.loads(to_json(numbers)),
+        "seconds": round(time.monotonic() - started, 1),
+        "seeds": list(runs.size.seeds),
+        "hardware": hardware(torch.device("cpu")),
+        "n_cpus": os.cpu_count(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def markdown(saved) -> str:
+    """The table, and those of what stands behind it."""
+    rows, more = [], []
+    for name, entry in saved["claims"].items():
+        claim = CLAIMS[name]
+        for each in claim.judge(entry["numbers"]):
+            rows.append([name, each.claim, each.measured, each.figure, each.rule, each.verdict])
+        if text := claim.tables(entry["numbers"]):
+            more.append(f"{name}: {claim.title}\n\n{text}")
+    return "\n".join([table(["", "claim", "measured", "figure", "rule", "verdict"], rows), *more, conditions(saved)])
+
+
+def conditions(saved) -> str:
+    """What all of it was measured with."""
+    size, entries = saved["size"], saved["claims"].values()
+    machines = {f"{each['hardware']}, torch {each['torch']}, Python {each['python']}" for each in entries}
+    return (
+        f"Bytes of Python's library, {size['n_stacks']} stacks of one block at d_model {size['d_model']}, {size['n_train']} windows "
+        f"of {size['seq_len']}, batches of {size['batch_size']}, {size['n_steps']} steps a stage, {len(size['seeds'])} seed(s), where "
+        f"nothing else is said; ± is one standard error over seeds. {'; '.join(sorted(machines))}; one thread, {len(entries)} claims "
+        f"in {sum(each['seconds'] for each in entries) / 60:.1f} minutes.\n"
+    )
+
+
+def run(names: list[str], folder: Path, size: str) -> str:
+    """Measure claims into a folder; its table."""
+    path, runs = folder / "claims.json", Runs(folder, size)
+    sizes = json.loads(to_json(asdict(runs.size)))
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"size": sizes, "claims": {}}
+    if saved["size"] != sizes:
+        raise ConfigError(f"{folder}: holds claims of another size; give another out=")
+    for name in names:
+        claims = saved["claims"] | {name: measure(name, runs)}
+        saved["claims"] = {each: claims[each] for each in CLAIMS if each in claims}
+        text = markdown(saved)
+        write_text(path, to_json(saved, indent=1) + "\n")
+        write_text(folder / "claims.md", text)
+    return text
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, measure, print."""
+    options = {"out": "runs/claims", "size": "small"}
+    options |= dict(each.split("=", 1) for each in arguments if "=" in each)
+    names = [each for each in arguments if "=" not in each] or list(CLAIMS)
+    if unknown := [*(set(names) - set(CLAIMS)), *(set(options) - {"out", "size"}), *({options["size"]} - set(SIZES))]:
+        known = f"{' '.join(CLAIMS)} out=FOLDER size={'|'.join(SIZES)}"
+        sys.exit(f"unknown: {', '.join(unknown)}; known: {known}")
+    use_one_thread()
+    print(run(names, Path(options["out"]), options["size"]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,168 @@
+"""The guide's trainer: its examples, stacks that are there already, and what it leaves."""
+
+import doctest
+
+import pytest
+import torch
+
+import search.progressive_trainer
+from configs import ConfigError, StackWiseConfig
+from search.progressive.weights import load_stage, stage_folder
+from search.progressive_rack_builder import ProgressiveRackBuilder
+from search.progressive_trainer import ProgressiveTrainer
+
+VOCAB_SIZE = 20
+CPU = torch.device("cpu")
+
+
+def configured(**progressive):
+    model = {"vocab_size": VOCAB_SIZE, "d_model": 16, "d_ff": 32, "n_heads": 2, "architecture": {"blocks_per_stack": 1}}
+    mode = "causal" if progressive.get("training_objective") == "clm" else "bidirectional"
+    training = {"max_steps": 8, "batch_size": 8, "learning_rate": 1e-2, "device": "cpu"}
+    return StackWiseConfig.from_dict(
+        {
+            "model": {**model, "attention_mode": mode},
+            "training": {**training, "progressive": {"cache_mode": "memory", "time_embedding_dim": 8, **progressive}},
+        }
+    )
+
+
+def loader(n_batches=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randint(0, VOCAB_SIZE - 1, (n_batches, 8, 1), generator=generator)
+    return list((first + torch.arange(12)) % (VOCAB_SIZE - 1))
+
+
+def grown(config, target=3, *, builder=None, **options):
+    builder = ProgressiveRackBuilder(config=config) if builder is None else builder
+    trainer = ProgressiveTrainer(config, say=lambda _: None, **options)
+    return builder, trainer.train_rack(builder, loader(), target_stacks=target)
+
+
+def test_the_docstring_is_true():
+    found = doctest.testmod(search.progressive_trainer, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 5
+    assert found.failed == 0
+
+
+def test_a_basic_growth_adds_stacks_on_a_frozen_trunk_and_keeps_its_history():
+    builder, results = grown(configured())
+    assert [row["stacks"] for row in results["stages"]] == [1, 2, 3]
+    assert list(results["history"]) == [0, 1, 2]
+    assert all(len(losses) == 8 for losses in results["history"].values())
+    assert all(row["seconds"] > 0 for row in results["stages"])
+    assert [row["trunk_forwards"] for row in results["stages"]] == [0, 0, 0]
+    losses = [row["loss"] for row in results["stages"]]
+    assert losses == sorted(losses, reverse=True)
+    assert builder.current_stacks == 3
+
+
+def test_what_was_trained_is_what_the_builder_has():
+    builder = ProgressiveRackBuilder(config=configured(training_objective="clm"))
+    stack = builder.append_stack()
+    before = {name: tensor.clone() for name, tensor in stack.state_dict().items()}
+    grown(builder.config, 2, builder=builder)
+    rack = builder.build_rack()
+    assert rack.stacks[0] is stack
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in stack.state_dict().items())
+    tokens = loader()[0]
+    losses = torch.nn.functional.cross_entropy(rack(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    untrained = ProgressiveRackBuilder(config=builder.config)
+    untrained.append_stack()
+    at_first = torch.nn.functional.cross_entropy(untrained.build_rack()(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    assert losses < at_first - 0.2
+
+
+def test_a_trunk_with_adapters_trains_them_and_nothing_else():
+    config = configured(trunk_strategy="qlora", qlora_enabled=True, progressive_qlora=True, qlora_rank=4, progressive_qlora_rank=2)
+    builder, results = grown(config, 2)
+    trunk = builder.build_rack().stacks[0]
+    assert trunk.spec.stored
+    trained = {name for name, parameter in trunk.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all(".adapters." in name for name in trained)
+    assert {name.split(".adapters.")[1].split(".")[0] for name in trained} == {"lora", "progressive"}
+    ups = [parameter for name, parameter in trunk.named_parameters() if name.endswith("progressive.up")]
+    assert all(up.abs().sum() > 0 for up in ups)
+    assert results["stages"][1]["strategy"] == "qlora"
+
+
+def test_time_as_input_reaches_the_rack():
+    config = configured(time_interpretation="input", time_sampling="sample", time_encoding_type="learned", num_time_steps=10)
+    builder, results = grown(config, 2)
+    rack = builder.build_rack()
+    assert rack.time_embedding is not None
+    assert rack.time_embedding.table.weight.abs().sum() > 0
+    assert results["status"] == "finished"
+
+
+def test_time_as_depth_gives_each_stage_its_step():
+    _, results = grown(configured(time_interpretation="depth", time_per_stack=50), 3)
+    assert [row["time_step"] for row in results["stages"]] == [0, 50, 100]
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_the_objective_of_the_configuration_is_what_is_learnt(objective):
+    _, results = grown(configured(training_objective=objective), 1)
+    (row,) = results["stages"]
+    assert row["loss"] < row["loss_grown"]
+
+
+def test_custom_targets_come_with_the_batches():
+    config = configured(training_objective="custom")
+    builder, trainer = ProgressiveRackBuilder(config=config), ProgressiveTrainer(config, say=lambda _: None)
+    batches = [{"input_ids": tokens, "targets": (tokens + 3) % VOCAB_SIZE} for tokens in loader()]
+    results = trainer.train_rack(builder, batches, target_stacks=2)
+    assert results["stages"][-1]["loss"] < results["stages"][0]["loss_grown"]
+    with pytest.raises((ConfigError, ValueError), match="targets"):
+        trainer.train_rack(ProgressiveRackBuilder(config=config), loader(), target_stacks=1)
+
+
+def test_stacks_that_are_there_count_and_trained_ones_are_not_trained_again():
+    config = configured()
+    builder = ProgressiveRackBuilder(config=config)
+    builder.append_stack()
+    builder.append_stack()
+    _, results = grown(config, 3, builder=builder)
+    assert [row["stacks"] for row in results["stages"]] == [2, 3]
+    _, more = grown(config, 4, builder=builder)
+    assert [row["stacks"] for row in more["stages"]] == [4]
+    _, none = grown(config, 4, builder=builder)
+    assert none["stages"] == []
+    with pytest.raises(ConfigError, match="below the 4 stacks"):
+        grown(config, 2, builder=builder)
+
+
+def test_without_a_target_the_whole_rack_trains_at_once():
+    config = configured()
+    config.training.training_architecture = "stackwise"
+    builder = ProgressiveRackBuilder(config=config)
+    first, second = builder.append_stack(), builder.append_stack()
+    before = [{name: tensor.clone() for name, tensor in stack.state_dict().items()} for stack in (first, second)]
+    _, results = grown(config, None, builder=builder)
+    assert [row["stacks"] for row in results["stages"]] == [2]
+    for stack, old in zip((first, second), before, strict=True):
+        assert any(not torch.equal(tensor, old[name]) for name, tensor in stack.state_dict().items())
+
+
+def test_every_stage_is_left_as_a_rack_of_its_own(tmp_path):
+    builder, results = grown(configured(), 2, out=tmp_path)
+    for index in range(2):
+        stage, rack = load_stage(stage_folder(tmp_path, index), CPU)
+        assert len(rack.stacks) == index + 1 == len(stage.rack.stacks)
+    tokens = loader()[0]
+    assert torch.equal(rack.eval()(tokens), builder.build_rack().eval()(tokens))
+    assert results["loss"] == results["stages"][-1]["loss"]
+
+
+def test_the_other_name_is_the_same_method():
+    assert ProgressiveTrainer.train_progressively is ProgressiveTrainer.train_rack
+
+
+def test_prepended_stacks_train_before_a_trunk_that_stands_still():
+    config = configured(building_mode="prepend")
+    builder, results = grown(config, 2)
+    rack = builder.build_rack()
+    assert [stack.uid for stack in rack.stacks] == [1, 0]
+    assert not any(parameter.requires_grad for parameter in rack.stacks[1].parameters())
+    assert results["stages"][1]["loss"] < results["stages"][1]["loss_before"]
