@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models import rack as base
 from models.attention_types import block_of, validated
+from models.described import Described
 from models.heads.language_model import LanguageModel
 from models.quantised import QuantisedLinear, memory_bytes
 from models.settings import Settings
@@ -20,12 +21,13 @@ NORM = "layernorm"
 """Of the head, where nothing is said."""
 
 
-class Block(base.Block):
+class Block(Described, base.Block):
     """A block of attention and SwiGLU, `x + f(norm(x))` twice; options are those of `BlockOptions`.
 
     Without a seed its weights are drawn from torch's own generator, as those of any module.
     """
 
+    spec_class = BlockSpec
     spec: BlockSpec
     d_model: int
 
@@ -41,9 +43,10 @@ class Block(base.Block):
         return super().forward(x, _kept(mask, x))
 
 
-class Stack(base.Stack):
+class Stack(Described, base.Stack):
     """Blocks in a row. `stack_id` is its number in the rack; with `freeze_blocks` nothing in it trains until `unfreeze`."""
 
+    spec_class = StackSpec
     spec: StackSpec
     thawed: StackSpec
     d_model: int
@@ -75,9 +78,10 @@ class Stack(base.Stack):
         return memory_bytes(self)
 
 
-class Rack(base.Rack):
+class Rack(Described, base.Rack):
     """A whole model of stacks, with an embedding and a head of its own; `spec.build()` makes one like it anew."""
 
+    spec_class = RackSpec
     _spec: RackSpec
 
     def __init__(

@@ -206,6 +206,8 @@ class Rack(nn.Module):
 
     def run(self, x: Tensor, *, start: int = 0, stop: int | None = None, keep: Tensor | None = None) -> Tensor:
         """Through the stacks [start:stop]: [batch, time, d_model] -> same."""
+        if keep is not None and (keep.dtype != torch.bool or keep.shape != x.shape[:2]):
+            raise ValueError(f"keep must be bool {list(x.shape[:2])}, true at tokens; got {keep.dtype} {list(keep.shape)}")
         for stack in list(self.stacks)[start:stop]:
             x = stack(x) if keep is None else stack(x, keep)
         return x

@@ -145,7 +145,7 @@ class ProgressiveRackBuilder(EditedRack):
         born = {str(uid): stack.to_dict() for uid, stack in self.born.items()}
         what = {"config": self.config.to_dict(), "rack": self.spec.saved(), "born": born, "adapters": self._adapters}
         how = {"seed": self.seed, "building_mode": self.building_mode, "default_precision": self.default_precision}
-        state = {**what, **how, "is_trained": self.is_trained}
+        state = {**what, **how, "trained": sorted(self.trained)}
         checkpoint.save(Path(path), checkpoint.weights(self.build_rack()), state)
 
     @classmethod
@@ -158,7 +158,7 @@ class ProgressiveRackBuilder(EditedRack):
         rack = spec.build(builder.seed)
         checkpoint.load_weights(rack, tensors)
         builder.adopt(rack, spec, {int(uid): validate(StackSpec, stack, str(path)) for uid, stack in state["born"].items()})
-        builder.is_trained = state["is_trained"]
+        builder.trained = set(state["trained"])
         builder._say(state["adapters"])
         return builder
 

@@ -124,7 +124,7 @@ class ProgressiveTrainer:
     def _stages(self, spec: ProgressiveSpec, builder: ProgressiveRackBuilder, samples: ArraySamples, out: Path) -> list[Row]:
         rows: list[Row] = []
         stage, start = self._first(spec, builder), Start(builder.build_rack())
-        if builder.is_trained and spec.growth.enabled:
+        if builder.trained >= set(builder.born) and spec.growth.enabled:
             if spec.n_stages == 1:
                 return rows
             stage = next_stage(spec, stage)
@@ -133,8 +133,9 @@ class ProgressiveTrainer:
             ended = StageRun(spec, stage, samples, start, place).train()
             assert ended is not None  # nothing asks it to stop
             rows.append(ended.row)
-            start, builder.is_trained = ended.start, True
+            start = ended.start
             builder.adopt(start.rack, stage.rack, stage.born)
+            builder.trained |= set(builder.born)
             if self._out is not None:
                 save_stage(place.folder, stage, start.rack)
             if ended.row["status"] == "diverged" or stage.index + 1 == spec.n_stages:

@@ -21,16 +21,16 @@ LatentState = tuple[Tensor, Tensor]
 
 
 class MLA(Mixer):
-    """Causal attention whose keys and values are read from one small latent vector a position.
+    """Attention whose keys and values are read from one small latent vector a position.
 
     c = norm(latent(x)) [kv_rank], k = [key_up(c), turned key_rope(x)], v = value_up(c), q = [query(x), turned query_rope(x)];
     scores are q k / sqrt(d_head + d_rope). Positions are in `d_rope` channels apart, whose key all heads share, so that only c
     and that key are cached: stepping, queries are taken to the latent space, and no key is ever formed. `query_rank` reads
     queries, too, from a latent vector norm(query_latent(x)) (None: from x). `d_head` None is d_model / n_heads, `d_rope` None an
-    even number of half of that, `kv_rank` None a quarter of d_model. `kernel`: auto, reference or flash-attn.
+    even number of half of that, `kv_rank` None a quarter of d_model. Without `causal` it looks both ways. `kernel`: auto,
+    reference or flash-attn.
     """
 
-    has_step = True
     takes_keep = True
     kernel_op = "attend"
 
@@ -43,6 +43,7 @@ class MLA(Mixer):
         d_rope: int | None = None,
         kv_rank: int | None = None,
         query_rank: int | None = None,
+        causal: bool = True,
         rope_base: float = 10000.0,
         kernel: str = "auto",
     ) -> None:
@@ -55,7 +56,8 @@ class MLA(Mixer):
         at_least(1, n_heads=n_heads, d_head=self.d_head, d_rope=self.d_rope, kv_rank=self.kv_rank, query_rank=n_inputs)
         if self.d_rope % 2 or rope_base <= 0:
             raise ValueError(f"d_rope = {self.d_rope} must be even, and rope_base = {rope_base} positive")
-        self.n_heads, self.rope_base, self.kernel = n_heads, rope_base, kernel
+        self.n_heads, self.causal, self.rope_base, self.kernel = n_heads, causal, rope_base, kernel
+        self.has_step = causal
         self.query_latent = None if query_rank is None else nn.Linear(d_model, query_rank, bias=False)
         self.query_norm = None if query_rank is None else RMSNorm(query_rank)
         self.query = nn.Linear(n_inputs, n_heads * self.d_head, bias=False)
@@ -76,7 +78,7 @@ class MLA(Mixer):
         query = torch.cat(self._query(x, positions), dim=-1)
         # The fused kernels want values of the size of keys.
         value = F.pad(value, (0, self.d_rope))
-        mixed = run_kernel(self.kernel_op, self.kernel, query, key, value, causal=True, window=None, keep=keep)
+        mixed = run_kernel(self.kernel_op, self.kernel, query, key, value, causal=self.causal, window=None, keep=keep)
         return self.output(merge_heads(mixed[..., : self.d_head]))
 
     def initial_state(self, batch_size: int) -> LatentState:
@@ -109,7 +111,7 @@ class MLA(Mixer):
         """Projections, and scores and values, these padded to the size of the keys."""
         linears = (self.query, self.query_rope, self.latent, self.key_rope, self.key_up, self.value_up, self.output)
         rank = () if self.query_latent is None else (self.query_latent,)
-        attention = attend_flops(seq_len, self.n_heads, self.d_head + self.d_rope, causal=True, window=None)
+        attention = attend_flops(seq_len, self.n_heads, self.d_head + self.d_rope, causal=self.causal, window=None)
         return 2 * seq_len * multiply_adds(*linears, *rank) + attention
 
     def _cached(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:

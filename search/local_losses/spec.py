@@ -25,8 +25,8 @@ class LocalLossSpec(Spec):
 
     The embedding learns what the first unit does. `head_learns_from` says whose losses the rack's head learns from. From `all`,
     every exit is read as well as it can be. From the `last`, the units before are held to a read-out that is made for another;
-    one after another, to one that has not learnt anything yet (4 stacks for 300 steps on the text of programs: 2.09 nats a byte
-    from all, 2.21 from the last; at once 1.866 and 1.869; with a `tail` that learns 1.832, that does not 1.851; end to end 1.817).
+    one after another, to one that has not learnt anything yet (4 stacks for 300 steps on text of programs: 2.09 nats a byte
+    from all, 2.21 from the last; at once 1.866 and 1.869; a `tail` that learns 1.832, that does not 1.851; end to end 1.817).
 
     `transport` weighs the squared length of what a unit adds to each position, |f(x) - x|^2, which keeps early units from using
     up what later ones need (Karkar et al. 2023, arXiv 2309.17357).

@@ -20,12 +20,13 @@ class EditedRack:
     """A rack that is changed by specs: what changes has the effect that a rack built so would have, and keeps its weights.
 
     What freezes and adapts stacks takes their places, as `stack_id` says them; what changes single stacks takes their `uid`,
-    which is theirs for good, in the order in which they were created. A stack keeps its modules all along. `is_trained` says
-    whether what there is has been trained, and can be a trunk.
+    which is theirs for good, in the order in which they were created. A stack keeps its modules all along.
+    `trained` are the uids of those that a trainer has trained.
     """
 
     def __init__(self, *, seed: int) -> None:
-        self.seed, self.is_trained = seed, False
+        self.seed = seed
+        self.trained: set[int] = set()
         self._rack: Rack | None = None
         self._born: dict[int, StackSpec] = {}
         self._warnings: set[str] = set()

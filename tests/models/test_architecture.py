@@ -3,6 +3,7 @@
 import copy
 import doctest
 import json
+import pickle
 
 import pytest
 import torch
@@ -107,7 +108,13 @@ def test_a_rack_of_a_helper_is_the_rack_of_its_spec():
     assert {type(block) for block in made.blocks()} == {Block}
     assert torch.equal(made.eval()(TOKENS), made.spec.build(seed=0).eval()(TOKENS))
     assert not torch.equal(made.train()(TOKENS), made(TOKENS))
-    assert torch.equal(copy.deepcopy(made.eval())(TOKENS), made(TOKENS))
+    for other in (copy.deepcopy(made.eval()), pickle.loads(pickle.dumps(made))):
+        assert torch.equal(other(TOKENS), made(TOKENS))
+        assert other.spec == made.spec
+        other.stacks[0].freeze()
+        assert not trained(other.stacks[0])
+        assert trained(made.stacks[0])
+        assert other.head.output.weight is other.embedding.weight
 
 
 def test_blocks_without_a_seed_are_drawn_as_modules_are():

@@ -425,13 +425,13 @@ def test_all_of_it_is_saved_and_goes_on(tmp_path):
     builder.quantize_stack(0, "fp8")
     builder.freeze_all_but_qlora([0, 1])
     builder.add_qlora_to_all_stacks(rank=3)
-    builder.is_trained = True
+    builder.trained = {0}
     builder.save(tmp_path / "rack.safetensors")
     loaded = ProgressiveRackBuilder.load(tmp_path / "rack.safetensors")
     assert same(state(loaded.build_rack()), state(builder.build_rack()))
     assert torch.equal(loaded.build_rack()(TOKENS), builder.build_rack()(TOKENS))
     assert (loaded.spec, loaded.born, loaded.config) == (builder.spec, builder.born, builder.config)
-    assert loaded.is_trained
+    assert loaded.trained == {0}
     assert trained(loaded.build_rack()) == trained(builder.build_rack())
     assert loaded.build_rack().head.output.weight is loaded.build_rack().embedding.weight
     for each in (builder, loaded):

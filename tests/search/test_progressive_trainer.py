@@ -129,7 +129,12 @@ def test_stacks_that_are_there_count_and_trained_ones_are_not_trained_again():
     assert [row["stacks"] for row in more["stages"]] == [4]
     _, none = grown(config, 4, builder=builder)
     assert none["stages"] == []
-    with pytest.raises(ConfigError, match="below the 4 stacks"):
+    by_hand = builder.append_stack()
+    before = by_hand.blocks[0].mixer.output.weight.clone()
+    _, again = grown(config, 5, builder=builder)
+    assert [row["stacks"] for row in again["stages"]] == [5]
+    assert not torch.equal(by_hand.blocks[0].mixer.output.weight, before)
+    with pytest.raises(ConfigError, match="below the 5 stacks"):
         grown(config, 2, builder=builder)
 
 
