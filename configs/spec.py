@@ -65,6 +65,16 @@ class Spec(BaseModel):
         """Plain JSON values, every default filled in; `type(spec)(**spec.to_dict()) == spec`."""
         return self.model_dump(mode="json")
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As plain values: classes of parts are made at run time, where no name finds them. What may change is as it is."""
+        if not self.model_config.get("frozen"):
+            return super().__reduce_ex__(protocol)
+        return type(self).model_validate, (self.to_dict(),)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Itself, unless it may change."""
+        return self if self.model_config.get("frozen") else super().__deepcopy__(memo)
+
     def saved(self) -> dict[str, Any]:
         """`to_dict()` for a file of its own, with the version of the format; `configs.load` reads it."""
         return {"spec_version": SPEC_VERSION, **self.to_dict()}

@@ -139,7 +139,7 @@ def _fit(trainer: TorchTrainer, out: Path, say: Say) -> bool:
                     raise KeyboardInterrupt
                 say("stopping after the step under way; once more to stop at once")
                 (out / STOP).touch()
-    if fit.error is None:
+    if fit.error is None or (out / REFUSED).exists():
         return is_interrupted()
     failures = getattr(fit.error, "worker_failures", None)
     if failures is None:

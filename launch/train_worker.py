@@ -36,7 +36,13 @@ def train_worker(config: dict[str, Any]) -> None:
     """Train as one of the ranks; the main one writes history, log, curves and checkpoints into the folder that all share."""
     use_one_thread()
     work_where_the_driver_does()
-    out, ranks, is_ready = Path(config["out"]), Ranks(), False
+    out = Path(config["out"])
+    if not (out / REFUSED).exists():  # else this group stands for one that was ended because of it
+        _work(config["spec"], out, Ranks())
+
+
+def _work(spec: dict[str, Any], out: Path, ranks: Ranks) -> None:
+    is_ready = False
 
     def ready() -> None:
         nonlocal is_ready
@@ -56,12 +62,14 @@ def train_worker(config: dict[str, Any]) -> None:
     if ranks.is_main:
         threading.Thread(target=_watch, args=(out / STOP, ranks), daemon=True).start()
     try:
-        train = _grow if config["spec"]["job"] == "progressive" else _train_supernet
-        train(config["spec"], out, ranks, ready, evaluated)
+        train = _grow if spec["job"] == "progressive" else _train_supernet
+        train(spec, out, ranks, ready, evaluated)
     except ConfigError as error:  # trying again would not help, so this is no failure for Train
         if not is_ready:
             ranks.check_same(str(error))  # else the others would wait for this one
         write_text(out / REFUSED, str(error))
+        if is_ready and ranks.n_ranks > 1:
+            raise  # it may be this rank's alone, and the others wait for it: only Train can end them
     except KeyboardInterrupt:
         return  # stopped as the driver asked, with a checkpoint
     finally:

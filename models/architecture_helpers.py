@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from configs import ConfigError, ModelConfig, Spec, StackWiseConfig
 from configs.load import validate
 from configs.stackwise import BlockOptions
+from configs.stackwise.model import AttentionMode, AttentionType
 from models.architecture_modules import NORM, Rack, Stack, alone
 from models.attention_types import block_of, validated
 from models.precision import Precision
@@ -42,9 +43,19 @@ class StackEntry(Spec):
         return StackSpec.model_validate({**tree, **self.training.to_dict()})
 
 
-def create_block_spec(d_model: int, d_ff: int | None = None, n_heads: int | None = None, **options: Any) -> dict[str, Any]:
-    """A block in plain values, all that is derived filled in; options are those of `BlockOptions`."""
-    return validated({"d_model": d_model, "d_ff": d_ff, "n_heads": n_heads, **options}, "create_block_spec").to_dict()
+def create_block_spec(  # noqa: PLR0917 - the guide's signature
+    d_model: int,
+    d_ff: int | None = None,
+    n_heads: int | None = None,
+    n_kv_heads: int | None = None,
+    attention_type: AttentionType | None = None,
+    attention_mode: AttentionMode | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """A block in plain values, all that is derived filled in; other options are those of `BlockOptions` too."""
+    sizes = {"d_model": d_model, "d_ff": d_ff, "n_heads": n_heads, "n_kv_heads": n_kv_heads}
+    attention = {"attention_type": attention_type, "attention_mode": attention_mode}
+    return validated({**sizes, **attention, **options}, "create_block_spec").to_dict()
 
 
 def create_stack_from_spec(
@@ -58,7 +69,7 @@ def create_stack_from_spec(
     """Blocks of one spec, each with weights of its own; another `stack_id` gives others."""
     tree = {"stack_id": stack_id, "n_blocks": n_blocks, "block_spec": block_spec, "freeze_blocks": freeze_blocks}
     entry = validate(StackEntry, tree, "create_stack_from_spec")
-    spec = alone(entry.stack(), entry.block_spec.d_model)
+    spec = alone(entry.stack(), entry.block_spec.d_model, "create_stack_from_spec")
     return _frozen(Rack.of(spec.build(seed + stack_id), spec), [entry]).stacks[0]  # type: ignore[return-value]
 
 
@@ -103,10 +114,10 @@ def create_rack_from_specs(
 
 
 def create_stack_from_config(
-    stack_id: int = 0,
-    n_blocks: int | None = None,
-    *,
+    stack_id: int,
+    n_blocks: int | None,
     config: AnyConfig,
+    *,
     seed: int | None = None,
 ) -> Stack:
     """A stack of the blocks that a configuration describes; `n_blocks` None is its `blocks_per_stack`."""

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from models import rack as base
 from models.attention_types import block_of, validated
-from models.described import Described
-from models.heads.language_model import LanguageModel
+from configs.load import validate
+from models.build import without_memory
+from models.checks import stack_uids
 from models.quantised import QuantisedLinear, memory_bytes
 from models.settings import Settings
 from models.spec import BlockSpec, RackSpec, StackSpec
@@ -21,19 +22,18 @@ NORM = "layernorm"
 """Of the head, where nothing is said."""
 
 
-class Block(Described, base.Block):
+class Block(base.Block):
     """A block of attention and SwiGLU, `x + f(norm(x))` twice; options are those of `BlockOptions`.
 
     Without a seed its weights are drawn from torch's own generator, as those of any module.
     """
 
-    spec_class = BlockSpec
     spec: BlockSpec
     d_model: int
 
     def __init__(self, *, d_model: int, seed: int | None = None, **options: Any) -> None:
         spec = block_of(validated({"d_model": d_model, **options}, "Block"))
-        built = alone(StackSpec(blocks=(spec,)), d_model).build(_seed(seed)).blocks()[0]
+        built = alone(StackSpec(blocks=(spec,)), d_model, "Block").build(_seed(seed)).blocks()[0]
         mixer_norm, mlp_norm = built.mixer_norm, built.mlp_norm
         super().__init__(built.mixer, built.mlp, mixer_norm=mixer_norm, mlp_norm=mlp_norm, dropout=spec.dropout)
         self.spec, self.d_model = spec, d_model
@@ -43,12 +43,15 @@ class Block(Described, base.Block):
         return super().forward(x, _kept(mask, x))
 
 
-class Stack(Described, base.Stack):
-    """Blocks in a row. `stack_id` is its number in the rack; with `freeze_blocks` nothing in it trains until `unfreeze`."""
+class Stack(base.Stack):
+    """Blocks in a row. `stack_id` is its number in the rack; with `freeze_blocks` nothing in it trains until `unfreeze`.
 
-    spec_class = StackSpec
+    `thawed` is its spec where it is not frozen, `around` a rack that says of it what its own rack does.
+    """
+
     spec: StackSpec
     thawed: StackSpec
+    around: RackSpec
     d_model: int
     stack_id: int
 
@@ -56,8 +59,14 @@ class Stack(Described, base.Stack):
         super().__init__(blocks, uid=stack_id)
         if not all(isinstance(block, Block) for block in self.blocks) or not self.blocks:
             raise ValueError("a stack is made of one or more blocks, each a models.architecture.Block, which knows its spec")
-        self.spec = self.thawed = StackSpec(blocks=tuple(block.spec for block in self.blocks), uid=stack_id)
+        widths = sorted({block.d_model for block in self.blocks})
+        if len(widths) > 1:
+            raise ValueError(f"the blocks of a stack have one d_model; these have {', '.join(map(str, widths))}")
+        _check_apart([self])
+        tree = {"blocks": [block.spec.to_dict() for block in self.blocks], "uid": stack_id}
+        self.spec = self.thawed = validate(StackSpec, tree, "Stack")
         self.d_model, self.stack_id = self.blocks[0].d_model, stack_id  # type: ignore[assignment]
+        self.around = alone(self.spec, self.d_model, "Stack")
         if freeze_blocks:
             self.freeze()
 
@@ -78,10 +87,9 @@ class Stack(Described, base.Stack):
         return memory_bytes(self)
 
 
-class Rack(Described, base.Rack):
+class Rack(base.Rack):
     """A whole model of stacks, with an embedding and a head of its own; `spec.build()` makes one like it anew."""
 
-    spec_class = RackSpec
     _spec: RackSpec
 
     def __init__(
@@ -99,8 +107,9 @@ class Rack(Described, base.Rack):
                 raise ValueError(f"stack {stack.stack_id} has d_model = {stack.d_model}, but the rack has d_model = {d_model}")
         ends = {"vocab_size": vocab_size, "d_model": d_model, "tie_embeddings": tie_embeddings, "norm": NORM}
         ends["max_length"] = max_seq_len
-        spec = RackSpec.model_validate({**ends, "stacks": [stack.spec.to_dict() for stack in stacks]})
-        shell = RackSpec.model_validate({**ends, "stacks": [{"blocks": [{}]}]}).build(_seed(seed))
+        spec = validate(RackSpec, {**ends, "stacks": [stack.spec.to_dict() for stack in stacks]}, "Rack")
+        _check_apart(stacks)
+        shell = validate(RackSpec, {**ends, "stacks": [{"blocks": [{}]}]}, "Rack").build(_seed(seed))
         super().__init__(shell.embedding, stacks, shell.head, tie_embeddings=tie_embeddings)
         self._spec = spec
 
@@ -113,7 +122,7 @@ class Rack(Described, base.Rack):
                 block.spec, block.d_model = block_spec, spec.d_model
             module.__class__ = Stack
             module.spec = module.thawed = stack_spec  # type: ignore[assignment]
-            module.d_model, module.stack_id = spec.d_model, module.uid  # type: ignore[assignment]
+            module.d_model, module.stack_id, module.around = spec.d_model, module.uid, spec  # type: ignore[assignment]
         rack.__class__ = cls
         assert isinstance(rack, cls)  # for the type checker
         rack._spec = spec  # noqa: SLF001 - one of these now
@@ -125,8 +134,16 @@ class Rack(Described, base.Rack):
         return self._spec.model_copy(update={"stacks": tuple(stack.spec for stack in self.stacks)})
 
     def forward(self, tokens: Tensor | None, mask: Tensor | None = None, **given: Any) -> Tensor:
-        """Tokens [batch, time] -> logits [batch, time, vocab_size]; `mask` [batch, time] is 0 or false at pads."""
-        return super().forward(tokens, **given) if mask is None else super().forward(tokens, keep=_kept(mask, tokens), **given)
+        """Tokens [batch, time] -> logits [batch, time, vocab_size]; `mask` [batch, time] is 0 or false at pads.
+
+        Raises:
+            ValueError: for more positions than `max_seq_len`, and as in `models.rack.Rack`.
+        """
+        hidden = given.get("hidden")
+        x, limit = tokens if hidden is None else hidden, self._spec.max_length
+        if x is not None and limit is not None and x.shape[1] > limit:
+            raise ValueError(f"the input has {x.shape[1]} positions, but the rack has max_seq_len = {limit}")
+        return super().forward(tokens, **given) if mask is None else super().forward(tokens, keep=_kept(mask, x), **given)
 
     def get_parameter_count(self, *, trainable_only: bool = False) -> int:
         """All parameters, each once, those that are stored in few bits too; or those that train."""
@@ -136,16 +153,36 @@ class Rack(Described, base.Rack):
 
 
 def set_trainable(stack: Stack, *, is_trainable: bool) -> None:
-    """Freeze a stack, or let train what its spec means to train: the one place where either is done."""
-    stack.spec = stack.thawed if is_trainable else stack.thawed.model_copy(update={"lr_scale": 0.0})
-    with torch.device("meta"):
-        shell = base.Rack(nn.Embedding(1, stack.d_model), [stack], LanguageModel(stack.d_model, 1, nn.Identity))
-    freeze(Settings(shell, alone(stack.spec, stack.d_model), below="stacks.0"))
+    """Freeze a stack, or let train what its spec and its rack's mean to train: the one place where either is done.
+
+    Raises:
+        ValueError: for a stack that shares a block with another one, which would be frozen with it.
+    """
+    place = stack_uids(stack.around).index(stack.uid)
+    names = [{block.share for block in each.expanded()} - {None} for each in stack.around.stacks]
+    for other in range(len(names)):
+        if shared := names[place] & names[other] if other != place else None:
+            text = f"shares '{min(shared)}' with the stack at place {other}: either can only train, or not, with the other"
+            raise ValueError(f"the stack at place {place} {text}")
+    spec = stack.thawed if is_trainable else stack.thawed.model_copy(update={"lr_scale": 0.0})
+    named = without_memory(stack.around)
+    stacks = [stack if index == place else each for index, each in enumerate(named.stacks)]
+    specs = [spec if index == place else each for index, each in enumerate(stack.around.stacks)]
+    shell = base.Rack(named.embedding, stacks, named.head, time_embedding=named.time_embedding)  # type: ignore[arg-type]
+    freeze(Settings(shell, stack.around.model_copy(update={"stacks": tuple(specs)}), below=f"stacks.{place}"))
+    stack.spec = spec
 
 
-def alone(stack: StackSpec, d_model: int) -> RackSpec:
-    """The smallest rack that has this stack."""
-    return RackSpec.model_validate({"vocab_size": 1, "d_model": d_model, "norm": NORM, "stacks": [stack.to_dict()]})
+def alone(stack: StackSpec, d_model: int, source: str) -> RackSpec:
+    """The smallest rack that has this stack; ConfigError, which names the source, if there can be none."""
+    return validate(RackSpec, {"vocab_size": 1, "d_model": d_model, "norm": NORM, "stacks": [stack.to_dict()]}, source)
+
+
+def _check_apart(stacks: Sequence[Stack]) -> None:
+    """ValueError where a block stands at two places: what is built or saved by the specs would have two."""
+    blocks = [block for stack in stacks for block in stack.blocks]
+    if len(set(map(id, blocks))) < len(blocks):
+        raise ValueError("a block stands at two places: make one for each")
 
 
 def _seed(seed: int | None) -> int:

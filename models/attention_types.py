@@ -19,11 +19,11 @@ HEADS_PER_KEY = 4
 
 def validated(tree: Mapping[str, Any], source: str) -> BlockOptions:
     """The options in plain values; ConfigError with all that is wrong."""
-    return resolved(validate(BlockOptions, tree, source))
+    return resolved(validate(BlockOptions, tree, source), source)
 
 
-def resolved(options: BlockOptions) -> BlockOptions:
-    """The same options with all that is derived filled in; of resolved ones, themselves."""
+def resolved(options: BlockOptions, source: str = "block") -> BlockOptions:
+    """The same options with all that is derived filled in; of resolved ones, themselves. ConfigError where they do not fit."""
     attention_type, mode = options.attention_type, options.attention_mode
     if options.attention_preset is not None:
         attention_type, mode = PRESETS[options.attention_preset]
@@ -33,17 +33,15 @@ def resolved(options: BlockOptions) -> BlockOptions:
         n_kv_heads = _largest_divisor(n_heads, n_heads // HEADS_PER_KEY)
     if attention_type in (None, "mha"):
         attention_type = "mha" if n_kv_heads == n_heads else "gqa"
-    return BlockOptions(
-        **{
-            **options.to_dict(),
-            "d_ff": options.d_ff or max(round(8 * options.d_model / 3 / D_HEAD), 1) * D_HEAD,
-            "n_heads": n_heads,
-            "n_kv_heads": n_kv_heads if attention_type in ("mha", "gqa") else None,
-            "attention_type": attention_type,
-            "attention_mode": mode or "bidirectional",
-            "attention_preset": None,
-        }
-    )
+    derived = {
+        "d_ff": options.d_ff or max(round(8 * options.d_model / 3 / D_HEAD), 1) * D_HEAD,
+        "n_heads": n_heads,
+        "n_kv_heads": n_kv_heads if attention_type in ("mha", "gqa") else None,
+        "attention_type": attention_type,
+        "attention_mode": mode or "bidirectional",
+        "attention_preset": None,
+    }
+    return validate(BlockOptions, {**options.to_dict(), **derived}, source)
 
 
 def block_of(options: BlockOptions) -> BlockSpec:

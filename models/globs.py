@@ -108,10 +108,29 @@ def carry_globs(globs: Globs, module: nn.Module, rename: Callable[[str], str | N
     all become the names that they stood for.
     """
     renamed = {name: new for name in _parameter_names(module) if (new := rename(name)) is not None}
-    kept = Globs((glob, fields) for glob, fields in globs.items() if any(is_matched(name, glob) for name in renamed))
+    kept = Globs(
+        (glob, fields.model_copy(update={"lora": fields.lora and carry_targets(fields.lora, module, rename)}))
+        for glob, fields in globs.items()
+        if any(is_matched(name, glob) for name in renamed)
+    )
     if all(is_matched(old, glob) == is_matched(new, glob) for old, new in renamed.items() for glob in kept):
         return kept
-    return _spelt_out(module, [kept], renamed)
+    return _spelt_out(module, [globs], renamed)
+
+
+def carry_targets(lora: LoraSpec, module: nn.Module, rename: Callable[[str], str | None]) -> LoraSpec:
+    """Adapters of the same linears of a module under their new names; where they are of none that is left, none but what they
+    freeze is left of them.
+    """
+    if lora.targets == ("*",):
+        return lora
+    linears = {name.removesuffix(".weight"): new.removesuffix(".weight") for name in _weights(module) if (new := rename(name))}
+    kept = tuple(glob for glob in lora.targets if any(is_matched(name, glob) for name in linears))
+    if any(is_matched(old, glob) != is_matched(new, glob) for old, new in linears.items() for glob in kept):
+        kept = tuple(new for old, new in linears.items() if any(is_matched(old, glob) for glob in kept))
+    if kept:
+        return lora.model_copy(update={"targets": kept})
+    return lora.model_copy(update={"apply": False, "targets": ("*",), "freeze_others": lora.freeze_others is not False})
 
 
 def laid_over(inner: Globs, outer: Globs, module: nn.Module) -> Globs:

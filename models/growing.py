@@ -54,6 +54,7 @@ def grow(rack: Rack, before: RackSpec, after: RackSpec, *, seed: int, init: Init
     for index, uid in enumerate(uids):
         if uid not in origins:
             _start(grown, after, f"stacks.{index}", _seed(seed, f"start of stack {uid}"))
+            freeze(Settings(grown, after, below=f"stacks.{index}"))  # how it starts hangs on what will train
             set_start(stacks[uid], init, list(trained.values()))
     if rack.time_embedding is None and after.time is not None:
         with seeded(_seed(seed, "time embedding")):

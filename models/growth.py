@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from configs.load import validate
 from models.build import without_memory
 from models.checks import stack_uids
-from models.globs import carry_globs
+from models.globs import carry_globs, carry_targets
 
 if TYPE_CHECKING:
     from models.spec import RackSpec, StackSpec
 
 __all__ = [
+    "next_uid",
     "stack_position",
     "stack_uids",
     "untied",
@@ -35,6 +37,11 @@ def stack_position(spec: RackSpec, uid: int) -> int:
     return uids.index(uid)
 
 
+def next_uid(spec: RackSpec) -> int:
+    """What the next stack to come will be known by."""
+    return max(stack_uids(spec)) + 1 if spec.next_uid is None else spec.next_uid
+
+
 def with_stack(spec: RackSpec, stack: StackSpec, *, position: int) -> RackSpec:
     """The rack with one more stack, which comes to stand at `position` (0: below all others) and gets the next uid.
 
@@ -43,7 +50,7 @@ def with_stack(spec: RackSpec, stack: StackSpec, *, position: int) -> RackSpec:
     if not 0 <= position <= len(spec.stacks):
         raise ValueError(f"position = {position} must be from 0 to {len(spec.stacks)}, the number of stacks")
     stacks = _by_uid(spec)
-    stacks.insert(position, (_next_uid(spec), stack.to_dict()))
+    stacks.insert(position, (next_uid(spec), stack.to_dict()))
     return _of_stacks(spec, stacks)
 
 
@@ -58,7 +65,7 @@ def without_stack(spec: RackSpec, uid: int) -> RackSpec:
 def with_stack_replaced(spec: RackSpec, uid: int, stack: StackSpec) -> RackSpec:
     """The rack with another stack at the place of one; since it is another, it gets the next uid."""
     position, stacks = stack_position(spec, uid), _by_uid(spec)
-    stacks[position] = (_next_uid(spec), stack.to_dict())
+    stacks[position] = (next_uid(spec), stack.to_dict())
     return _of_stacks(spec, stacks)
 
 
@@ -99,15 +106,11 @@ def with_stacks_fused(spec: RackSpec, uids: Sequence[int]) -> RackSpec:
 
 def untied(spec: RackSpec) -> RackSpec:
     """The rack whose head has a weight of its own."""
-    return type(spec).model_validate({**spec.to_dict(), "tie_embeddings": False})
+    return validate(type(spec), {**spec.to_dict(), "tie_embeddings": False}, "rack")
 
 
 def _by_uid(spec: RackSpec) -> list[tuple[int, dict[str, Any]]]:
     return [(uid, stack.to_dict()) for uid, stack in zip(stack_uids(spec), spec.stacks, strict=True)]
-
-
-def _next_uid(spec: RackSpec) -> int:
-    return max(stack_uids(spec)) + 1 if spec.next_uid is None else spec.next_uid
 
 
 def _of_stacks(
@@ -115,13 +118,16 @@ def _of_stacks(
 ) -> RackSpec:
     """The rack of other stacks, all with their uids; blocks stay where they are in their stack unless they are `moved`."""
     uids = [uid for uid, _ in stacks]
-    next_uid = max(_next_uid(spec), max(uids) + 1)
+    coming = max(next_uid(spec), max(uids) + 1)
     tree = {**spec.to_dict(), "stacks": [{**stack, "uid": uid} for uid, stack in stacks]}
-    tree["next_uid"] = None if next_uid == max(uids) + 1 else next_uid
-    if spec.parameters:
-        carried = carry_globs(spec.parameters, without_memory(spec), _renaming(stack_uids(spec), uids, moved or {}))
+    tree["next_uid"] = None if coming == max(uids) + 1 else coming
+    if spec.parameters or spec.lora is not None:
+        rename = _renaming(stack_uids(spec), uids, moved or {})
+        carried = carry_globs(spec.parameters, without_memory(spec), rename)
         tree["parameters"] = {glob: fields.to_dict() for glob, fields in carried.items()}
-    return type(spec).model_validate(tree)
+        if spec.lora is not None:
+            tree["lora"] = carry_targets(spec.lora, without_memory(spec), rename).to_dict()
+    return validate(type(spec), tree, "rack")
 
 
 def _renaming(before: Sequence[int], after: Sequence[int], moved: Mapping[Place, Place]) -> Callable[[str], str | None]:

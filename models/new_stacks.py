@@ -39,25 +39,33 @@ def set_start(stack: Stack, init: Init, trained: Sequence[Stack]) -> None:
 def add_nothing(stack: Stack) -> None:
     """Have every half of every block add exactly zero, and learn from the first step on (Zhang et al. 2019, arXiv 1901.09321).
 
-    The linear that ends a part is zero, and its bias: it has a gradient, what is before it from the second step on. A part
-    without one, which gives what it gets, gets nothing: its norm is zero.
+    A post-norm with a gain that trains is zero: behind a zero linear, its own gradient would be 1 / sqrt(eps) times too large.
+    Otherwise the linear that ends a part is zero, and its bias: it has a gradient, what is before it from the second step on. A
+    part without one, which gives what it gets, gets nothing: its norm is zero.
     """
     for block in stack.blocks:
         assert isinstance(block, Block)
         for norm, part, post_norm in block.halves():
-            choices = [each for _, each in part.named() if each is not None] if isinstance(part, Choice) else [part]
-            for each in choices if part is not None else ():
-                assert each is not None
-                silenced = _ends(each) or ([norm] if norm is not None and not isinstance(part, Choice) else [])
-                if not silenced:
-                    raise ValueError(
-                        f"init = 'identity': {type(each).__name__} has no linear that ends it, and no norm of its own"
-                    )
-                for tensor in (parameter for module in silenced for parameter in module.parameters()):
-                    tensor.zero_()
-            bias = getattr(post_norm, "bias", None)
-            if bias is not None:
-                bias.zero_()
+            if part is not None:
+                for module in _silenced(norm, part, post_norm):
+                    for tensor in module.parameters():
+                        tensor.zero_()
+
+
+def _silenced(norm: nn.Module | None, part: nn.Module, post_norm: nn.Module | None) -> list[nn.Module]:
+    """The modules of a half by which, all zero, it adds nothing."""
+    gain = getattr(post_norm, "weight", None)
+    if post_norm is not None and gain is not None and gain.requires_grad:
+        return [post_norm]
+    choices = [each for _, each in part.named() if each is not None] if isinstance(part, Choice) else [part]
+    found: list[nn.Module] = []
+    for each in choices:
+        silenced = _ends(each) or ([norm] if norm is not None and not isinstance(part, Choice) else [])
+        if not silenced:
+            raise ValueError(f"init = 'identity': {type(each).__name__} has no linear that ends it, and no norm of its own")
+        found += silenced
+    bias = getattr(post_norm, "bias", None)
+    return [*found, nn.ParameterList([bias])] if bias is not None else found
 
 
 def _ends(part: nn.Module) -> list[nn.Module]:

@@ -162,10 +162,21 @@ class ParameterFields(OwnFields):
 
 
 class ModelPart(ParameterFields, Part):
-    """A part of a rack. `bias` is short for what every linear in it has; `kernel`, where there is one, says how it is run."""
+    """A part of a rack. `bias` is short for what every linear in it has; `kernel`, where there is one, says how it is run.
+
+    Later options that say nothing are left out of what is saved, and of the content.
+    """
 
     short_forms: ClassVar[tuple[str, ...]] = ("bias",)
-    how_fields: ClassVar[tuple[str, ...]] = ("kernel",)
+
+    @property
+    def how_fields(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What is no part of the content."""
+        return "kernel", *(name for name, value in self.later_options.items() if getattr(self, name) == value)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_says_nothing(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        return without_silent(self, {**self.silent, **self.later_options}, handler, info)
 
     @classmethod
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:

@@ -114,8 +114,8 @@ class Stack(nn.Module):
     """Blocks in a row.
 
     `uid` stays the same wherever in a rack the stack comes to stand. `compute_dtype` is what its blocks compute products in
-    (None: as around the stack); the residual stream keeps its type. With `checkpointing`, training keeps the input of every block
-    alone and computes the rest anew for the gradient (Chen et al. 2016, arXiv 1604.06174).
+    (None: as around the stack); the residual stream keeps its type. With `checkpointing`, what a gradient goes through, be it
+    trained or not, keeps the input of every block alone and computes the rest anew (Chen et al. 2016, arXiv 1604.06174).
     """
 
     def __init__(self, blocks: Iterable[nn.Module], *, uid: int = 0, compute_dtype: torch.dtype | None = None) -> None:
@@ -134,7 +134,7 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """[batch, time, d_model] -> [batch, time, d_model]; `keep` [batch, time] is false at pads."""
         for block in self.blocks:
-            if self.checkpointing and self.training and torch.is_grad_enabled():
+            if self.checkpointing and torch.is_grad_enabled() and _has_gradient(x, block):
                 x = checkpoint(block, x, keep, use_reentrant=False, context_fn=_reporting_once)
             else:
                 x = block(x) if keep is None else block(x, keep)
@@ -219,6 +219,8 @@ class Rack(nn.Module):
             return x
         if t is None:
             raise ValueError("the rack has a time embedding: it needs t, the time step of each sample")
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"t must be [batch] = {list(x.shape[:1])}, the time step of each sample; got {list(t.shape)}")
         return x + self.time_embedding(t).to(x.dtype)
 
     @property
@@ -238,6 +240,10 @@ class Rack(nn.Module):
             x, block_state_after = block.step(x, block_state)
             after.append(block_state_after)
         return self.head(x[:, None])[:, 0], (position + 1, tuple(after))
+
+
+def _has_gradient(x: Tensor, block: nn.Module) -> bool:
+    return x.requires_grad or any(parameter.requires_grad for parameter in block.parameters())
 
 
 def _active(part: nn.Module | None) -> nn.Module | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +28,7 @@ class TimeEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         at_least(1, n_steps=n_steps, d_time=d_time)
+        self.n_steps = n_steps
         if kind not in ("sinusoidal", "learned"):
             raise ValueError(f"kind = '{kind}' must be one of sinusoidal, learned")
         if kind == "sinusoidal" and d_time % 2:
@@ -41,7 +43,15 @@ class TimeEmbedding(nn.Module):
         start.keep_init = True  # type: ignore[attr-defined]
 
     def forward(self, t: Tensor) -> Tensor:
-        """[batch] int64, each in [0, n_steps) -> [batch, 1, d_model]."""
+        """[batch] int64, each in [0, n_steps) -> [batch, 1, d_model].
+
+        Raises:
+            ValueError: for other shapes and types; for other values where they are at hand, not on a GPU.
+        """
+        if t.dtype != torch.int64 or t.ndim != 1:
+            raise ValueError(f"t must be time steps [batch] int64; got {t.dtype} {list(t.shape)}")
+        if t.device.type == "cpu" and not ((t >= 0) & (t < self.n_steps)).all():
+            raise ValueError(f"t must be from 0 to {self.n_steps - 1}; got {t.tolist()}")
         rows = self.sines[t] if self.table is None else self.table(t)
         return self.output(F.silu(self.hidden(rows))).unsqueeze(1)
 

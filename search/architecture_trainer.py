@@ -24,11 +24,11 @@ from configs import ConfigError, StackWiseConfig
 from configs.load import validate
 from models import Rack
 from search.devices import resolve_device
-from search.loader_samples import loader_samples
+from search.loader_samples import Mode, evaluated_batches, loader_samples, mode_of, objective_of, steps_between_evaluations
 from search.local_losses import ExitEvaluation, LocalLosses, LocalLossSpec, LocalUnits, UnitKind
 from search.member import Member, TrainSpec
 from search.parallel import Ranks
-from search.progressive.data import GrowthBatch, GrowthBatches, StageTime
+from search.progressive.data import GrowthBatches, StageTime
 from search.progressive.running import is_causal, needs_keep
 from search.training import train
 from tasks import IGNORED
@@ -36,10 +36,8 @@ from tasks.objectives import OBJECTIVES
 from tasks.objectives.shared.objective import Objective
 from tasks.samples import ArraySamples
 
-UNITS: dict[str, UnitKind] = {"blockwise": "block", "stackwise": "stack", "rackwise": "rack"}
+UNITS: dict[Mode, UnitKind] = {"blockwise": "block", "stackwise": "stack", "rackwise": "rack"}
 """What learns from a loss of its own, by the training architecture."""
-N_EVALUATIONS = 10
-EVALUATED_BATCHES = 4
 
 
 class ArchitectureTrainer:
@@ -60,10 +58,9 @@ class ArchitectureTrainer:
         self.config.validate()
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> Mode:
         """What learns from a loss of its own: blockwise, stackwise or rackwise."""
-        training = self.config.training
-        return training.end_to_end_scope if training.strategy == "end_to_end" else training.training_architecture
+        return mode_of(self.config.training)
 
     def train_architecture(self, rack: Rack, dataloader: Iterable[Any]) -> dict[str, Any]:
         """Train the rack, in place, on the samples of a loader; batches of `batch_size` are drawn from all of them.
@@ -116,7 +113,7 @@ class ArchitectureTrainer:
             rank=ranks.rank,
             n_ranks=ranks.n_ranks,
         )
-        evaluation = ExitEvaluation(model, _evaluated(batches), uses_keep=uses_keep)
+        evaluation = ExitEvaluation(model, batches.evaluation(*evaluated_batches(training, samples)), uses_keep=uses_keep)
         model.eval()
         first = {"step": 0.0, **{name: value.item() for name, value in evaluation.score().items()}}
         lr = training.learning_rate if self.mode == "rackwise" else training.current_block_lr or training.learning_rate
@@ -125,7 +122,7 @@ class ArchitectureTrainer:
             [member],
             TrainSpec(device=training.device, grad_clip=training.grad_clip),
             n_steps=training.max_steps,
-            eval_every=max(training.max_steps // N_EVALUATIONS, 1),
+            eval_every=steps_between_evaluations(training),
             evaluate=evaluation,
             gradients=LocalLosses(model, n_steps=training.max_steps, ranks=ranks, uses_keep=uses_keep),
             seed=training.seed + (ranks.rank << 32),  # ranks have other rows, and drop out other units
@@ -134,23 +131,15 @@ class ArchitectureTrainer:
         return member, [first, *member.history]
 
     def _objective(self, rack: Rack, samples: ArraySamples) -> Objective:
-        options = self.config.training.progressive.objective()
+        options = objective_of(self.config.training, vocab_size=rack.vocab_size)
         given = samples.sequences("train", np.arange(samples.n_samples("train")))
         if given.targets is not None:
             if options["kind"] != "custom" and ((given.targets == given.tokens) | (given.targets == IGNORED)).all():
                 text = "are the tokens at the same positions: leave them out, and it makes its own, or set it to custom"
                 raise ConfigError(f"training_objective {options['kind']}: the loader's targets {text}")
             options = {"kind": "custom"}
-        elif options["kind"] == "mlm" and options["mask_token_id"] is None:
-            options["mask_token_id"] = rack.vocab_size - 1
         objective: Objective = OBJECTIVES.build(OBJECTIVES.part(options), vocab_size=rack.vocab_size)
         if objective.input_vocab_size > rack.vocab_size:
             raise ConfigError(f"mask_token_id = {options['mask_token_id']} is none of the rack's {rack.vocab_size} tokens")
         objective.check_stacks([is_causal(stack) for stack in rack.stacks])
         return objective
-
-
-def _evaluated(batches: GrowthBatches) -> list[GrowthBatch]:
-    n_samples = batches.samples.n_samples("validation")
-    n_rows = min(batches.batch_size, n_samples)
-    return batches.evaluation(min(n_samples // n_rows, EVALUATED_BATCHES), n_rows)

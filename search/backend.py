@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from configs import ConfigError
 from models import Supernet
@@ -76,32 +76,26 @@ class Backend:
     session: Callable[[], AbstractContextManager[object]]
 
 
-def _train_racks(runs: Mapping[str, SupernetSpec], out: Path) -> dict[str, Row]:
-    """One after the other; a run that fails is told by its error, and the next one starts."""
+def _in_turn(specs: Mapping[str, Any], out: Path, train: Callable[[Any, Path, Seldom], Row]) -> dict[str, Row]:
+    """One after the other; one that fails is told by its error, and the next one starts."""
     say, summaries = partial(make_console().print, markup=False), {}
-    for number, (name, spec) in enumerate(runs.items(), start=1):
+    for number, (name, spec) in enumerate(specs.items(), start=1):
         try:
-            summaries[name] = outcome(train_rack(spec, out / name, Seldom(name, say)))
+            summaries[name] = train(spec, out / name, Seldom(name, say))
         except ConfigError:
             raise
-        except Exception:  # noqa: BLE001 - whatever a rack raises is that rack's result
+        except Exception:  # noqa: BLE001 - whatever a model raises is that model's result
             summaries[name] = {"error": traceback.format_exc()}
-        say(f"[{number}/{len(runs)}] {name}: {outcome_text(summaries[name])}")
+        say(f"[{number}/{len(specs)}] {name}: {outcome_text(summaries[name])}")
     return summaries
 
 
+def _train_racks(runs: Mapping[str, SupernetSpec], out: Path) -> dict[str, Row]:
+    return _in_turn(runs, out, lambda spec, folder, say: outcome(train_rack(spec, folder, say)))
+
+
 def _train_candidates(candidates: Mapping[str, CandidateSpec], out: Path) -> dict[str, Row]:
-    """One after the other; a candidate that fails is told by its error, and the next one starts."""
-    say, rows = partial(make_console().print, markup=False), {}
-    for number, (name, spec) in enumerate(candidates.items(), start=1):
-        try:
-            rows[name] = run_candidate(spec, out / name, Seldom(name, say))
-        except ConfigError:
-            raise
-        except Exception:  # noqa: BLE001 - whatever a candidate raises is that candidate's result
-            rows[name] = {"error": traceback.format_exc()}
-        say(f"[{number}/{len(candidates)}] {name}: {outcome_text(rows[name])}")
-    return rows
+    return _in_turn(candidates, out, run_candidate)
 
 
 class Seldom:

@@ -1,16 +1,20 @@
-"""What a data loader yields, as samples that batches are drawn from again and again."""
+"""What trainers make of a data loader, as samples that batches are drawn from again and again, and of a configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from configs import ConfigError, DataConfig
+from configs import ConfigError, DataConfig, TrainingConfig
 from tasks import IGNORED
 from tasks.loaded import as_sequences
-from tasks.samples import ArraySamples
+from tasks.samples import ArraySamples, Samples
+
+N_EVALUATIONS = 10
+EVALUATED_BATCHES = 4
+Mode = Literal["blockwise", "stackwise", "rackwise"]
 
 
 def loader_samples(dataloader: Iterable[Any], data: DataConfig, *, vocab_size: int) -> ArraySamples:
@@ -39,3 +43,28 @@ def loader_samples(dataloader: Iterable[Any], data: DataConfig, *, vocab_size: i
 def _fitted(array: Any, length: int, filling: int) -> np.ndarray:
     cut = array[:, :length]
     return np.pad(cut, ((0, 0), (0, length - cut.shape[1])), constant_values=filling)
+
+
+def mode_of(training: TrainingConfig) -> Mode:
+    """What learns from a loss of its own where a whole rack trains at once."""
+    return training.end_to_end_scope if training.strategy == "end_to_end" else training.training_architecture
+
+
+def objective_of(training: TrainingConfig, *, vocab_size: int) -> dict[str, Any]:
+    """What is asked, as a spec in plain values; the mask, if no token is named, is the last one of the rack's `vocab_size`."""
+    options = training.progressive.objective()
+    if options["kind"] == "mlm" and options["mask_token_id"] is None:
+        options["mask_token_id"] = vocab_size - 1
+    return options
+
+
+def steps_between_evaluations(training: TrainingConfig) -> int:
+    """So many that there are about ten of them."""
+    return max(training.max_steps // N_EVALUATIONS, 1)
+
+
+def evaluated_batches(training: TrainingConfig, samples: Samples) -> tuple[int, int]:
+    """How many batches an evaluation looks at, and their rows."""
+    n_samples = samples.n_samples("validation")
+    n_rows = min(training.batch_size, n_samples)
+    return min(n_samples // n_rows, EVALUATED_BATCHES), n_rows

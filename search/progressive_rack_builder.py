@@ -30,15 +30,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
+from torch import Tensor
 
 from configs import ConfigError, GrowthSpec, StackWiseConfig
+from configs.errors import raise_unknown
 from configs.load import validate
 from models.architecture import Stack
 from models.architecture_helpers import rack_spec, stack_spec
-from models.growth import stack_uids, with_stack, with_stack_replaced
+from models.build import without_memory
+from models.growth import stack_position, stack_uids, with_stack, with_stack_replaced
 from models.precision import Precision
 from models.spec import RackSpec, StackSpec
 from search import checkpoint
@@ -48,12 +51,15 @@ from search.progressive.lora import new_stack, with_second_adapters
 
 Mode = Literal["append", "prepend"]
 
+SAVED = frozenset(("config", "rack", "born", "adapters", "seed", "building_mode", "default_precision", "trained"))
+"""What a saved builder says of itself."""
+
 
 class ProgressiveRackBuilder(EditedRack):
     """Builds the rack of a configuration, or of the sizes of one (`vocab_size`, `d_model`, ...: the options of `ModelConfig`).
 
-    New stacks come to stand above the others (`append`) or below them (`prepend`), in `default_precision` (None: the
-    configuration's).
+    New stacks come to stand above the others (`append`) or below them (`prepend`), in `default_precision` (None: what the
+    configuration says by then), whether they are added here or by a trainer.
     """
 
     def __init__(
@@ -70,8 +76,10 @@ class ProgressiveRackBuilder(EditedRack):
         self.config = StackWiseConfig.from_dict({"model": sizes}) if config is None else config
         self.config.validate()
         super().__init__(seed=self.config.training.seed if seed is None else seed)
-        self.building_mode = building_mode or self.config.training.progressive.building_mode
-        self.default_precision = default_precision or self.config.training.progressive.new_stack_precision
+        self.building_mode, self.default_precision = building_mode, default_precision
+        for name, choices in (("building_mode", get_args(Mode)), ("default_precision", get_args(Precision))):
+            if getattr(self, name) not in (None, *choices):
+                raise_unknown(name, getattr(self, name), choices)
         self._adapters: dict[str, Any] = {}
 
     @property
@@ -81,8 +89,10 @@ class ProgressiveRackBuilder(EditedRack):
 
     @property
     def growth(self) -> GrowthSpec:
-        """How stacks are added, with what has been said of adapters since."""
-        return self.config.training.progressive.growth().model_copy(update=self._adapters)
+        """How stacks are added, with what the builder was told, and what has been said of adapters since."""
+        told = {"building_mode": self.building_mode, "new_stack_precision": self.default_precision}
+        said = {name: value for name, value in told.items() if value is not None}
+        return self.config.training.progressive.growth().model_copy(update={**said, **self._adapters})
 
     def append_stack(self, n_blocks: int | None = None, precision: Precision | None = None) -> Stack:
         """A new stack above all others."""
@@ -97,7 +107,7 @@ class ProgressiveRackBuilder(EditedRack):
         if self.current_stacks >= self.max_stacks:
             raise ConfigError(f"there are {self.current_stacks} stacks already: max_stacks = {self.max_stacks}")
         if position is None:
-            position = self.current_stacks if self.building_mode == "append" else 0
+            position = self.current_stacks if self.growth.building_mode == "append" else 0
         fresh = self._fresh(n_blocks, precision)
         if not self.current_stacks:
             spec = rack_spec(self.config.model, [fresh])
@@ -117,7 +127,7 @@ class ProgressiveRackBuilder(EditedRack):
     ) -> Stack:
         """Put another stack at the place of one: of a spec, with the weights of a stack, or a new one; it has its own uid."""
         if isinstance(stack, Stack):
-            placed = self.become(with_stack_replaced(self.spec, uid, stack.spec), stack.spec)
+            placed = self.become(_with_placed(self.spec, uid, stack), stack.thawed, init="random")
             placed.load_state_dict(stack.state_dict())
             return placed
         fresh = self._fresh(n_blocks, precision) if stack is None else stack
@@ -150,8 +160,12 @@ class ProgressiveRackBuilder(EditedRack):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The builder that a file holds, its rack with the very weights that were saved, stored ones as they are stored."""
-        tensors, state = checkpoint.load(Path(path), torch.device("cpu"))
+        """The builder that a file holds, its rack with the very weights that were saved, stored ones as they are stored.
+
+        Raises:
+            ConfigError: for a file that is not there, or that no builder has saved.
+        """
+        tensors, state = _read(Path(path))
         config = StackWiseConfig.from_dict(state["config"])
         builder = cls(config, state["building_mode"], state["default_precision"], seed=state["seed"])
         spec = validate(RackSpec, state["rack"], str(path))
@@ -165,10 +179,35 @@ class ProgressiveRackBuilder(EditedRack):
     def _fresh(self, n_blocks: int | None, precision: Precision | None) -> StackSpec:
         """What the next stack is born as."""
         uid = building.next_uid(self.spec) if self.current_stacks else 0
-        growth = self.growth.model_copy(update={"new_stack_precision": precision or self.default_precision})
+        growth = self.growth if precision is None else self.growth.model_copy(update={"new_stack_precision": precision})
         return new_stack(stack_spec(self.config.model, uid, n_blocks), growth, uid)
 
     def _say(self, adapters: dict[str, Any]) -> None:
         said = {**self._adapters, **{name: value for name, value in adapters.items() if value is not None}}
         validate(GrowthSpec, {**self.growth.to_dict(), **said}, "adapters")
         self._adapters = said
+
+
+def _with_placed(spec: RackSpec, uid: int, stack: Stack) -> RackSpec:
+    """The rack with a stack that has weights at the place of one; ValueError if they do not fit there."""
+    if stack.d_model != spec.d_model:
+        raise ValueError(f"the stack has d_model = {stack.d_model}, but the rack has d_model = {spec.d_model}")
+    after = with_stack_replaced(spec, uid, stack.spec)
+    modules = without_memory(after).stacks[stack_position(spec, uid)], stack
+    needed, given = ({name: tensor.shape for name, tensor in module.state_dict().items()} for module in modules)
+    if needed != given:
+        differing = sorted(name for name in needed | given if needed.get(name) != given.get(name))
+        raise ValueError(f"the stack's weights are not those of its spec: {', '.join(differing[:4])} differ")
+    return after
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        tensors, state = checkpoint.load(path, torch.device("cpu"))
+    except (OSError, ValueError) as error:
+        why = "there is no such file" if isinstance(error, FileNotFoundError) else "it is damaged, or of something else"
+        raise ConfigError(f"{path} is no file that a builder has saved: {why}") from None
+    if not isinstance(state, dict) or (missing := sorted(SAVED - state.keys())):
+        lacks = f"it lacks {', '.join(missing)}" if isinstance(state, dict) else "it says nothing of one"
+        raise ConfigError(f"{path} is no file that a builder has saved: {lacks}")
+    return tensors, state

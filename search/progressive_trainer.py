@@ -18,51 +18,30 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import PositiveInt
-
-from configs import StackWiseConfig
-from configs.load import validate
-from models.architecture_helpers import stack_spec
+from configs import ConfigError, StackWiseConfig
 from models.growth import stack_uids
 from search.loader_samples import loader_samples
 from search.parallel import Ranks
 from search.progress import make_console
+from search.progressive.loaded import loaded_spec
 from search.progressive.plan import Stage, next_stage, with_time
 from search.progressive.report import Say
-from search.progressive.spec import GrowthDataSpec, ProgressiveSpec
-from search.progressive.stage import Place, StageRun, Start
-from search.progressive.weights import save_stage, stage_folder
+from search.progressive.spec import ProgressiveSpec
+from search.progressive.stage import CHECKPOINT, Place, StageRun, Start
+from search.progressive.stages import caches, finish, next_index
+from search.progressive.weights import stage_folder
 from search.progressive_rack_builder import ProgressiveRackBuilder
-from search.results import Row
+from search.results import Row, run_folder
 from tasks.samples import ArraySamples
-
-N_EVALUATIONS = 10
-EVALUATED_BATCHES = 4
-
-
-class LoadedDataSpec(GrowthDataSpec):
-    """Samples that a data loader yields, of so many tokens and positions."""
-
-    task: None = None
-    vocab_size: PositiveInt
-    seq_len: PositiveInt
-
-    def sizes(self) -> tuple[int, int]:
-        """The vocabulary, and the positions of a sample."""
-        return self.vocab_size, self.seq_len
-
-
-class LoadedSpec(ProgressiveSpec):
-    """A growth on such samples."""
-
-    data: LoadedDataSpec
 
 
 class ProgressiveTrainer:
@@ -70,7 +49,9 @@ class ProgressiveTrainer:
 
     Args:
         config: the configuration, or one in plain values.
-        out: where the rack of each stage is left, as the job leaves it; None keeps nothing but what the builder has.
+        out: where the rack of each stage is left, as the job leaves it (`search.progressive.weights.load_rack` reads it); None
+            keeps nothing but what the builder has. A folder is of one builder: stages of later calls, whatever is configured by
+            then, are numbered after those that are there. One that was broken off trains anew, from what the builder has by then.
         say: takes lines for people; None prints them.
 
     Raises:
@@ -100,44 +81,67 @@ class ProgressiveTrainer:
 
         Returns:
             `stages`, a row each with losses before growth, after it and after training, steps, times, bytes, and all training
-            losses under `losses`; `history`, the training losses of each stage by the uid of its new stack; `loss`, the last one
-            on held-out samples (on samples of the loader itself: it has no others); `status`.
+            losses under `losses`; `history`, the training losses of each stage by the uid of its new stack (of a joint stage,
+            after those of the newest); `loss`, the last one on held-out samples (on samples of the loader itself: it has no
+            others); `status`.
+
+        Raises:
+            ConfigError: where the configuration, the builder and the loader do not fit, or `out` holds another rack.
         """
         self.config.validate()
         samples = loader_samples(dataloader, self.config.data, vocab_size=self.config.model.vocab_size)
         if not rack_builder.current_stacks:
             rack_builder.add_stack()
-        spec = self._spec(rack_builder, samples, target_stacks)
-        folder: AbstractContextManager[Any] = nullcontext(self._out) if self._out is not None else TemporaryDirectory()
-        with folder as out:
+        growth, rack = rack_builder.growth, rack_builder.spec
+        spec = loaded_spec(self.config, samples, rack=rack, growth=growth, target_stacks=target_stacks)
+        with self._folder(spec, rack_builder) as out:
             rows = self._stages(spec, rack_builder, samples, Path(out))
+            if spec.growth.cache_dir is None:
+                shutil.rmtree(caches(spec, Path(out)), ignore_errors=True)
         last = rows[-1] if rows else {}
+        history: dict[int, list[float]] = {}
+        for row in rows:
+            history[row["uid"]] = history.get(row["uid"], []) + row["losses"]
         return {
             "stages": rows,
-            "history": {row["uid"]: row["losses"] for row in rows},
+            "history": history,
             "loss": last.get("loss"),
             "status": last.get("status", "finished"),
         }
 
     train_progressively = train_rack
 
+    def _folder(self, spec: ProgressiveSpec, builder: ProgressiveRackBuilder) -> AbstractContextManager[Any]:
+        if self._out is None:
+            return TemporaryDirectory()
+        place = self._out.resolve()
+        if next_index(place) and place not in builder.stages_in:
+            raise ConfigError(f"{self._out}: holds stages of another rack; give another out")
+        builder.stages_in.add(place)
+        return run_folder(self._out, spec, may_change=tuple(spec.content()))
+
     def _stages(self, spec: ProgressiveSpec, builder: ProgressiveRackBuilder, samples: ArraySamples, out: Path) -> list[Row]:
         rows: list[Row] = []
-        stage, start = self._first(spec, builder), Start(builder.build_rack())
+        stage, start = self._first(spec, builder), Start(builder.build_rack(), builder.moments)
         if builder.trained >= set(builder.born) and spec.growth.enabled:
             if spec.n_stages == 1:
                 return rows
             stage = next_stage(spec, stage)
+        n_before = next_index(out) - stage.index
         while True:
-            place = Place(folder=stage_folder(out, stage.index), caches=out / "caches", ranks=Ranks(), say=self._say)
-            ended = StageRun(spec, stage, samples, start, place).train()
+            numbered = replace(stage, index=n_before + stage.index)
+            folder = stage_folder(out, numbered.index)
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+            place = Place(folder=folder, caches=caches(spec, out), ranks=Ranks(), say=self._say)
+            run = StageRun(spec, stage, samples, start, place)
+            builder.adopt(run.model.rack, stage.rack, stage.born)  # before it may be broken off: the rack before is no more
+            ended = run.train()
             assert ended is not None  # nothing asks it to stop
-            rows.append(ended.row)
+            rows.append(ended.row | {"stage": numbered.index + 1})
             start = ended.start
-            builder.adopt(start.rack, stage.rack, stage.born)
-            builder.trained |= set(builder.born)
+            builder.trained, builder.moments = builder.trained | set(builder.born), start.moments
             if self._out is not None:
-                save_stage(place.folder, stage, start.rack)
+                finish(out, numbered, replace(ended, row=rows[-1]), place.ranks)
             if ended.row["status"] == "diverged" or stage.index + 1 == spec.n_stages:
                 return rows
             stage = next_stage(spec, stage)
@@ -146,35 +150,3 @@ class ProgressiveTrainer:
         """The stage of the stacks that are there."""
         rack, born = with_time(spec, builder.spec), builder.born
         return Stage(0, "first", rack, builder.spec, born, max(stack_uids(rack)), spec.steps_of(0))
-
-    def _spec(self, builder: ProgressiveRackBuilder, samples: ArraySamples, target_stacks: int | None) -> ProgressiveSpec:
-        training, rack = self.config.training, builder.spec
-        is_grown = training.progressive.enabled and training.strategy == "progressive" and target_stacks is not None
-        growth = builder.growth.to_dict()
-        target = target_stacks if is_grown else builder.current_stacks
-        objective = training.progressive.objective()
-        if objective["kind"] == "mlm" and objective["mask_token_id"] is None:
-            objective["mask_token_id"] = rack.vocab_size - 1  # the last token that the rack knows
-        n_rows = min(training.batch_size, samples.n_samples("validation"))
-        whole = training.end_to_end_scope if training.strategy == "end_to_end" else training.training_architecture
-        scale = (training.current_block_lr or training.learning_rate) / training.learning_rate
-        added = stack_spec(self.config.model, 0)
-        tree = {
-            "rack": {**rack.to_dict(), "time": None},
-            "data": {"vocab_size": rack.vocab_size, "seq_len": samples.seq_len, "batch_size": training.batch_size},
-            "objective": objective,
-            "growth": {**growth, "enabled": is_grown, "target_stacks": target},
-            "stack": {**added.to_dict(), "uid": None, "lr_scale": scale},
-            "training_architecture": "rackwise" if is_grown else whole,
-            "local_loss": training.local_loss,
-            "n_steps": training.max_steps,
-            "lr": training.learning_rate,
-            "weight_decay": training.weight_decay,
-            "train": {"device": training.device, "grad_clip": training.grad_clip},
-            "eval_every": max(1, training.max_steps // N_EVALUATIONS),
-            "eval_batch_size": n_rows,
-            "n_eval_batches": min(EVALUATED_BATCHES, samples.n_samples("validation") // n_rows),
-            "seed": training.seed,
-            "checkpoint_every": training.save_interval,
-        }
-        return validate(LoadedSpec, tree, "training")

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.stackwise import ProgressiveConfig
+from configs import ConfigError, ProgressiveConfig
+from configs.errors import known_names
 from tasks.asking import AskedBatch, StageTime, ask
 from tasks.checks import check_integers
 from tasks.loaded import as_sequences
@@ -43,12 +44,14 @@ class TimeStepMasking:
         training = _part(config, "training")
         self.seed: int = _part(training, "seed", 0) if seed is None else seed
         self.vocab_size: int | None = _part(_part(config, "model"), "vocab_size") if vocab_size is None else vocab_size
-        n_steps = self.options.time_per_stack * (self.options.final_stacks - 1) + 1
+        n_steps = self.options.time_per_stack * (self.options.max_stacks - 1) + 1
         self.n_time_steps = self.options.num_time_steps or n_steps
         self.depth_time = self._depth_time() if self.options.time_interpretation == "depth" else None
 
     def get_time_step_for_stack(self, stack_idx: int, *, step: int = 0) -> int:
-        """From 0 to N - 1: the stack's own by its depth; where time is an input, drawn for a training step; 0 without times."""
+        """From 0 to N - 1: the stack's own by its depth, of any above `max_stacks` that of the last; where time is an input, drawn
+        for a training step; 0 without times.
+        """
         time = self.stage_time(stack_idx)
         draw = Draw(seed=self.seed, stage=stack_idx)
         return int(time.steps(np.zeros(1, dtype=np.int64), draw, step)[0])
@@ -58,10 +61,23 @@ class TimeStepMasking:
 
         `batch` is what `tasks.loaded.as_sequences` reads. The share of masked tokens is the schedule's at the stack's time.
         """
-        return self.ask(as_sequences(batch), stack_idx, variant=variant, step=step).weights > 0
+        return self._asked(as_sequences(batch), stack_idx, variant=variant, step=step).weights > 0
 
     def ask(self, batch: Sequences, stack_idx: int, *, variant: int = 0, step: int = 0) -> AskedBatch:
-        """What the stack is asked of a batch; `step` is that of training, for a time that is drawn for a batch."""
+        """What the stack is asked of a batch; `step` is that of training, for a time that is drawn for a batch.
+
+        Raises:
+            ConfigError: if nobody has said which token is the mask, or which random ones there are.
+        """
+        options = self.options
+        if options.training_objective == "mlm" and self.vocab_size is None:
+            if options.mask_token_id is None:
+                raise ConfigError("mask_token_id: which token is the mask? Give it, or a vocab_size, by which it is the next one")
+            if options.random_fraction:
+                raise ConfigError(f"random_fraction = {options.random_fraction} draws tokens below a vocab_size: give one")
+        return self._asked(batch, stack_idx, variant=variant, step=step)
+
+    def _asked(self, batch: Sequences, stack_idx: int, *, variant: int, step: int) -> AskedBatch:
         draw = Draw(seed=self.seed, stage=stack_idx, variant=variant)
         return ask(self.objective(), batch, time=self.stage_time(stack_idx), draw=draw, training_step=step)
 
@@ -77,13 +93,13 @@ class TimeStepMasking:
         return StageTime(
             interpretation=self.options.time_interpretation,
             n_steps=self.n_time_steps,
-            step=0 if self.depth_time is None else self.depth_time.time_step(stack_idx),
+            step=0 if self.depth_time is None else self.depth_time.time_step(min(stack_idx, self.options.max_stacks - 1)),
             sampling=self.options.time_sampling,
         )
 
     def _depth_time(self) -> DepthTime:
         found = DepthTime(
-            max_stacks=self.options.final_stacks,
+            max_stacks=self.options.max_stacks,
             mapping=self.options.stack_time_mapping,
             time_per_stack=self.options.time_per_stack,
             n_time_steps=self.n_time_steps,
@@ -101,9 +117,20 @@ def _progressive(config: Any) -> ProgressiveConfig:
     if isinstance(config, ProgressiveConfig):
         return config
     if not isinstance(config, Mapping):
-        fields = ProgressiveConfig.model_fields
-        config = {name: getattr(config, name) for name in fields if hasattr(config, name)}
+        config = _said(config)
     return ProgressiveConfig.from_dict(config)
+
+
+def _said(config: Any) -> dict[str, Any]:
+    """The keys of an object; ConfigError for one that has others, or none."""
+    fields = ProgressiveConfig.model_fields
+    found = {name: getattr(config, name) for name in fields if hasattr(config, name)}
+    for name in getattr(config, "__dict__", {}):
+        if name not in fields and not name.startswith("_"):
+            raise ConfigError(f"{type(config).__name__}: unknown key '{name}'; {known_names(name, fields)}")
+    if not found:
+        raise ConfigError(f"{type(config).__name__} says nothing of how a rack grows; {known_names('', fields)}")
+    return found
 
 
 def _part(config: Any, name: str, default: Any = None) -> Any:

@@ -58,6 +58,11 @@ class BlockOptions(Spec):
     def misfits(self) -> list[Misfit]:
         """Heads that do not divide what they share out, and options of another type than the one that is said."""
         found: list[Misfit] = []
+        if self.n_heads is None and self.use_rope and self.d_model % 2:
+            text = f"{self.d_model} cannot be shared out among heads of pairs of channels, which use_rope turns: make it even"
+            found.append((("d_model",), text))
+        if self.mla_rope_dim is not None and self.mla_rope_dim % 2:
+            found.append((("mla_rope_dim",), f"{self.mla_rope_dim} must be even: pairs of channels are turned"))
         if self.n_heads is not None and self.d_model % self.n_heads:
             found.append((("n_heads",), f"d_model = {self.d_model} must be divisible by n_heads = {self.n_heads}"))
         elif self.n_heads is not None and self.use_rope and self.d_model // self.n_heads % 2:

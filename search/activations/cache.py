@@ -106,8 +106,10 @@ class ActivationCache:
         hidden[~is_hit] = self._compute(names[is_missing], inputs[~is_hit], keep=self.mode == "memory")
         return hidden
 
-    def fill(self, batches: Iterable[Batch], *, earlier: Earlier | None = None) -> None:
+    def fill(self, batches: Iterable[Batch], *, earlier: Earlier | None = None, waits: bool = False) -> None:
         """Compute the rows that are not there yet and keep them; what a killed call has finished is not computed again.
+
+        Files that another process is filling are an error; or, if this one `waits`, there when it is done.
 
         From an earlier cache, the same bits: by the part of the trunk that has grown on that one's. In the mode `stream` nothing
         is kept, and nothing computed.
@@ -121,7 +123,7 @@ class ActivationCache:
             return
         self.trunk.refuse_if_changed(thoroughly=True)
         way = self._from_inputs if earlier is None else earlier.way_to(self.key, self.trunk)
-        with store.filling() if isinstance(store, ArrowStore) else nullcontext():
+        with store.filling(waits=waits) if isinstance(store, ArrowStore) else nullcontext():
             if isinstance(store, ArrowStore):
                 store.refuse_full_disk(self.n_rows - store.n_rows)
             for sample_ids, variants, inputs in batches:

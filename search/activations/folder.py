@@ -111,11 +111,11 @@ class ArrowStore:
         self._pending.clear()
 
     @contextmanager
-    def filling(self) -> Iterator[None]:
+    def filling(self, *, waits: bool) -> Iterator[None]:
         """Rows are added inside of this block; at its end, and where it is left early, what was added is on the disk."""
         with (self.folder / ".lock").open("w") as held:
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(held, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
             except BlockingIOError:
                 raise ConfigError(f"{self.folder}: another process is filling this cache; wait for it") from None
             for path in self.folder.glob(".shard-*"):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from configs import GrowthSpec
 from configs.errors import known_names
-from models.adapters import AdaptedLinear
+from models.adapters import AdaptedLinear, adapters_of
 from models.architecture import Stack
 from models.growth import stack_position, stack_uids
 from models.precision import FORMATS, TRAINED_AS_STORED
+from models.rack import Rack
 from models.spec import RackSpec, StackSpec
 from search.progressive import lora
 
@@ -93,12 +94,14 @@ def described(stack: Stack) -> dict[str, Any]:
     }
 
 
-def capped_ranks(stack: Stack) -> Iterator[str]:
-    """Where no linear is wide enough for adapters of the rank that was said; a narrow one among wide ones is no mistake."""
-    said = {"lora": stack.spec.lora, "progressive": stack.spec.progressive_lora}
-    linears = [part for part in stack.modules() if isinstance(part, AdaptedLinear)]
-    for name, asked in said.items():
-        ranks = [len(part.adapters[name].down) for part in linears if name in part.adapters]  # type: ignore[arg-type]
-        if asked is not None and ranks and max(ranks) < asked.rank:
-            text = f"rank {asked.rank} is over half of the smaller side of every linear; the highest it came to is {max(ranks)}"
-            yield f"stack {stack.uid}: {text}"
+def capped_notes(rack: Rack, spec: RackSpec) -> list[str]:
+    """Where all adapters of a stack of the rack are smaller than its spec says; a narrow linear among wide ones is no mistake."""
+    notes = []
+    for uid, said, stack in zip(stack_uids(spec), spec.stacks, rack.stacks, strict=True):
+        linears = [part for part in stack.modules() if isinstance(part, AdaptedLinear)]
+        for name, asked in {"lora": said.lora, "progressive": said.progressive_lora}.items():
+            found = max((adapters_of(linear)[name].rank for linear in linears if name in linear.adapters), default=None)
+            if asked is not None and found is not None and found < asked.rank:
+                text = f"rank {asked.rank} is over half of the smaller side of every linear; the highest it came to is {found}"
+                notes.append(f"stack {uid}: {text}")
+    return notes

@@ -7,25 +7,26 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import NonNegativeInt
 
 from configs import ConfigError, Spec
-from models import RackSpec, StackSpec
+from models import StackSpec
 from models.placement import Placement, placement_text
 from search.budget import Budget
+from search.interruption import interruptions
 from search.member import TrainSpec
 from search.parallel import Ranks
 from search.progressive.plan import grown_stage
 from search.progressive.report import RESULT, Say
-from search.progressive.spec import ProgressiveSpec, looks_back
+from search.progressive.spec import ProgressiveSpec
 from search.progressive.stage import Place, StageRun
-from search.progressive.stages import CHOICE, Trained, caches, newest, refuse_other_data
+from search.progressive.stages import CHECKPOINT, CHOICE, Ended, Trained, caches, newest, next_index, refuse_other_data
 from search.progressive.weights import stage_folder
 from search.results import Row, run_folder, to_json, write_text
 from search.strategies import STRATEGIES
-from search.strategy import Strategy
+from search.strategy import Strategy, best
 from search.supernet.report import divergence
 from search.supernet.spec import WorkersSpec
 from search.training import OnEvaluation
@@ -61,11 +62,13 @@ Rank = Callable[[Mapping[str, CandidateSpec], Path], dict[str, Row]]
 def run_candidate(
     spec: CandidateSpec, out: Path, say: Say = lambda _: None, *, on_evaluation: OnEvaluation = lambda *_: None
 ) -> Row:
-    """Train a candidate, or take what its folder holds; the row of its stage, and under `error` that it diverged.
+    """Train a candidate, or take what its folder holds: the row of its stage, and under `error` that it diverged.
+
+    What cannot be built or trained here is an `error` too, and nothing else; it is tried again by the next call.
 
     Raises:
         ConfigError: if the run's folder does not hold the stage before, or this one another candidate's.
-        KeyboardInterrupt: after SIGINT or SIGTERM.
+        KeyboardInterrupt: after SIGINT or SIGTERM, with a checkpoint of the last finished step.
     """
     with run_folder(out, spec):
         if not (out / RESULT).exists():
@@ -73,18 +76,31 @@ def run_candidate(
             last = newest(run, folder)
             if last is None or last.stage.index + 1 != spec.index:
                 raise ConfigError(f"{folder}: the stage before stage {spec.index + 1} is not the newest that is done")
-            write_text(out / RESULT, to_json(_trained(spec, last, out, say, on_evaluation)) + "\n")
+            try:
+                ended = _trained(spec, last, out, say, on_evaluation)
+            except ConfigError as error:
+                return {"error": str(error)}
+            if ended is None:
+                raise KeyboardInterrupt
+            write_text(out / RESULT, to_json(ended.row) + "\n")
+            (out / CHECKPOINT).unlink(missing_ok=True)
         row: Row = json.loads((out / RESULT).read_text(encoding="utf-8"))
         text = divergence(row)
         return row | ({"error": text} if text else {})
 
 
-def _trained(spec: CandidateSpec, last: Trained, out: Path, say: Say, on_evaluation: OnEvaluation) -> Row:
+def _trained(spec: CandidateSpec, last: Trained, out: Path, say: Say, on_evaluation: OnEvaluation) -> Ended | None:
     stage = grown_stage(spec.run, last.stage, spec.stack, n_steps=spec.run.choice.n_steps)
-    place = Place(folder=out, caches=caches(spec.run, Path(spec.run_folder)), ranks=Ranks(), say=say, on_evaluation=on_evaluation)
-    ended = StageRun(spec.run, stage, spec.run.data.samples(spec.run.seed), last.start, place).train()
-    assert ended is not None  # nothing asks it to stop
-    return ended.row
+    with interruptions() as is_interrupted:
+        place = Place(
+            folder=out,
+            caches=caches(spec.run, Path(spec.run_folder)),
+            ranks=Ranks(),
+            say=say,
+            is_stopped=is_interrupted,
+            on_evaluation=on_evaluation,
+        )
+        return StageRun(spec.run, stage, spec.run.data.samples(spec.run.seed), last.start, place).train()
 
 
 def choose(spec: ProgressiveSpec, out: Path, rank: Rank, say: Say) -> None:
@@ -94,21 +110,19 @@ def choose(spec: ProgressiveSpec, out: Path, rank: Rank, say: Say) -> None:
         ConfigError: if all of them failed, or the budget cannot be met.
     """
     refuse_other_data(out, spec.data.samples(spec.seed))
-    last = newest(spec, out)
-    assert last is not None  # the first stage has no candidates
-    ranking = _Ranking(spec, out, last, rank, say)
+    index = next_index(out)
+    ranking = _Ranking(spec, out, index, rank)
     if spec.candidates is not None:
-        ranking.score(spec.candidates)
+        scores = ranking.score(spec.candidates)
+        name, score = max(zip(spec.candidates, scores, strict=True), key=lambda pair: pair[1])
     else:
-        assert spec.stack is not None  # what `chooses` means
-        space = spec.space(spec.stack)
-        strategy: Strategy = STRATEGIES.build(spec.choice.strategy)
-        budget = Budget.of({} if spec.choice.budget is None else spec.choice.budget, space)
-        strategy.search(space, budget, ranking.placements(space))
-    name, stack = ranking.best()
+        name, score = ranking.search()
+    if score == -math.inf:
+        raise ConfigError(f"{ranking.folder}: no candidate could be trained: {ranking.rows[name].get('error')}")
     rows = [{"name": each, **{key: row.get(key) for key in TOLD}} for each, row in ranking.rows.items()]
-    say(f"stage {last.stage.index + 2}: {name} is chosen among {len(rows)} candidate(s)")
-    write_text(ranking.folder.parent / CHOICE, to_json({"name": name, "stack": stack.to_dict(), "candidates": rows}, indent=1))
+    say(f"stage {index + 1}: {name} is chosen among {len(rows)} candidate(s)")
+    told = {"name": name, "stack": ranking.stacks[name].to_dict(), "candidates": rows}
+    write_text(stage_folder(out, index) / CHOICE, to_json(told, indent=1))
 
 
 TOLD = ("loss", "loss_grown", "steps", "seconds", "step_ms", "n_trained_parameters", "cache_hit_rate", "error")
@@ -116,63 +130,51 @@ TOLD = ("loss", "loss_grown", "steps", "seconds", "step_ms", "n_trained_paramete
 
 
 class _Ranking:
-    """The candidates that have been trained so far: the lower the held-out loss, the better."""
+    """The candidates that have been trained so far: the lower the held-out loss, the better.
 
-    def __init__(self, spec: ProgressiveSpec, out: Path, last: Trained, rank: Rank, say: Say) -> None:
-        shares = spec.growth.cache_activations and spec.growth.cache_mode != "stream"
-        growth = spec.growth.model_copy(update={"cache_mode": "arrow"} if shares else {})
-        self.run, self.out, self.last, self._rank, self._say = spec.model_copy(update={"growth": growth}), out, last, rank, say
-        self.folder = stage_folder(out, last.stage.index + 1) / "candidates"
+    They share files of the trunk's output: whoever comes first writes them, and the others wait for it.
+    """
+
+    def __init__(self, spec: ProgressiveSpec, out: Path, index: int, rank: Rank) -> None:
+        growth = spec.growth.model_copy(update={"cache_mode": "arrow"} if _can_share(spec) else {})
+        self.run, self.run_folder = spec.model_copy(update={"growth": growth}), str(out.resolve())
+        self.index, self.folder, self._rank = index, stage_folder(out, index) / "candidates", rank
         self.stacks: dict[str, StackSpec] = {}
         self.rows: dict[str, Row] = {}
-        self._filled: set[bool] = set()
 
     def score(self, stacks: Mapping[str, StackSpec]) -> list[float]:
         """The scores of stacks by name: minus the loss, minus infinity for one that failed."""
-        left = {name: stack for name, stack in stacks.items() if not (self.folder / name / RESULT).exists()}
-        for tells_pads, stack in {not looks_back(stack): stack for stack in left.values()}.items():
-            if tells_pads not in self._filled:  # the trunk too is told of pads where the new stack is
-                self._fill_cache(stack)
-                self._filled.add(tells_pads)
-        specs = {
-            name: CandidateSpec(run=self.run, run_folder=str(self.out.resolve()), index=self.last.stage.index + 1, stack=stack)
-            for name, stack in stacks.items()
-        }
+        how: dict[str, Any] = {"run": self.run, "run_folder": self.run_folder, "index": self.index}
         self.stacks |= stacks
-        found = self._rank(specs, self.folder)
+        found = self._rank({name: CandidateSpec(**how, stack=stack) for name, stack in stacks.items()}, self.folder)
         self.rows |= {name: {"error": row["error"]} if "error" in row else row for name, row in found.items()}
         return [-math.inf if "error" in self.rows[name] else -float(self.rows[name]["loss"]) for name in stacks]
 
-    def placements(self, space: RackSpec) -> Callable[[list[Placement]], list[float]]:
-        """What a strategy asks for scores."""
+    def search(self) -> tuple[str, float]:
+        """What the strategy finds within the budget, by name, and its score."""
+        spec = self.run
+        assert spec.stack is not None  # what `chooses` means
+        space = spec.space(spec.stack)
+        names: dict[Placement, str] = {}
 
         def evaluate(placements: list[Placement]) -> list[float]:
             placed = {placement: space.place(placement).stacks[0] for placement in placements}
-            return self.score({_name(placement, stack): stack for placement, stack in placed.items()})
+            names.update({placement: _name(placement, stack) for placement, stack in placed.items()})
+            return self.score({names[placement]: stack for placement, stack in placed.items()})
 
-        return evaluate
+        strategy: Strategy = STRATEGIES.build(spec.choice.strategy)
+        budget = Budget.of({} if spec.choice.budget is None else spec.choice.budget, space)
+        found = best(strategy.search(space, budget, evaluate))
+        return names[found.placement], found.score
 
-    def best(self) -> tuple[str, StackSpec]:
-        """The name and the stack with the lowest loss."""
-        losses = {name: float(row["loss"]) for name, row in self.rows.items() if "error" not in row}
-        if not losses:
-            raise ConfigError(f"{self.folder}: no candidate could be trained: {next(iter(self.rows.values())).get('error')}")
-        name = min(losses, key=lambda each: losses[each])
-        return name, self.stacks[name]
 
-    def _fill_cache(self, stack: StackSpec) -> None:
-        """Before candidates are trained side by side: one process writes, the others read."""
-        # How the new stack starts is nothing to the trunk; a candidate that cannot start so is to fail by itself.
-        run = self.run.model_copy(update={"growth": self.run.growth.model_copy(update={"init": "random"})})
-        stage = grown_stage(run, self.last.stage, stack, n_steps=run.choice.n_steps)
-        place = Place(folder=self.folder, caches=caches(run, self.out), ranks=Ranks(), say=lambda _: None)
-        # A stage makes the rack that it starts from its own, so that here has to be another.
-        start = newest(run, self.out)
-        assert start is not None  # as above
-        cache = StageRun(run, stage, run.data.samples(run.seed), start.start, place).cache
-        if cache is not None:
-            told = cache.told()
-            self._say(f"stage {stage.index + 1}: the trunk's output for {told['cache_bytes']:,} bytes, once for all candidates")
+def _can_share(spec: ProgressiveSpec) -> bool:
+    """Whether files of all that candidates read are wanted, and within the limit."""
+    growth, rack = spec.growth, spec.rack
+    if not growth.cache_activations or growth.cache_mode == "stream":
+        return False
+    n_bytes = spec.choice.n_steps * spec.data.batch_size * spec.data.sizes()[1] * rack.d_model * (2 if rack.residual_dtype else 4)
+    return growth.cache_bytes is None or n_bytes <= growth.cache_bytes
 
 
 def _name(placement: Placement, stack: StackSpec) -> str:

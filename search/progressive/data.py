@@ -110,9 +110,22 @@ class GrowthBatches:
         numbers = np.empty_like(positions)
         for epoch in np.unique(epochs).tolist():
             mine = epochs == epoch
-            numbers[mine] = permuted(positions[mine], self.n_samples, "growth", self.seed, self.stage, epoch)
+            numbers[mine] = self._numbers(positions[mine], epoch)
         variants = epochs if self.n_variants is None else epochs % self.n_variants
         return self._batch("train", numbers, variants, step=step, rows=self._mine)
+
+    def asked(self, n_steps: int) -> dict[int, np.ndarray]:
+        """The samples, by variant, that so many steps come to."""
+        n_whole, n_left = divmod(n_steps * self.batch_size, self.n_samples)
+        n_variants = n_whole + 1 if self.n_variants is None else self.n_variants
+        found = dict.fromkeys(range(min(n_whole, n_variants)), self.sample_ids)
+        if n_left and (variant := n_whole % n_variants) not in found:
+            found[variant] = np.sort(self._numbers(np.arange(n_left), n_whole))
+        return found
+
+    def _numbers(self, positions: np.ndarray, epoch: int) -> np.ndarray:
+        """Which samples stand at positions of an epoch."""
+        return permuted(positions, self.n_samples, "growth", self.seed, self.stage, epoch)
 
     def rows(self, sample_ids: np.ndarray, variant: int) -> GrowthBatch:
         """Training samples by id [n], as they are in a variant: all of them on every rank.

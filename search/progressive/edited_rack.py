@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from models import rack as base
 from models.architecture import Rack, Stack
@@ -21,12 +24,15 @@ class EditedRack:
 
     What freezes and adapts stacks takes their places, as `stack_id` says them; what changes single stacks takes their `uid`,
     which is theirs for good, in the order in which they were created. A stack keeps its modules all along.
-    `trained` are the uids of those that a trainer has trained.
+    `trained` are the uids of those that a trainer has trained, `moments` what its optimizer knew of parameters: those that are
+    still there go on from them when they train again. `stages_in` are the folders that a trainer has left stages of it in.
     """
 
     def __init__(self, *, seed: int) -> None:
         self.seed = seed
         self.trained: set[int] = set()
+        self.moments: dict[nn.Parameter, dict[str, Tensor]] = {}
+        self.stages_in: set[Path] = set()
         self._rack: Rack | None = None
         self._born: dict[int, StackSpec] = {}
         self._warnings: set[str] = set()
@@ -67,10 +73,10 @@ class EditedRack:
         for place, stack in enumerate(self._rack.stacks):
             assert isinstance(stack, Stack)
             stack.stack_id, stack.thawed = place, building.thawed(stack.spec, self._born[stack.uid])
-            for text in building.capped_ranks(stack):
-                if text not in self._warnings:
-                    warnings.warn(text, stacklevel=4)
-                    self._warnings.add(text)
+        for text in building.capped_notes(self._rack, spec):
+            if text not in self._warnings:
+                warnings.warn(text, stacklevel=4)
+                self._warnings.add(text)
 
     def become(self, after: RackSpec, fresh: StackSpec | None = None, *, init: Init = "identity") -> Stack:
         """Grow into another spec; a stack that is new in it is born as `fresh`, and returned (if none is: the lowest)."""

@@ -10,17 +10,17 @@ from search.backend import Backend
 from search.progress import make_console
 from search.progressive.candidates import choose
 from search.progressive.picture import save_picture
-from search.progressive.report import RESULTS, Say, divergence, table
+from search.progressive.report import RESULTS, Say, failures, table
 from search.progressive.spec import ProgressiveSpec
 from search.progressive.stages import finished_folders, is_finished, next_index, pending_choice
-from search.results import Row, run_folder
+from search.results import Row, run_folder, write_parquet
 
 
 def run(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say | None = None) -> int:
-    """Run what the folder does not hold yet, and print the stages; 1 if a stage diverged.
+    """Run what the folder does not hold yet, and print the stages; 1 if a stage diverged, or a candidate failed.
 
     Interrupted or killed, the same call goes on where it stopped, to the same losses and weights. Each stage leaves its rack in
-    `stages/`, a model of its own; `results.json` and `growth.png` sum up.
+    `stages/`, a model of its own; `results.json`, `trials.parquet` (stages and candidates) and `growth.png` sum up.
 
     Raises:
         ConfigError: if the folder belongs to another run, or data and folders do not fit.
@@ -37,10 +37,21 @@ def run(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say | None = No
         results: Row = json.loads((out / RESULTS).read_text(encoding="utf-8"))
         say(table(results["stages"]))
         save_picture(results, out)
-        if text := divergence(results):
+        write_parquet(_trials(results), out / "trials.parquet")
+        failed = failures(results)
+        for text in failed:
             say(text)
-            return 1
-    return 0
+    return 1 if failed else 0
+
+
+def _trials(results: Row) -> list[Row]:
+    """The rows of the stages, each with those of its candidates before it."""
+    rows: list[Row] = []
+    for row in results["stages"]:
+        candidates = row.get("candidates", [])
+        rows += [{"kind": "candidate", "stage": row["stage"], **each} for each in candidates]
+        rows.append({name: value for name, value in row.items() if name != "candidates"} | {"name": row.get("chosen")})
+    return rows
 
 
 def _finish(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from configs import GrowthSpec
 from models import RackSpec, StackSpec
 from models.growth import stack_uids, untied, with_stack, with_stack_fields
+from search.progressive.building import next_uid
 from search.progressive.lora import new_stack, trunk_stack
 from search.progressive.spec import ProgressiveSpec
 
@@ -35,6 +36,11 @@ class Stage:
     def position(self) -> int:
         """Where the newest stack stands."""
         return stack_uids(self.rack).index(self.uid)
+
+    @property
+    def created(self) -> int:
+        """How many of the stacks that are there were created before the newest one."""
+        return sorted(self.born).index(self.uid)
 
 
 def first_stage(spec: ProgressiveSpec) -> Stage:
@@ -68,7 +74,7 @@ def next_stage(spec: ProgressiveSpec, last: Stage, stack: StackSpec | None = Non
 
 def grown_stage(spec: ProgressiveSpec, last: Stage, stack: StackSpec, *, n_steps: int) -> Stage:
     """The rack of the stage before with one more stack, and what becomes of the others."""
-    growth, uid = spec.growth, max(last.born) + 1
+    growth, uid = spec.growth, next_uid(last.rack)
     fresh = new_stack(stack.model_copy(update={"uid": uid}), growth, uid)
     rack = last.rack
     for place, each in enumerate(stack_uids(rack)):

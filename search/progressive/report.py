@@ -17,6 +17,7 @@ from search.progress import duration
 from search.progressive.plan import Stage
 from search.progressive.spec import ProgressiveSpec
 from search.results import Row, to_json, write_text
+from search.supernet.report import divergence
 
 HISTORY, RESULT, RESULTS = "history.jsonl", "result.json", "results.json"
 
@@ -26,6 +27,7 @@ COLUMNS = {
     "stage": ("stage", "{}"),
     "stacks": ("stacks", "{}"),
     "new": ("uid", "{}"),
+    "chosen": ("chosen", "{}"),
     "before": ("loss_before", "{:.4f}"),
     "grown": ("loss_grown", "{:.4f}"),
     "after": ("loss", "{:.4f}"),
@@ -86,14 +88,6 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def divergence(results: Row) -> str | None:
-    """What there is to say of a run that diverged, by its summary; None of any other."""
-    if results["status"] != "diverged":
-        return None
-    text = f"stage {results['stages'][-1]['stage']}: the training or the held-out loss is no finite number"
-    return f"diverged: in {text}; give a smaller lr"
-
-
 def write_results(spec: ProgressiveSpec, out: Path, rows: Sequence[Row], n_ranks: int) -> Row:
     """Write the summary of a run that has ended; returns it."""
     last = rows[-1]
@@ -105,9 +99,9 @@ def write_results(spec: ProgressiveSpec, out: Path, rows: Sequence[Row], n_ranks
         "loss": last["loss"],
         "accuracy": last["accuracy"],
         "steps": sum(row["steps"] for row in rows),
-        "seconds": round(sum(row["seconds"] for row in rows), 3),
+        "seconds": round(sum(map(_seconds, rows)), 3),
         "n_parameters": last["n_parameters"],
-        "stages": list(rows),
+        "stages": [{name: value for name, value in row.items() if name != "losses"} for row in rows],
         "n_workers": n_ranks,
         "hardware": hardware(),
         "n_cpus": os.cpu_count(),
@@ -116,6 +110,22 @@ def write_results(spec: ProgressiveSpec, out: Path, rows: Sequence[Row], n_ranks
     }
     write_text(out / RESULTS, to_json(results) + "\n")
     return results
+
+
+def _seconds(row: Row) -> float:
+    """Of training, of filling the cache, and of candidates, one after the other."""
+    candidates = sum(each["seconds"] or 0 for each in row.get("candidates", ()))
+    return float(row["seconds"] + row.get("cache_fill_seconds", 0) + candidates)
+
+
+def failures(results: Row) -> list[str]:
+    """What went wrong, a line each: candidates that could not be trained, and a stage that diverged."""
+    found = []
+    for row in results["stages"]:
+        failed = {each["name"]: each["error"] for each in row.get("candidates", ()) if each.get("error")}
+        texts = [f"candidate {name} failed: {error.strip().splitlines()[-1]}" for name, error in failed.items()]
+        found += [f"stage {row['stage']}: {text}" for text in (*texts, divergence(row)) if text]
+    return found
 
 
 def read_rows(folders: Sequence[Path]) -> list[Row]:

@@ -13,8 +13,8 @@ from models.placement import main_placement
 from search.progressive.evaluation import n_trained
 from search.progressive.plan import Stage, first_stage, next_stage
 from search.progressive.running import find_frontier
+from search.progressive.settings import stage_time
 from search.progressive.spec import ProgressiveSpec
-from search.progressive.stage import stage_time
 
 COLUMNS = ("stage", "steps", "stacks", "new", "parameters", "trained", "cached below", "bytes a sample", "time step")
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +17,15 @@ from models.growing import grow
 from models.quantised import memory_bytes
 from search.devices import resolve_device
 from search.local_losses import LocalLosses, LocalUnits, UnitKind
-from search.member import Member, TrainSpec
+from search.member import Member
 from search.parallel import Ranks
-from search.progressive.data import GrowthBatch, GrowthBatches, StageTime
-from search.progressive.evaluation import Evaluation, n_trained, saved_bytes
+from search.progressive.data import GrowthBatch, GrowthBatches
+from search.progressive.evaluation import Evaluation, n_trained
+from search.progressive.measured import Measured
 from search.progressive.plan import Stage
 from search.progressive.report import Report, Say
 from search.progressive.running import Growing, is_causal, needs_keep
+from search.progressive.settings import is_plateau, stage_time, train_spec
 from search.progressive.spec import ProgressiveSpec
 from search.progressive.step import GrowthStep
 from search.progressive.trunk import TrunkCache
@@ -39,9 +38,12 @@ CHECKPOINT = "checkpoint.safetensors"
 ParameterMoments = dict[nn.Parameter, dict[str, Tensor]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Start:
-    """What a stage grows from: the rack of the stage before, what the optimizer knew of its parameters, and its cache."""
+    """What a stage grows from: the rack of the stage before, what the optimizer knew of its parameters, and its cache.
+
+    The stage makes the rack its own, and lets go of the cache when it has filled its own.
+    """
 
     rack: Rack
     moments: ParameterMoments = field(default_factory=dict)
@@ -97,6 +99,8 @@ class StageRun:
         is_cached = spec.growth.cache_activations and self.model.frontier > 0 and self._batches().is_cacheable
         self.batches = self._batches(n_variants=spec.growth.cache_variants if is_cached else None)
         self.cache = self._filled_cache(start) if is_cached else None
+        if start is not None:
+            start.cache = None
         self.evaluation.keep_frontier(self.model)
         self.member = Member(self.model, self.batches, spec.lr, spec.weight_decay, keeps_best=False, keeps_moments=True)
         if start is not None:
@@ -104,7 +108,7 @@ class StageRun:
             self.member.moments = {name: start.moments[each] for name, each in named if each in start.moments}
         self.member.notes["data"] = self.batches.fingerprint()
         self._report = Report(spec, stage, place.folder, place.say, is_main=place.ranks.is_main)
-        self._ticks = [time.perf_counter()]
+        self._measured = Measured(self._gradients(), self.member, self._counts)
 
     def train(self) -> Ended | None:
         """Train to the end, or go on from a checkpoint; None if it was stopped, with a checkpoint of the last finished step.
@@ -113,9 +117,6 @@ class StageRun:
             ConfigError: if the data are others than when the stage began.
         """
         spec, stage, place = self.spec, self.stage, self.place
-        first = self.batches[0]
-        n_saved = saved_bytes(self.model.train(), first, self._hidden(first))
-        self.model.n_trunk_runs = 0
         if self.cache is not None:
             self.cache.start_counting()
         if self.device.type == "cuda":
@@ -126,7 +127,7 @@ class StageRun:
             n_steps=stage.n_steps,
             eval_every=min(spec.eval_every, stage.n_steps),
             evaluate=self.evaluation,
-            gradients=self._gradients(),
+            gradients=self._measured,
             seed=spec.seed * 1009 + stage.index + (place.ranks.rank << 32),  # ranks have other rows, and drop out other units
             on_evaluation=self._evaluated,
             on_step=self._stepped,
@@ -139,13 +140,13 @@ class StageRun:
         self._check_data()
         named, known = self.model.named_parameters(), self.member.moments
         return Ended(
-            self._row() | {"saved_bytes": n_saved},
+            self._row(),
             Start(self.model.rack, {parameter: known[name] for name, parameter in named if name in known}, self.cache),
         )
 
     def _stepped(self, step: int) -> bool:
         self._check_data()  # what the checkpoint holds is known now
-        self._ticks.append(time.perf_counter())
+        self._measured.tick()
         self._report.stepped(step)
         if self.place.is_stopped():
             self.place.ranks.stop()
@@ -185,7 +186,7 @@ class StageRun:
         for stack in rack.stacks:
             stack.checkpointing = self.spec.growth.gradient_checkpointing  # type: ignore[assignment]
         model = Growing(rack, uses_keep=needs_keep(rack, self.samples), has_trunk=self.stage.kind == "grow")
-        if self.spec.training_architecture != "rackwise":
+        if self.spec.training_architecture != "rackwise" and self.stage.kind != "joint":
             unit: UnitKind = "stack" if self.spec.training_architecture == "stackwise" else "block"
             model.units = LocalUnits(rack, self.spec.local_loss, unit=unit, seed=self.spec.seed)
         return model
@@ -232,17 +233,21 @@ class StageRun:
         scales_loss = any(stack.precision == "half" for stack in self.stage.rack.stacks[self.model.frontier :])
         return GrowthStep(self.spec, self.place.ranks, self._hidden, denoises=denoises, scales_loss=scales_loss)
 
+    def _counts(self) -> dict[str, int]:
+        counts = {} if self.cache is None else self.cache.counts()
+        return {**counts, "trunk_forwards": self.model.n_trunk_runs + counts.get("trunk_forwards", 0)}
+
     def _row(self) -> Row:
-        spec, stage, member = self.spec, self.stage, self.member
-        steps_ms = [1000 * (after - before) for before, after in pairwise(self._ticks)]
-        newest = stage.rack.stacks[stage.position]
+        spec, stage, member, rack = self.spec, self.stage, self.member, self.model.rack
+        counts = self._measured.totals(self.place.ranks)
+        n_asked = counts.get("cache_hits", 0) + counts.get("cache_misses", 0)
         return {
             "stage": stage.index + 1,
             "kind": stage.kind,
             "uid": stage.uid,
             "position": stage.position,
             "stacks": len(stage.rack.stacks),
-            "precision": newest.precision,
+            "precision": stage.rack.stacks[stage.position].precision,
             "strategy": spec.growth.trunk_strategy if stage.kind == "grow" else None,
             "status": member.status,
             "steps": member.step,
@@ -250,40 +255,16 @@ class StageRun:
             **self.losses,
             **{name: member.history[-1][name] for name in ("loss", "accuracy", "train_loss")},
             "seconds": round(member.seconds, 3),
-            "step_ms": round(statistics.median(steps_ms), 3) if steps_ms else None,
-            "n_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "n_trained_parameters": n_trained(self.model),
-            "weight_bytes": memory_bytes(self.model),
+            "step_ms": self._measured.step_ms,
+            "n_parameters": sum(parameter.numel() for parameter in rack.parameters()),
+            "n_trained_parameters": n_trained(rack),
+            "weight_bytes": memory_bytes(rack),
+            "saved_bytes": member.notes["saved_bytes"],
             "peak_bytes": torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
             "time_step": stage_time(spec, stage).step if spec.growth.time_interpretation == "depth" else None,
-            "trunk_forwards": self.model.n_trunk_runs + (0 if self.cache is None else self.cache.n_forwards),
             **({} if self.cache is None else self.cache.told()),
+            **counts,
+            "cache_hit_rate": counts["cache_hits"] / n_asked if n_asked else None,
             "data": member.notes["data"],
             "losses": member.losses,
         }
-
-
-def stage_time(spec: ProgressiveSpec, stage: Stage) -> StageTime:
-    """The times of a stage's samples. The joint stage has those of the newest stack."""
-    growth = spec.growth
-    return StageTime(
-        interpretation=growth.time_interpretation,
-        n_steps=spec.n_time_steps,
-        step=spec.depth_time().time_step(stage.uid) if growth.time_interpretation == "depth" else 0,
-        sampling=growth.time_sampling,
-    )
-
-
-def train_spec(spec: ProgressiveSpec, stage: Stage) -> TrainSpec:
-    """How a stage trains: where the last one alone decays, the others stay at their peak after the warm-up."""
-    if spec.decay == "each" or stage.index == spec.n_stages - 1 or spec.train.schedule.kind == "constant":
-        return spec.train
-    return spec.train.model_copy(update={"schedule": spec.train.schedule.model_copy(update={"kind": "constant"})})
-
-
-def is_plateau(losses: list[float], spec: ProgressiveSpec) -> bool:
-    """Whether the last `patience` evaluations have not brought the loss down by `min_delta` from the best before them."""
-    patience, min_delta = spec.growth.patience, spec.growth.min_delta
-    if patience is None or len(losses) <= patience:
-        return False
-    return min(losses[-patience:]) >= min(losses[:-patience]) - min_delta

@@ -24,7 +24,8 @@ from search.progressive.plan import Stage, first_stage, next_stage
 from search.progressive.report import RESULT, RESULTS, Say, read_rows, write_results
 from search.progressive.spec import ProgressiveSpec
 from search.progressive.stage import CHECKPOINT, Ended, Place, StageRun, Start
-from search.progressive.weights import load_stage, save_stage, stage_folder
+from search.progressive.trunk import TrunkCache
+from search.progressive.weights import finished_folders, load_stage, save_stage, stage_folder
 from search.results import to_json, write_text
 from search.training import OnEvaluation
 from tasks.samples import Samples
@@ -71,6 +72,8 @@ def train_here(
     if ranks.is_main and spec.growth.time_interpretation == "depth":
         table = ", ".join(map(str, spec.depth_time().table))
         say(f"time steps of the stacks, as they are created: {table} of {spec.n_time_steps}")
+    if ranks.is_main:
+        _tidy(out)  # a kill may have come between
     last = newest(spec, out)
     with interruptions() as is_interrupted:
         while _goes_on(spec, out):
@@ -83,7 +86,10 @@ def train_here(
                 is_stopped=is_interrupted,
                 on_evaluation=partial(_told_of_run, on_evaluation, n_before),
             )
-            ended = StageRun(spec, stage, samples, None if last is None else last.start, place).train()
+            run = StageRun(spec, stage, samples, None if last is None else last.start, place)
+            if ranks.is_main and spec.growth.cache_dir is None:
+                _keep_only(run.cache, caches(spec, out))
+            ended = run.train()
             if ended is None:
                 raise KeyboardInterrupt
             finish(out, stage, ended, ranks)
@@ -166,17 +172,25 @@ def finish(out: Path, stage: Stage, ended: Ended, ranks: Ranks) -> None:
         row: dict[str, Any] = ended.row
         path = folder / CHOICE
         if path.exists():
-            row = row | {"chosen": json.loads(path.read_text(encoding="utf-8"))["name"]}
+            choice = json.loads(path.read_text(encoding="utf-8"))
+            row = row | {"chosen": choice["name"], "candidates": choice["candidates"]}
         write_text(folder / RESULT, to_json(row) + "\n")
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-        if stage.index:  # only the newest are gone on from
-            (stage_folder(out, stage.index - 1) / MOMENTS).unlink(missing_ok=True)
+        _tidy(out)
     ranks.check_same(f"stage {stage.index} written")
 
 
-def finished_folders(out: Path) -> list[Path]:
-    """Of stages that are done, in order."""
-    return sorted(path.parent for path in (out / "stages").glob(f"*/{RESULT}"))
+def _keep_only(cache: TrunkCache | None, folder: Path) -> None:
+    """Give back what the caches of stages before take up."""
+    for each in folder.glob("*"):
+        if cache is None or each != cache.folder:
+            shutil.rmtree(each, ignore_errors=True)
+
+
+def _tidy(out: Path) -> None:
+    """Remove what nothing goes on from any more."""
+    folders = finished_folders(out)
+    for path in (*(folder / CHECKPOINT for folder in folders), *(folder / MOMENTS for folder in folders[:-1])):
+        path.unlink(missing_ok=True)
 
 
 def caches(spec: ProgressiveSpec, out: Path) -> Path:

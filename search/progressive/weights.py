@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,6 +19,11 @@ WEIGHTS = "weights.safetensors"
 def stage_folder(out: Path, index: int) -> Path:
     """Where a stage works and leaves its rack."""
     return out / "stages" / f"{index + 1:02d}"
+
+
+def finished_folders(out: Path) -> list[Path]:
+    """Of stages that are done, in order."""
+    return sorted(path.parent for path in (out / "stages").glob(f"*/{RESULT}"))
 
 
 def save_stage(folder: Path, stage: Stage, rack: Rack) -> None:
@@ -52,15 +55,10 @@ def load_stage(folder: Path, device: torch.device) -> tuple[Stage, Rack]:
 
 def load_rack(out: Path, *, n_stages: int | None = None, device: torch.device | None = None) -> Rack:
     """The rack of a run, in evaluation mode: the last one that is finished, or the one after so many stages."""
-    folders = sorted(folder for folder in (out / "stages").glob("*") if (folder / RESULT).exists())
+    folders = finished_folders(out)
     if not folders:
         raise ConfigError(f"{out}: no finished stage is there")
     if n_stages is not None and not 1 <= n_stages <= len(folders):
         raise ConfigError(f"{out}: there are {len(folders)} finished stages; got n_stages = {n_stages}")
     _, rack = load_stage(folders[(n_stages or len(folders)) - 1], device or torch.device("cpu"))
     return rack.eval()
-
-
-def moments_of(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The tensors below a prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,8 +1,8 @@
-"""Measures what is claimed of growth, as far as a CPU can: `python -m tests.benchmarks.bench_claims [C1 C6 ...] [out=FOLDER]`.
+"""What is claimed of growth, as far as a CPU can tell: `python -m tests.benchmarks.bench_claims [C1 C6 ...] [out=FOLDER]`.
 
-Without names all claims are measured; `size=tiny` only shows that all of it runs. Runs are kept in the folder (`runs/claims`): the
-same command goes on where it was killed. The table is printed, and written to `claims.md` beside `claims.json`, which has all
-numbers; claims that the folder has from before stay in both.
+Without names all claims are measured; `size=tiny` only shows that all of it runs. Runs are kept in the folder (`runs/claims`), so
+that the same command goes on where it was killed. The table is printed, and written to `claims.md` beside `claims.json`, which
+has all numbers; claims that the folder has from before stay in both.
 """
 
 import json
@@ -18,8 +18,8 @@ import torch
 from configs import ConfigError
 from search.devices import hardware, use_one_thread
 from search.results import to_json, write_text
-from tests.benchmarks.claims import caches, costs, growth, objectives, precision, prediction, quality
-from tests.benchmarks.claims.findings import Claim, table
+from tests.benchmarks.claims import caches, costs, gaps, growth, objectives, precision, prediction, quality, trunks
+from tests.benchmarks.claims.findings import table
 from tests.benchmarks.claims.runs import SIZES, Runs, tell
 
 CLAIMS = {
@@ -27,10 +27,10 @@ CLAIMS = {
     "C2": costs.C2,
     "C3": costs.C3,
     "C4": caches.C4,
-    "C5": costs.C5,
+    "C5": trunks.C5,
     "C6": quality.C6,
-    "C7": quality.C7,
-    "C8": quality.C8,
+    "C7": gaps.C7,
+    "C8": gaps.C8,
     "C9": precision.C9,
     "C10": prediction.C10,
     "C11": growth.C11,
@@ -62,8 +62,8 @@ def markdown(saved) -> str:
     rows, more = [], []
     for name, entry in saved["claims"].items():
         claim = CLAIMS[name]
-        for each in claim.judge(entry["numbers"]):
-            rows.append([name, each.claim, each.measured, each.figure, each.rule, each.verdict])
+        found = claim.judge(entry["numbers"])
+        rows += [[name, each.claim, each.measured, each.figure, each.rule, each.verdict] for each in found]
         if text := claim.tables(entry["numbers"]):
             more.append(f"{name}: {claim.title}\n\n{text}")
     return "\n".join([table(["", "claim", "measured", "figure", "rule", "verdict"], rows), *more, conditions(saved)])
@@ -73,11 +73,12 @@ def conditions(saved) -> str:
     """What all of it was measured with."""
     size, entries = saved["size"], saved["claims"].values()
     machines = {f"{each['hardware']}, torch {each['torch']}, Python {each['python']}" for each in entries}
+    minutes = sum(each["seconds"] for each in entries) / 60
     return (
-        f"Bytes of Python's library, {size['n_stacks']} stacks of one block at d_model {size['d_model']}, {size['n_train']} windows "
-        f"of {size['seq_len']}, batches of {size['batch_size']}, {size['n_steps']} steps a stage, {len(size['seeds'])} seed(s), where "
-        f"nothing else is said; ± is one standard error over seeds. {'; '.join(sorted(machines))}; one thread, {len(entries)} claims "
-        f"in {sum(each['seconds'] for each in entries) / 60:.1f} minutes.\n"
+        f"Where nothing else is said: bytes of Python's library, {size['n_stacks']} stacks of one block, d_model "
+        f"{size['d_model']}, {size['n_train']} windows of {size['seq_len']}, batches of {size['batch_size']}, {size['n_steps']} "
+        f"steps a stage, a rate that falls in the last 30 % of a run's last stage, {len(size['seeds'])} seed(s); ± is one "
+        f"standard error over seeds. {'; '.join(sorted(machines))}; one thread, {len(entries)} claims in {minutes:.1f} minutes.\n"
     )
 
 

@@ -66,7 +66,7 @@ def test_every_type_of_attention_by_the_guides_keywords(attention_type, attentio
     moved = (block(changed) - y).abs().amax(-1) > 1e-6
     assert moved[:, 6:].all()
     assert moved[:, :6].all() == (attention_mode == "bidirectional")
-    built = alone(Stack([block]).spec, 32).build(seed=3)
+    built = alone(Stack([block]).spec, 32, "a stack").build(seed=3)
     assert built.stacks[0].state_dict().keys() == Stack([block]).state_dict().keys()
 
 
@@ -344,6 +344,17 @@ def test_a_configuration_is_honoured_in_all_it_says():
         (lambda: create_rack_from_specs(9, 32, [{**ENTRY, "n_block": 1}]), r"stack_specs\[0\]: n_block: unknown key"),
         (lambda: create_rack_from_specs(9, 32, [ENTRY] * 2), "uid"),
         (lambda: create_rack_from_config({"model": {"d_modl": 3}}), r"model\.d_modl: unknown key"),
+        (lambda: create_block_spec(65), "create_block_spec: d_model: 65 cannot be shared out among heads of pairs"),
+        (lambda: create_block_spec(512, n_kv_heads=3), "create_block_spec: n_kv_heads: n_heads = 8 must be divisible by"),
+        (lambda: Block(**SIZES, attention_type="mla", mla_rope_dim=3), "Block: mla_rope_dim: 3 must be even"),
+        (lambda: Block(d_model=10**12, n_heads=1), "Block: stacks"),
+        (lambda: Rack(stacks=[], vocab_size=9, d_model=32), "Rack: stacks: "),
+        (lambda: Rack(stacks=[Stack([Block(**SIZES)])], vocab_size=-1, d_model=32), "Rack: vocab_size: .*greater than 0"),
+        (lambda: Stack([Block(**SIZES)], stack_id=-1), "Stack: uid: .*greater than or equal to 0"),
+        (
+            lambda: Rack(stacks=[Stack([Block(**SIZES)]), Stack([Block(**SIZES)])], vocab_size=9, d_model=32),
+            r"Rack: stacks\[1\]\.uid: stacks\[0\] has the uid 0 already",
+        ),
     ],
 )
 def test_bad_input_is_told_in_one_message(make, message):
@@ -358,3 +369,84 @@ def test_stacks_of_other_things_and_other_sizes():
     assert not trained(stack)
     with pytest.raises(ValueError, match="stack 4 has d_model = 32, but the rack has d_model = 16"):
         Rack(stacks=[stack], vocab_size=9, d_model=16)
+
+
+def marks(module):
+    return {name: (each.requires_grad, getattr(each, "lr_scale", 1.0)) for name, each in module.named_parameters()}
+
+
+def test_a_stack_thaws_to_what_its_rack_says_of_it():
+    entries = [{"stack_id": uid, "n_blocks": 1, "block_spec": create_block_spec(**SIZES, freeze_up_proj=True)} for uid in (3, 1)]
+    said = {"lr_scale": 0.5, "parameters": {"stacks.1.*.down.weight": {"lr_scale": 0.0}, "*.query": {"lr_scale": 0.25}}}
+    spec = RackSpec.model_validate({**create_rack_from_specs(50, 32, entries).spec.to_dict(), **said})
+    made = Rack.of(spec.build(), spec)
+    meant = marks(made)
+    assert {scale for _, scale in meant.values()} == {0.0, 0.125, 0.5}
+    for stack in made.stacks:
+        stack.freeze()
+        assert not trained(stack)
+        place = [stack.uid for stack in made.stacks].index(stack.uid)
+        assert marks(made) == {**meant, **{f"stacks.{place}.{name}": (False, 0.0) for name in marks(stack)}}
+        stack.unfreeze()
+        assert marks(made) == meant
+    assert marks(pickle.loads(pickle.dumps(made)).stacks[0]) == marks(made.stacks[0])
+
+
+def test_stacks_whose_parts_need_a_length_freeze_too():
+    tree = {"vocab_size": 9, "d_model": 16, "max_length": 8, "stacks": [{"n_blocks": 1, "block": {"mixer": "hyena", "mlp": "swiglu"}}]}
+    spec = RackSpec.model_validate(tree)
+    made = Rack.of(spec.build(), spec)
+    meant = marks(made.stacks[0])
+    made.stacks[0].freeze()
+    assert not trained(made.stacks[0])
+    made.stacks[0].unfreeze()
+    assert marks(made.stacks[0]) == meant
+
+
+def test_a_stack_that_shares_a_block_with_another_is_not_frozen_by_itself():
+    block = {"mixer": "attention", "share": "one"}
+    stacks = [{"block": block, "n_blocks": n_blocks} for n_blocks in (1, 2)]
+    spec = RackSpec.model_validate({"vocab_size": 9, "d_model": 16, "stacks": stacks})
+    made = Rack.of(spec.build(), spec)
+    with pytest.raises(ValueError, match="the stack at place 1 shares 'one' with the stack at place 0"):
+        made.stacks[1].freeze()
+    assert len(trained(made)) == len(dict(made.named_parameters()))
+    assert made.spec == spec
+
+
+def test_sizes_in_the_guides_order():
+    named = {"d_model": 32, "d_ff": 48, "n_heads": 4, "n_kv_heads": 2, "attention_type": "gqa", "attention_mode": "causal"}
+    assert create_block_spec(*named.values()) == create_block_spec(**named)
+    config = StackWiseConfig.from_dict({"model": SIZES})
+    assert create_stack_from_config(1, 2, config).spec == create_stack_from_config(stack_id=1, n_blocks=2, config=config).spec
+
+
+def test_blocks_of_other_widths_and_blocks_at_two_places_are_refused():
+    block, other = Block(**SIZES), Block(**{**SIZES, "d_model": 16})
+    with pytest.raises(ValueError, match="the blocks of a stack have one d_model; these have 16, 32"):
+        Stack([block, other])
+    with pytest.raises(ValueError, match="a block stands at two places"):
+        Stack([block, block])
+    with pytest.raises(ValueError, match="a block stands at two places"):
+        Rack(stacks=[Stack([block]), Stack([block], stack_id=1)], vocab_size=9, d_model=32)
+
+
+def test_no_more_positions_than_there_may_be():
+    made = simple(max_seq_len=10)
+    logits = made(TOKENS)
+    assert torch.equal(made(None, hidden=made.embed(TOKENS)), logits)
+    longer = torch.zeros(1, 11, dtype=torch.long)
+    for call in (lambda: made(longer), lambda: made(None, hidden=made.embedding(longer), start=1)):
+        with pytest.raises(ValueError, match="the input has 11 positions, but the rack has max_seq_len = 10"):
+            call()
+    assert simple()(longer).shape == (1, 11, 50)
+
+
+def test_a_mask_goes_with_hidden_states_too():
+    made = simple(attention_mode="bidirectional")
+    mask = torch.ones(2, 10, dtype=torch.long)
+    mask[0, 6:] = 0
+    assert torch.equal(made(None, mask, hidden=made.embed(TOKENS)), made(TOKENS, mask))
+    assert not torch.equal(made(TOKENS, mask), made(TOKENS))
+    with pytest.raises(ValueError, match=r"mask must be \[batch, time\] = \[2, 10\]"):
+        made(None, mask[:, :9], hidden=made.embed(TOKENS))

@@ -152,6 +152,25 @@ def test_a_new_stack_adds_nothing_at_first_and_learns(half, kind, precision):
     assert torch.equal(stack(x), x) != bool(moving)
 
 
+@pytest.mark.parametrize("norm", ["rmsnorm", "layernorm"])
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_behind_a_post_norm_the_gradient_is_of_ordinary_size(norm, lora):
+    """A norm of zeros divides by the root of its eps: with what is drawn the other way round, gradients are hundreds."""
+    block = {**BLOCK, "mixer_post_norm": norm, "mlp_post_norm": norm}
+    before = rack(1)
+    after = with_stack(before, StackSpec(n_blocks=2, block=block, lora=lora), position=1)
+    stack = grow(trained(before), before, after, seed=2).stacks[1]
+    x = torch.randn(2, 12, 16, generator=torch.Generator().manual_seed(0))
+    y = stack(x)
+    assert torch.equal(y, x)
+    (y * torch.randn(y.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+    gradients = [each.grad for each in stack.parameters() if each.grad is not None]
+    assert any(gradient.any() for gradient in gradients), "what trains, be it adapters alone, learns from the first step on"
+    if lora is None:
+        assert sum(gradient.square().sum() for gradient in gradients).sqrt() < 50
+        assert stack.blocks[0].mlp.down.weight.any()
+
+
 def test_biases_add_nothing_either():
     ones = {"init": {"kind": "fill", "value": 1.0}}
     block = {"mixer": "hyena", "mlp": {"kind": "mlp", "bias": True}, "mlp_post_norm": "layernorm", "norm": "layernorm"}

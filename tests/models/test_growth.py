@@ -3,7 +3,9 @@
 import pytest
 
 from models import RackSpec, StackSpec
+from configs import ConfigError
 from models.growth import (
+    next_uid,
     stack_position,
     stack_uids,
     untied,
@@ -107,6 +109,18 @@ def test_a_head_gets_a_weight_of_its_own():
     assert untied(spec) == rack()
 
 
+def test_a_rack_that_cannot_be_is_told_in_our_words():
+    with pytest.raises(ConfigError, match=r"^rack: stacks\[0\]\.precison: unknown key 'precison'; did you mean 'precision'"):
+        with_stack_fields(rack(), 0, precison="half")
+    with pytest.raises(ConfigError, match="rack: "):
+        with_stack(rack(), StackSpec(n_blocks=1, block={"mixer": {"kind": "attention", "n_heads": 3}}), position=0)
+
+
+def test_the_next_uid_is_known_before():
+    for spec in (rack(), rack(next_uid=7), without_stack(rack(), 1)):
+        assert stack_uids(with_stack(spec, NEW, position=0))[0] == next_uid(spec)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -172,3 +186,33 @@ def test_adapters_that_say_nothing_new_keep_their_fingerprint(layers):
     text = str(spec.content())
     assert ("trains" in text) == bool(layers)
     assert not any(name in text for name in ("targets", "freeze_base", "'fit'"))
+
+
+def by_uid(spec):
+    """What trains, adapters included, by the uid of its stack."""
+    uids, named = stack_uids(spec), spec.build().named_parameters()
+    return {
+        (uids[int(name.split(".")[1])], name.partition("blocks")[2]): parameter.requires_grad
+        for name, parameter in named
+        if name.startswith("stacks.")
+    }
+
+
+@pytest.mark.parametrize("is_by_glob", [False, True])
+@pytest.mark.parametrize("freeze_others", [None, False])
+def test_adapters_that_the_rack_puts_on_a_stack_go_with_it(is_by_glob, freeze_others):
+    lora = {"rank": 2, "targets": ["stacks.1.*.up"], "freeze_others": freeze_others}
+    spec = rack(**({"parameters": {"*.mlp": {"lora": lora}}} if is_by_glob else {"lora": lora}))
+    expected = by_uid(spec)
+    adapted = {key for key in expected if "adapters" in key[1]}
+    assert {uid for uid, _ in adapted} == {1}
+    first = with_stack(spec, NEW, position=0)
+    for grown in (first, without_stack(first, 2), without_stack(with_stack(spec, NEW, position=1), 0)):
+        found = by_uid(grown)
+        assert {key for key in found if "adapters" in key[1]} == adapted
+        assert {key: found[key] for key in found if key[0] != 2} == {key: expected[key] for key in expected if key in found}
+    fused = by_uid(with_stacks_fused(spec, (0, 1)))
+    assert {name.split(".")[1] for _, name in fused if "adapters" in name} == {"1"}
+    gone = by_uid(without_stack(spec, 1))
+    assert gone == {key: trains for key, trains in expected.items() if key[0] == 0}
+    assert without_stack(rack(lora={"targets": ["*.up"]}), 1).lora.targets == ("*.up",)

@@ -1,5 +1,7 @@
 """Racks that are built: what their function is, how they start, what they share."""
 
+from unittest import mock
+
 import pytest
 import torch
 from torch import nn
@@ -309,6 +311,24 @@ def test_checkpointing_keeps_less_and_changes_nothing():
     assert kept[True] < 0.5 * kept[False]
     assert found[True][1] == found[False][1] != {}
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found[True][0], found[False][0], strict=True))
+
+
+def test_checkpointing_is_for_every_gradient_and_no_other():
+    """Also through a trunk that does not train and is not in training: below it is what learns."""
+    kept = {}
+    for is_on in (False, True):
+        rack = two_stacks().eval()
+        rack.stacks.requires_grad_(False)
+        for stack in rack.stacks:
+            stack.checkpointing = is_on
+        kept[is_on] = saved_bytes(rack)
+        rack.embedding.requires_grad_(False)
+        rack.stacks[1].register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].requires_grad))
+        calls = []
+        with mock.patch("models.rack.checkpoint", side_effect=AssertionError("there is no gradient to save for")):
+            rack(TOKENS)
+        assert calls == [False]
+    assert kept[True] < 0.5 * kept[False]
 
 
 def test_a_rack_is_told_the_time():

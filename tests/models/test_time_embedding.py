@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from models import RackSpec
 from models.time_embedding import TimeEmbedding
 
 STEPS = torch.tensor([3, 0, 9, 3])
@@ -89,7 +90,7 @@ def test_builds_without_memory_and_is_packed(kind):
 
 @each_kind
 def test_times_end(kind):
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError):
         embedding(kind)(torch.tensor([10]))
 
 
@@ -106,3 +107,29 @@ def test_what_cannot_be_is_refused(sizes, options, message):
     with pytest.raises(ValueError, match=message):
         TimeEmbedding(*sizes, **options)
     assert TimeEmbedding(6, 4, kind="learned", d_time=7)(torch.tensor([1])).shape == (1, 1, 6)
+
+
+@pytest.mark.parametrize("kind", ["sinusoidal", "learned"])
+@pytest.mark.parametrize(
+    ("t", "message"),
+    [
+        (torch.tensor([0, 5]), "t must be from 0 to 4"),
+        (torch.tensor([-1, 0]), "t must be from 0 to 4"),
+        (torch.tensor([0.0, 1.0]), r"t must be time steps \[batch\] int64; got torch.float32"),
+        (torch.tensor([True, False]), "got torch.bool"),
+        (torch.zeros(2, 1, dtype=torch.long), r"int64; got torch.int64 \[2, 1\]"),
+        (torch.tensor(1), r"got torch.int64 \[\]"),
+    ],
+)
+def test_times_that_cannot_be(kind, t, message):
+    with pytest.raises(ValueError, match=message):
+        TimeEmbedding(8, 5, kind=kind, d_time=4)(t)
+
+
+def test_a_rack_gets_a_time_for_each_sample():
+    time = {"n_steps": 5, "d_time": 4}
+    rack = RackSpec(vocab_size=8, d_model=16, time=time, stacks=[{"n_blocks": 1, "block": {"mlp": "swiglu"}}]).build()
+    tokens = torch.zeros(2, 3, dtype=torch.long)
+    assert rack(tokens, t=torch.tensor([0, 4])).shape == (2, 3, 8)
+    with pytest.raises(ValueError, match=r"t must be \[batch\] = \[2\], the time step of each sample; got \[1\]"):
+        rack(tokens, t=torch.tensor([0]))

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -184,7 +185,7 @@ def test_a_failed_rack_is_told_and_the_others_are_compared(tmp_path, capsys):
             **whole({key: spec for key, spec in runs.items() if key != name}, out),
         }
 
-    backend = type(HERE)(HERE.mad, HERE.train_supernet, one_fails, HERE.open_scorer)
+    backend = replace(HERE, train_racks=one_fails)
     assert pipeline.run(validate(PipelineSpec, raw(PIPELINE), "test"), tmp_path, backend) == 1
     assert "RuntimeError: boom" in capsys.readouterr().out
     assert sum(row["error"] is not None for row in results(tmp_path)["rows"]) >= 1

@@ -1,11 +1,22 @@
 """The stages of a growth as specs: which stacks stand where, what trains in each, what the joint stage lets go."""
 
+import io
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from rich.console import Console
 
-from models.growth import stack_uids
+import configs
+from configs.load import load
+from models.growth import stack_uids, without_stack
 from search.progressive.plan import first_stage, next_stage
+from search.progressive.sizes import print_stages
+from search.progressive.spec import ProgressiveSpec
 from tests.search.growths import BLOCK, STACK, growth_spec
+
+SHIPPED = Path(configs.__file__).parent
 
 
 def stages(spec):
@@ -145,3 +156,21 @@ def test_every_stage_is_a_model_of_its_own(growth):
     for stage in stages(growth_spec(growth={"progressive_qlora_rank": 2, "joint_tuning_steps": 1, **growth})):
         rack = stage.rack.build()
         assert torch.isfinite(rack(torch.zeros(1, 4, dtype=torch.long))).all()
+
+
+def test_a_new_stack_gets_the_uid_that_no_other_had():
+    """After the newest one has been taken away; what is counted are those that are there."""
+    spec = growth_spec(growth={"target_stacks": 4})
+    last = stages(spec)[2]
+    shorter = replace(last, rack=without_stack(last.rack, 2), born={uid: last.born[uid] for uid in (0, 1)}, uid=1)
+    stage = next_stage(spec, shorter)
+    assert (stage.uid, stage.position, stage.created) == (3, 2, 2)
+    assert stack_uids(stage.rack) == tuple(stage.born) == (0, 1, 3)
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("progressive*.yaml")), ids=lambda path: path.stem)
+def test_the_stages_of_every_shipped_growth_are_shown(path):
+    spec, console = load(ProgressiveSpec, path), Console(width=200, record=True, file=io.StringIO())
+    print_stages(console, spec)
+    shown = [line for line in console.export_text().splitlines() if line.startswith("│")]
+    assert len(shown) == spec.n_stages

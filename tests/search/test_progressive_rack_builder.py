@@ -12,7 +12,8 @@ from configs import ConfigError, StackWiseConfig
 from models import rack as base
 from models.adapters import AdaptedLinear, is_adapter
 from models.architecture import Block, Stack
-from models.spec import StackSpec
+from models.spec import RackSpec, StackSpec
+from search.progressive.building import capped_notes
 from search.progressive_rack_builder import ProgressiveRackBuilder
 
 SIZES = {"vocab_size": 30, "d_model": 32, "d_ff": 48, "n_heads": 2}
@@ -97,6 +98,19 @@ def test_the_configuration_says_what_is_not_told():
     builder.config.training.progressive.max_stacks = 3
     builder.append_stack()
     assert builder.current_stacks == 3
+
+
+def test_what_is_configured_later_holds_where_the_builder_was_told_nothing_else(tmp_path):
+    free, told = ProgressiveRackBuilder(config_of()), ProgressiveRackBuilder(config_of(), "append", "half")
+    for builder, expected in ((free, ("prepend", "bfloat16")), (told, ("append", "half"))):
+        builder.append_stack(n_blocks=1)
+        builder.save(tmp_path / "builder.safetensors")
+        for each in (builder, ProgressiveRackBuilder.load(tmp_path / "builder.safetensors")):
+            each.config.training.progressive.building_mode = "prepend"
+            each.config.training.progressive.new_stack_precision = "bfloat16"
+            assert (each.growth.building_mode, each.growth.new_stack_precision) == expected
+            newest = each.add_stack(n_blocks=1)
+            assert (newest.stack_id, newest.spec.precision) == (0 if expected[0] == "prepend" else 1, expected[1])
 
 
 def test_there_is_no_rack_without_stacks():
@@ -311,6 +325,15 @@ def test_a_rank_that_is_capped_is_told_once():
         builder.freeze_trunk([0])
 
 
+def test_ranks_that_are_capped_are_told_of_any_rack():
+    adapters = {"rank": 40, "fit": True}
+    stack = {"n_blocks": 1, "block": {"mixer": {"kind": "attention", "n_heads": 2}, "mlp": {"kind": "mlp", "d_ff": 64}}}
+    said = [{**stack, "lora": {"rank": 16, "fit": True}, "progressive_lora": adapters}, {**stack, "lora": adapters}, stack]
+    spec = RackSpec(vocab_size=8, d_model=32, stacks=[{**each, "uid": uid} for each, uid in zip(said, (4, 2, 0), strict=True)])
+    text = "rank 40 is over half of the smaller side of every linear; the highest it came to is 16"
+    assert capped_notes(spec.build(), spec) == [f"stack 4: {text}", f"stack 2: {text}"]
+
+
 def test_a_narrow_linear_among_wide_ones_is_no_mistake():
     builder = ProgressiveRackBuilder(config_of(model={"n_heads": 4, "n_kv_heads": 2}, qlora_enabled=True))
     mixer = builder.append_stack(n_blocks=1).blocks[0].mixer
@@ -444,7 +467,7 @@ def test_all_of_it_is_saved_and_goes_on(tmp_path):
 def test_a_file_that_is_damaged_or_missing_is_told(tmp_path):
     builder = builder_of(1)
     path = tmp_path / "rack.safetensors"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ConfigError, match="there is no such file"):
         ProgressiveRackBuilder.load(path)
     builder.save(path)
     path.write_bytes(path.read_bytes()[:-10])

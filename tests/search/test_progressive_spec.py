@@ -45,6 +45,10 @@ CASES = {
     "steps of one": ({"growth": {"enabled": False, "stage_steps": [1, 2]}}, "growth.stage_steps: 2 numbers for 1 stage(s)"),
     "mode": ({"training_architecture": "stackwise"}, "training_architecture: stackwise is how a whole rack trains"),
     "denoising": ({"growth": {**DENOISES, "building_mode": "prepend"}}, "growth.prepend_loss: denoise_mse needs"),
+    "denoising by what moves": (
+        {**MLM, "growth": {**DENOISES, "building_mode": "prepend", "trunk_strategy": "full"}},
+        "growth.train_embedding: denoise_mse measures by the embedding",
+    ),
     "denoising above": ({**MLM, "growth": DENOISES}, "growth.prepend_loss: denoise_mse is of a stack before"),
     "no adapters": (
         {"growth": {"trunk_strategy": "qlora", "progressive_qlora": False}},
@@ -76,7 +80,11 @@ CASES = {
     "candidate with a choice": ({"candidates": {"a": STACK, "b": SPACE}}, "candidates.b: a candidate has no choices itself"),
     "name": ({"candidates": {"../a": STACK, "b": STACK}}, "candidates[\"../a\"]: a candidate's name is its folder's"),
     "taken name": ({"candidates": {"tune": STACK, "b": STACK}}, "candidates.tune: a candidate's name is its folder's"),
-    "budget": ({"choice": {"budget": {"n_attention": 1}}}, "choice.budget: only a stack with choices"),
+    "nothing to choose": ({"choice": {"n_steps": 3}}, "choice: there is nothing to choose from"),
+    "budget": (
+        {"candidates": {"a": STACK, "b": STACK}, "choice": {"budget": {"attention": 1}}},
+        "choice.budget: only a stack with choices",
+    ),
     "chosen below": ({"stack": SPACE, "growth": {"building_mode": "prepend"}}, "growth.building_mode: candidates are ranked"),
     "chosen at once": ({"stack": SPACE, "growth": {"enabled": False}}, "growth.enabled: only a stack that a rack grows by"),
 }

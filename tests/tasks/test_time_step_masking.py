@@ -36,7 +36,7 @@ def as_config(form):
     if form == "nested mapping":
         return {"training": {"progressive": DEPTH, "seed": 0}, "model": {"vocab_size": 50}}
     if form == "flat object":
-        return SimpleNamespace(**DEPTH, something_else=3)
+        return SimpleNamespace(**DEPTH, _private=3)
     if form == "nested object":
         return SimpleNamespace(training=SimpleNamespace(progressive=SimpleNamespace(**DEPTH)))
     config = StackWiseConfig.from_dict({"model": {"vocab_size": 50}, "training": {"progressive": DEPTH}})
@@ -184,6 +184,11 @@ def test_samples_without_ids_are_named_by_their_tokens():
         ({"training": {"progressive": {"masks": 1}}}, "unknown key 'masks'"),
         ({"stack_time_mapping": "custom"}, "custom_time_mapping: stack_time_mapping custom needs a function"),
         (SimpleNamespace(time_interpretation="width"), "time_interpretation"),
+        (SimpleNamespace(time_interpretatoin="depth"), "unknown key 'time_interpretatoin'; did you mean 'time_interpretation'"),
+        (SimpleNamespace(**DEPTH, something_else=3), "unknown key 'something_else'"),
+        (SimpleNamespace(training=SimpleNamespace(progressive=None)), "unknown key 'progressive'"),
+        (None, "NoneType says nothing of how a rack grows"),
+        ("depth", "str says nothing of how a rack grows"),
     ],
 )
 def test_what_does_not_exist_is_refused(config, message):
@@ -191,9 +196,30 @@ def test_what_does_not_exist_is_refused(config, message):
         TimeStepMasking(config)
 
 
+@pytest.mark.parametrize("more", [{}, {"target_stacks": 3}])
+def test_stacks_above_the_last_one_have_its_time(more):
+    """By max_stacks, however far the rack is meant to grow."""
+    masking = TimeStepMasking({**DEPTH, "num_time_steps": None, **more})
+    assert [masking.get_time_step_for_stack(index) for index in (0, 3, 11, 12, 40)] == [0, 300, 1100, 1100, 1100]
+    assert masking.n_time_steps == 1101
+
+
+def test_who_asks_says_what_the_mask_is():
+    batch = as_sequences(TOKENS)
+    with pytest.raises(ConfigError, match="mask_token_id: which token is the mask"):
+        TimeStepMasking(DEPTH).ask(batch, 2)
+    with pytest.raises(ConfigError, match=r"random_fraction = 0\.5 draws tokens below a vocab_size"):
+        TimeStepMasking({**DEPTH, "mask_token_id": 7, "random_fraction": 0.5}).ask(batch, 2)
+    by_size = TimeStepMasking(DEPTH, vocab_size=50).ask(batch, 2)
+    by_token = TimeStepMasking({**DEPTH, "mask_token_id": 50}).ask(batch, 2)
+    assert np.array_equal(by_size.inputs, by_token.inputs)
+    assert by_size.inputs.max() == 50
+    assert np.array_equal(TimeStepMasking(DEPTH).generate_masks_for_stack(TOKENS, 2), by_size.weights > 0)
+    others = TimeStepMasking({"training_objective": "custom"}).ask(as_sequences((TOKENS, TOKENS)), 0)
+    assert np.array_equal(others.targets, TOKENS)
+
+
 def test_a_stack_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="below max_stacks = 12; got 12"):
-        TimeStepMasking(DEPTH).get_time_step_for_stack(12)
     for index in (-1, 1.5):
         with pytest.raises(ValueError, match="stack_idx must be an integer, at least 0"):
             TimeStepMasking({}).get_time_step_for_stack(index)

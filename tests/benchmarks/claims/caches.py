@@ -56,12 +56,13 @@ def judge_cached(numbers):
     curves, (n_equal, n_rows) = numbers["curves"], numbers["equal_hidden"]
     is_same = all(curves[mode] == curves["stream"] for mode in KEPT_MODES)
     apart = max(abs(one - other) for one, other in zip(curves["memory"], curves["none"], strict=True))
+    is_refused = numbers["is_refused"]
     figure = (
-        f"{n_equal} of {n_rows} rows; {len(curves['memory'])} losses {'the same' if is_same else 'differ'} (without a cache, whole "
-        f"batches at a time: up to {apart:.1e} off); change {'refused' if numbers['is_refused'] else 'not noticed'}"
+        f"{n_equal} of {n_rows} rows; {len(curves['none'])} losses {'the same' if is_same else 'differ'} (whole batches without "
+        f"a cache: up to {apart:.1e} off); change {'refused' if is_refused else 'not noticed'}"
     )
     measured = "hidden states and training losses cached (memory, Arrow) against recomputed; one weight of the trunk changed"
-    holds = n_equal == n_rows and is_same and numbers["is_refused"]
+    holds = n_equal == n_rows and is_same and is_refused
     return [Finding("Cached is recomputed", measured, figure, "the same bits, the same losses; the change is refused", holds)]
 
 
@@ -75,8 +76,8 @@ def measure_resumed(runs: Runs):
     undisturbed = runs.run("undisturbed", **options)
     losses = {}
     for name, n_evaluations in (("in a stage", 3), ("after a stage", 2)):
-        label = f"killed-{name.replace(' ', '-')}"
-        out = runs.folder / "runs" / label / "seed-0"
+        label = f"killed {name}"
+        out = runs.place(label)
         if not is_finished(out):
             shutil.rmtree(out, ignore_errors=True)
             _kill(runs.spec(**options), out, n_evaluations)
@@ -120,13 +121,14 @@ SHARED = 1.5
 def judge_resumed(numbers):
     claim = "A run can be killed, moved, and share its cache"
     same = [name for name, losses in numbers["killed"].items() if losses == numbers["undisturbed"]]
-    n_losses = sum(map(len, numbers["undisturbed"]))
+    n_losses, n_killed = sum(map(len, numbers["undisturbed"])), len(numbers["killed"])
+    told = f"killed {' and '.join(numbers['killed'])}: {len(same)} of {n_killed} with the same {n_losses} losses"
+    rule, is_pickled = "the same to the bit", numbers["is_pickled"]
     found = [
-        Finding(claim, "all training losses of runs that were killed and went on, against one that was not",
-                f"killed {' and '.join(numbers['killed'])}: {len(same)} of {len(numbers['killed'])} with the same {n_losses} losses",
-                "the same to the bit", len(same) == len(numbers["killed"])),
-        Finding(claim, "logits of a rack with NF4 weights and adapters after a pickle", "the same" if numbers["is_pickled"] else "others",
-                "the same to the bit", numbers["is_pickled"]),
+        Finding(claim, "training losses of runs that were killed and went on, against an undisturbed one", told, rule,
+                len(same) == n_killed),
+        Finding(claim, "logits of a rack with NF4 weights and adapters after a pickle", "the same" if is_pickled else "others",
+                rule, is_pickled),
     ]  # fmt: skip
     readers, measured = numbers["readers"], "memory of trials that read one cache at the same time, together / the cache"
     rule = f"at most {SHARED}, of any number of trials"

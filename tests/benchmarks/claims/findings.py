@@ -50,7 +50,7 @@ def standard_error(values: Sequence[float]) -> float:
 def text_of(values: Sequence[float], form: str = ".4f") -> str:
     """The mean, and its standard error where there are several values."""
     error = standard_error(values)
-    return f"{mean(values):{form}}" + ("" if math.isnan(error) else f" ± {error:{form}}")
+    return f"{mean(values):{form}}" + ("" if math.isnan(error) else f" ± {error:{form.removeprefix('+')}}")
 
 
 def differences(first: Sequence[float], second: Sequence[float]) -> list[float]:

@@ -64,13 +64,15 @@ def judge_leaks(numbers):
     earlier, later = numbers["later_changes"]
     n_asked, n_positions = numbers["n_asked"], numbers["n_positions"]
     return [
-        Finding("MLM does not leak", f"held-out loss on random letters of which ln V = {floor:.4f}; where all answers are shown",
+        Finding("MLM does not leak",
+                f"held-out loss on random letters, of which ln V = {floor:.4f}; with all answers shown",
                 f"{losses['masked']:.4f}; shown {losses['shown']:.4f}", f"at least ln V - {ALLOWED}; shown: below it",
                 losses["masked"] >= floor - ALLOWED > losses["shown"]),
         Finding("CLM asks all that it can", f"asked positions of windows of {n_positions} tokens",
                 ", ".join(map(str, n_asked)), f"{n_positions - 1}", n_asked == [n_positions - 1]),
-        Finding("Causal racks do not look ahead, pads or not", "largest change of logits before, and after, the tokens that changed",
-                f"{earlier:.1e}; {later:.1e}", "0 before, more after", earlier == 0 < later),
+        Finding("Causal racks do not look ahead, pads or not",
+                "largest change of logits before, and from, the tokens that changed",
+                f"{earlier:.1e}; {later:.1e}", "0 before, more from there", earlier == 0 < later),
     ]  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def _ranked(runs: Runs, seed: int, stacks):
     """The held-out loss of each candidate on the cached trunk of a run."""
     choice = {"n_steps": max(runs.size.n_steps // 2, 1)}
     spec = runs.spec(seed=seed, growth={"target_stacks": 2, "cache_mode": "arrow"}, candidates=stacks, choice=choice)
-    out = runs.folder / "runs" / "candidates" / f"seed-{seed}"
+    out = runs.place("candidates", seed)
 
     def rank(specs, folder):
         return {name: run_candidate(each, folder / name) for name, each in specs.items()}

@@ -25,9 +25,9 @@ def opened(runs: Runs):
 def read_side_by_side(runs: Runs):
     """Bytes of each process: `mapped`, its share of the pages of the cache's files, and `own`, what it made while it read.
 
-    None where the kernel does not tell.
+    None where the kernel does not tell, or there are to be none.
     """
-    if not SMAPS.exists():
+    if not (SMAPS.exists() and runs.size.n_readers):
         return None
     cache_bytes = opened(runs).cache.told()["cache_bytes"]
     command = [sys.executable, "-c", PROGRAM, str(runs.folder), runs.size_name]

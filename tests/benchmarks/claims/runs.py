@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(16, 16, 4, 16, 1, 4, 3e-3, 3, (0,), (1, 2, 3), (32,), 2, 1, 40, 2),
+    "tiny": Size(16, 8, 4, 8, 1, 2, 3e-3, 2, (0,), (1, 2, 3), (32,), 1, 0, 40, 2),
     "small": Size(64, 64, 8, 800, 4, 100, 3e-3, 4, (0, 1, 2), (1, 2, 4, 8, 16), (64, 128, 256, 512, 1024), 15, 4, 200),
 }
 EVAL_ROWS = 32
@@ -88,9 +89,13 @@ class Runs:
         }
         return validate(ProgressiveSpec, merge(base, changes), "claims")
 
+    def place(self, name: str, seed: int = 0) -> Path:
+        """The folder of a run."""
+        return self.folder / "runs" / re.sub(r"\W+", "-", name) / f"seed-{seed}"
+
     def run(self, name: str, *, seed: int = 0, **changes: Any) -> Run:
         """The finished run of this name and seed, trained if it is not there; `changes` are laid over the spec."""
-        spec, out = self.spec(seed=seed, **changes), self.folder / "runs" / name / f"seed-{seed}"
+        spec, out = self.spec(seed=seed, **changes), self.place(name, seed)
         with run_folder(out, spec):
             if not is_finished(out):
                 started = time.monotonic()
