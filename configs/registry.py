@@ -151,6 +151,6 @@ def _part_spec(registry: Registry, component: type, kind: str) -> type[Part]:
         annotation = OrderedDict[str, registry.field()] if name == registry.named_parts else parameter.annotation  # type: ignore[misc]
         if name not in registry.handed_down:
             fields[name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
-    made = create_model(f"{component.__name__}Spec", __base__=registry.base, **fields)
+    made: type[Part] = create_model(f"{component.__name__}Spec", __base__=registry.base, **fields)  # type: ignore[assignment]
     made.later_options = getattr(component, "later_options", {})
     return made

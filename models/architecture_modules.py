@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from configs.load import validate
 from models import rack as base
 from models.attention_types import block_of, validated
-from configs.load import validate
 from models.build import without_memory
 from models.checks import stack_uids
 from models.quantised import QuantisedLinear, memory_bytes
@@ -57,15 +57,16 @@ class Stack(base.Stack):
 
     def __init__(self, blocks: Iterable[Block], stack_id: int = 0, *, freeze_blocks: bool = False) -> None:
         super().__init__(blocks, uid=stack_id)
-        if not all(isinstance(block, Block) for block in self.blocks) or not self.blocks:
+        made = [block for block in self.blocks if isinstance(block, Block)]
+        if not made or len(made) < len(self.blocks):
             raise ValueError("a stack is made of one or more blocks, each a models.architecture.Block, which knows its spec")
-        widths = sorted({block.d_model for block in self.blocks})
+        widths = sorted({block.d_model for block in made})
         if len(widths) > 1:
             raise ValueError(f"the blocks of a stack have one d_model; these have {', '.join(map(str, widths))}")
         _check_apart([self])
-        tree = {"blocks": [block.spec.to_dict() for block in self.blocks], "uid": stack_id}
+        tree = {"blocks": [block.spec.to_dict() for block in made], "uid": stack_id}
         self.spec = self.thawed = validate(StackSpec, tree, "Stack")
-        self.d_model, self.stack_id = self.blocks[0].d_model, stack_id  # type: ignore[assignment]
+        self.d_model, self.stack_id = widths[0], stack_id
         self.around = alone(self.spec, self.d_model, "Stack")
         if freeze_blocks:
             self.freeze()
@@ -159,7 +160,7 @@ def set_trainable(stack: Stack, *, is_trainable: bool) -> None:
         ValueError: for a stack that shares a block with another one, which would be frozen with it.
     """
     place = stack_uids(stack.around).index(stack.uid)
-    names = [{block.share for block in each.expanded()} - {None} for each in stack.around.stacks]
+    names = [{block.share for block in each.expanded() if block.share is not None} for each in stack.around.stacks]
     for other in range(len(names)):
         if shared := names[place] & names[other] if other != place else None:
             text = f"shares '{min(shared)}' with the stack at place {other}: either can only train, or not, with the other"

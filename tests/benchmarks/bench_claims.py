@@ -92,8 +92,8 @@ def run(names: list[str], folder: Path, size: str) -> str:
     for name in names:
         claims = saved["claims"] | {name: measure(name, runs)}
         saved["claims"] = {each: claims[each] for each in CLAIMS if each in claims}
-        text = markdown(saved)
         write_text(path, to_json(saved, indent=1) + "\n")
+        text = markdown(saved)
         write_text(folder / "claims.md", text)
     return text
 

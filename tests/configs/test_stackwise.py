@@ -69,8 +69,6 @@ OTHER = {
     "qlora_rank": 4,
     "qlora_alpha": 8.0,
     "qlora_strategy": "variable",
-    "qlora_rank_pattern": "linear",
-    "qlora_alpha_pattern": "decreasing",
     "qlora_configs": {"1": {"rank": 2, "alpha": None}},
     "qlora_rslora": True,
     "qlora_targets": ["query"],
@@ -100,7 +98,8 @@ OTHER = {
     "noise_direction": "decreasing",
     "time_sampling": "sample",
 }
-"""A value of every key of the growth that is not its default."""
+PATTERNS = {"qlora_strategy": "progressive", "qlora_rank_pattern": "linear", "qlora_alpha_pattern": "decreasing"}
+"""A value of every key of the growth that is not its default; patterns and sizes said one by one contradict each other."""
 
 
 def halfway(stack_idx, max_stacks, num_time_steps):
@@ -220,6 +219,11 @@ def test_models_that_do_not_fit_together(said, place):
         ({"stack_time_mapping": "custom"}, "custom_time_mapping"),
         ({"custom_time_mapping": "a:b"}, "custom_time_mapping"),
         ({"time_embedding_dim": 7}, "time_embedding_dim"),
+        ({"qlora_configs": {0: {"rank": 2}}}, "qlora_configs"),
+        ({"qlora_strategy": "progressive", "qlora_configs": {0: {"rank": 2}}}, "qlora_configs"),
+        ({"qlora_strategy": "variable", "qlora_rank_pattern": "linear"}, "qlora_rank_pattern"),
+        ({"qlora_alpha_pattern": "linear"}, "qlora_alpha_pattern"),
+        ({"qlora_trunk_window": 1}, "qlora_trunk_window"),
     ],
 )
 def test_growth_that_does_not_fit_together(said, place):
@@ -232,14 +236,87 @@ def test_growth_that_does_not_fit_together(said, place):
         config.growth()
 
 
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [
+        ({"random_fraction": 0.6, "keep_fraction": 0.5}, "keep_fraction"),
+        ({"final_mask_ratio": 0.9}, "final_mask_ratio"),
+        ({"time_interpretation": "depth", "mask_schedule": "constant", "final_mask_ratio": 0.9}, "final_mask_ratio"),
+    ],
+)
+def test_masks_that_do_not_fit_together(said, place):
+    config = ProgressiveConfig.from_dict(said)
+    with pytest.raises(ConfigError, match=f"ProgressiveConfig: {place}: "):
+        config.validate()
+    with pytest.raises(ValueError, match=place.partition("_")[0]):
+        OBJECTIVES.build(OBJECTIVES.part(config.objective()), vocab_size=9)  # which says so, too, when it is used
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (
+            {"model": {"attention_mode": "bidirectional"}, "training": {"progressive": {"training_objective": "clm"}}},
+            "model.attention_mode: the objective clm asks for the next token, which bidirectional attention sees",
+        ),
+        (
+            {"model": {"attention_preset": "bert_style"}, "training": {"progressive": {"training_objective": "clm"}}},
+            "model.attention_preset: the objective clm",
+        ),
+        (
+            {"model": {"vocab_size": 30}, "training": {"progressive": {"mask_token_id": 31}}},
+            "training.progressive.mask_token_id: 31 must be at most model.vocab_size = 30",
+        ),
+        (
+            {"model": {"architecture": {"n_stacks": 5}}, "training": {"progressive": {"max_stacks": 4}}},
+            "model.architecture.n_stacks: 5 is more than training.progressive.max_stacks = 4",
+        ),
+        ({"model": {"max_seq_len": 8}, "data": {"seq_len": 9}}, "data.seq_len: 9 is more than model.max_seq_len = 8"),
+        ({"model": {"d_model": 65}}, "model.d_model: 65 cannot be shared out"),
+    ],
+)
+def test_sections_that_do_not_fit_together(tree, message, tmp_path):
+    config = StackWiseConfig.from_dict(tree)
+    with pytest.raises(ConfigError, match=f"^StackWiseConfig: {message}"):
+        config.validate()
+    with pytest.raises(ConfigError, match=message):
+        config.to_yaml(tmp_path / "config.yaml")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sections_that_do_fit_together():
+    for tree in (
+        {"model": {"attention_mode": "causal"}, "training": {"progressive": {"training_objective": "clm"}}},
+        {"training": {"progressive": {"training_objective": "clm"}}},  # of a rack that is not the section's
+        {"model": {"vocab_size": 30}, "training": {"progressive": {"mask_token_id": 30}}},
+        {"model": {"architecture": {"n_stacks": 16}}},  # built at once
+        {"training": {"progressive": {"max_stacks": 1}}},
+        {"model": {"max_seq_len": 8}, "data": {"seq_len": 8}},
+        {"model": {"d_model": 65, "use_rope": False}},
+    ):
+        StackWiseConfig.from_dict(tree).validate()
+
+
 def test_a_trunk_of_adapters_has_some_without_being_told():
     config = ProgressiveConfig(trunk_strategy="qlora")
     config.validate()
     assert config.growth() == GrowthSpec(trunk_strategy="qlora")
 
 
+def test_sizes_of_adapters_that_are_set_one_by_one():
+    config = ProgressiveConfig(qlora_strategy="variable")
+    config.qlora_configs[0] = {"rank": 4}
+    assert config.to_dict()["qlora_configs"] == {"0": {"rank": 4, "alpha": None}}
+    assert config.growth().qlora_configs[0].rank == 4
+    assert ProgressiveConfig.from_dict(config.to_dict()).growth() == config.growth()
+    config.qlora_configs[1] = {"rnk": 4}
+    for call in (config.to_dict, config.validate, config.growth):
+        with pytest.raises(ValueError, match="did you mean 'rank'"):
+            call()
+
+
 def test_sizes_of_adapters_by_numbers_or_text():
-    by_number, by_text = (GrowthSpec(qlora_configs={key: {"rank": 4}}) for key in (1, "1"))
+    by_number, by_text = (GrowthSpec(qlora_strategy="variable", qlora_configs={key: {"rank": 4}}) for key in (1, "1"))
     assert by_number == by_text
     assert by_number.qlora_configs[1].rank == 4
     with pytest.raises(ValueError, match="the key 1 is given twice"):
@@ -247,13 +324,14 @@ def test_sizes_of_adapters_by_numbers_or_text():
 
 
 def test_every_key_of_the_growth_gets_through():
-    assert set(OTHER) == set(GrowthSpec.model_fields)
-    config = StackWiseConfig.from_dict({"training": {"progressive": OTHER}})
-    growth = config.training.progressive.growth()
-    assert type(growth) is GrowthSpec
-    assert growth.to_dict() == OTHER
+    assert {*OTHER, *PATTERNS} == set(GrowthSpec.model_fields)
     defaults = GrowthSpec().to_dict()
-    assert not [name for name, value in OTHER.items() if defaults[name] == value]
+    for said in (OTHER, PATTERNS):
+        config = StackWiseConfig.from_dict({"training": {"progressive": said}})
+        growth = config.training.progressive.growth()
+        assert type(growth) is GrowthSpec
+        assert growth.to_dict() == {**defaults, **said}
+        assert not [name for name, value in said.items() if defaults[name] == value]
     with pytest.raises(ValueError, match="frozen"):
         growth.enabled = True
 
@@ -264,13 +342,24 @@ def test_where_and_how_a_cache_is_kept_is_no_content_of_a_growth():
     assert GrowthSpec(cache_variants=2).fingerprint() != GrowthSpec().fingerprint()
 
 
-def test_functions_of_time():
+def test_functions_of_time(tmp_path):
     config = ProgressiveConfig(stack_time_mapping="custom", custom_time_mapping=halfway)
     assert config.custom_time_mapping is halfway
     assert config.growth().custom_time_mapping == f"{__name__}:halfway" == config.to_dict()["custom_time_mapping"]
     config.custom_time_mapping = lambda stack_idx, max_stacks, num_time_steps: stack_idx  # noqa: ARG005
     with pytest.raises(ConfigError, match="no function at the top of a module"):
         config.growth()
+    config.validate()  # which does for masks alone
+    whole = StackWiseConfig()
+    whole.training.progressive = config
+    for call in (whole.validate, lambda: whole.to_yaml(tmp_path / "config.yaml")):
+        with pytest.raises(ConfigError, match=r"training\.progressive\.custom_time_mapping: .*no function at the top of a module"):
+            call()
+    config.custom_time_mapping = halfway
+    whole.training.progressive = config
+    whole.to_yaml(tmp_path / "config.yaml")
+    again = StackWiseConfig.from_yaml(tmp_path / "config.yaml")
+    assert again.training.progressive.growth() == config.growth()
 
 
 def test_every_key_of_the_objective_gets_through():

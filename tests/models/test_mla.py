@@ -104,7 +104,7 @@ def test_sizes():
 
 
 @pytest.mark.parametrize(
-    ("layers", "fingerprint"), [({}, "a178f4766b75"), ({"0": {"mixer": {"n_heads": 4}}}, "d9b7d425e073")], ids=["plain", "overridden"]
+    ("layers", "fingerprint"), [({}, "a178f4766b75"), ({"0": {"mixer": {"n_heads": 4}}}, "d9b7d425e073")], ids=["plain", "other"]
 )
 def test_a_rack_from_before_it_looked_ahead_keeps_its_name(layers, fingerprint):
     mla = {"kind": "mla", "n_heads": 2, "kernel": "reference"}

@@ -90,7 +90,7 @@ def test_builds_without_memory_and_is_packed(kind):
 
 @each_kind
 def test_times_end(kind):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"t must be from 0 to 9; got \[10\]"):
         embedding(kind)(torch.tensor([10]))
 
 

@@ -12,9 +12,9 @@ from models.placement import parse_placement
 from search.activations import folder as cache_files
 from search.budget import Budget
 from search.progressive import stage as stage_module
-from search.progressive.candidates import CandidateSpec, run_candidate
+from search.progressive.candidates import CandidateSpec, choose, run_candidate
 from search.progressive.weights import load_rack
-from tests.search.growths import BLOCK, STACK, grow_here, growth_spec, numbers, rows, same_bits, state
+from tests.search.growths import BLOCK, STACK, grow_here, growth_spec, numbers, rows, same_bits, stages_here, state
 
 WIDE = {"n_blocks": 1, "block": {**BLOCK, "mlp": {"kind": "mlp", "d_ff": 40}}}
 LINEAR = {"n_blocks": 1, "block": {**BLOCK, "mixer": {"kind": "linear_attention", "n_heads": 2}}}
@@ -208,3 +208,21 @@ def test_a_candidate_needs_the_stage_before(tmp_path):
     with pytest.raises(ConfigError, match="the stage before stage 2 is not the newest that is done"):
         run_candidate(spec, tmp_path / "candidate")
     assert not (tmp_path / "candidate").exists()
+
+
+def test_what_a_strategy_scores_beyond_the_budget_is_not_chosen(tmp_path):
+    """`exact` scores some to learn what each choice is worth; here more attention is always better."""
+    spec, space = choosing(None, stack=SPACE, choice={"strategy": {"kind": "exact"}, "budget": {"attention": "<=1"}}), []
+
+    def rank(candidates, _):
+        space.extend(candidates)
+        n_attention = {
+            name: sum(block.mixer.kind == "attention" for block in each.stack.expanded()) for name, each in candidates.items()
+        }
+        return {name: {"loss": 2.0 - n, "status": "finished"} for name, n in n_attention.items()}
+
+    stages_here(spec, tmp_path)
+    choose(spec, tmp_path, rank, lambda _: None)
+    assert any(name.startswith("attentionx2") for name in space)
+    chosen = choice(tmp_path)["stack"]
+    assert sorted(block["mixer"]["kind"] for block in chosen["blocks"]) == ["attention", "linear_attention"]
