@@ -131,6 +131,17 @@ def _misfits(growth: GrowthSpec) -> list[Misfit]:
     found: list[Misfit] = []
     if growth.final_stacks > growth.max_stacks:
         found.append((("target_stacks",), f"{growth.target_stacks} is more than max_stacks = {growth.max_stacks}"))
+    fields = type(growth).model_fields
+    for name, strategy in (
+        ("qlora_configs", "variable"),
+        ("qlora_rank_pattern", "progressive"),
+        ("qlora_alpha_pattern", "progressive"),
+    ):
+        said, default = getattr(growth, name), fields[name].get_default(call_default_factory=True)
+        if said != default and growth.qlora_strategy != strategy:
+            found.append(((name,), f"is of the qlora_strategy {strategy}, not of {growth.qlora_strategy}"))
+    if growth.qlora_trunk_window is not None and growth.trunk_strategy == "frozen":
+        found.append((("qlora_trunk_window",), "says which stacks of the trunk train: set trunk_strategy: qlora"))
     has_adapters = growth.qlora_enabled or growth.new_stack_precision == "qlora" or growth.progressive_qlora is not False
     if growth.trunk_strategy == "qlora" and not has_adapters:
         text = "qlora trains the trunk's adapters, and there are none: set progressive_qlora or qlora_enabled"

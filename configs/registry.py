@@ -151,6 +151,10 @@ def _part_spec(registry: Registry, component: type, kind: str) -> type[Part]:
         annotation = OrderedDict[str, registry.field()] if name == registry.named_parts else parameter.annotation  # type: ignore[misc]
         if name not in registry.handed_down:
             fields[name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
-    made: type[Part] = create_model(f"{component.__name__}Spec", __base__=registry.base, **fields)  # type: ignore[assignment]
-    made.later_options = getattr(component, "later_options", {})
-    return made
+    return _left_out(create_model(f"{component.__name__}Spec", __base__=registry.base, **fields), component)
+
+
+def _left_out(spec: type[Part], component: type) -> type[Part]:
+    """The spec, in whose dumps later options of the component that say nothing are left out."""
+    spec.later_options = getattr(component, "later_options", {})
+    return spec

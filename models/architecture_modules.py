@@ -13,7 +13,7 @@ from models import rack as base
 from models.attention_types import block_of, validated
 from models.build import without_memory
 from models.checks import stack_uids
-from models.quantised import QuantisedLinear, memory_bytes
+from models.quantised import memory_bytes, stored_numbers
 from models.settings import Settings
 from models.spec import BlockSpec, RackSpec, StackSpec
 from models.start import freeze
@@ -149,8 +149,7 @@ class Rack(base.Rack):
     def get_parameter_count(self, *, trainable_only: bool = False) -> int:
         """All parameters, each once, those that are stored in few bits too; or those that train."""
         parameters = sum(each.numel() for each in self.parameters() if each.requires_grad or not trainable_only)
-        stored = [module for module in self.modules() if isinstance(module, QuantisedLinear)]
-        return parameters + (0 if trainable_only else sum(each.in_features * each.out_features for each in stored))
+        return parameters + (0 if trainable_only else stored_numbers(self))
 
 
 def set_trainable(stack: Stack, *, is_trainable: bool) -> None:

@@ -29,7 +29,7 @@ def export_adapters(model: nn.Module, folder: str | Path, name: str = "lora", *,
     Raises:
         ValueError: if no linear has such an adapter, or they differ in what there is but one of.
     """
-    adapters = adapters_of(model, name)
+    adapters = adapters_named(model, name)
     if not adapters:
         others = sorted({each for part in model.modules() if isinstance(part, AdaptedLinear) for each in part.adapters})
         raise ValueError(f"no linear has an adapter '{name}'; there are: {', '.join(others) or 'none'}")
@@ -49,7 +49,7 @@ def export_adapters(model: nn.Module, folder: str | Path, name: str = "lora", *,
     return folder
 
 
-def adapters_of(model: nn.Module, name: str) -> dict[str, Adapter]:
+def adapters_named(model: nn.Module, name: str) -> dict[str, Adapter]:
     """The adapters of that name by the linear that they are on."""
     linears = {path: part for path, part in model.named_modules() if isinstance(part, AdaptedLinear) and name in part.adapters}
     return {path: linear.adapters[name] for path, linear in linears.items()}  # type: ignore[misc]

@@ -41,7 +41,7 @@ from configs.load import validate
 from models.architecture import Stack
 from models.architecture_helpers import rack_spec, stack_spec
 from models.build import without_memory
-from models.growth import stack_position, stack_uids, with_stack, with_stack_replaced
+from models.growth import next_uid, stack_position, stack_uids, with_stack, with_stack_replaced
 from models.precision import Precision
 from models.spec import RackSpec, StackSpec
 from search import checkpoint
@@ -178,8 +178,10 @@ class ProgressiveRackBuilder(EditedRack):
 
     def _fresh(self, n_blocks: int | None, precision: Precision | None) -> StackSpec:
         """What the next stack is born as."""
-        uid = building.next_uid(self.spec) if self.current_stacks else 0
-        growth = self.growth if precision is None else self.growth.model_copy(update={"new_stack_precision": precision})
+        uid = next_uid(self.spec) if self.current_stacks else 0
+        growth = self.growth
+        if precision is not None:
+            growth = validate(GrowthSpec, {**growth.to_dict(), "new_stack_precision": precision}, "append_stack")
         return new_stack(stack_spec(self.config.model, uid, n_blocks), growth, uid)
 
     def _say(self, adapters: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from models.growth import stack_uids
 from search.loader_samples import loader_samples
 from search.parallel import Ranks
 from search.progress import make_console
+from search.progressive import building
 from search.progressive.loaded import loaded_spec
 from search.progressive.plan import Stage, next_stage, with_time
 from search.progressive.report import Say
@@ -147,6 +148,7 @@ class ProgressiveTrainer:
             stage = next_stage(spec, stage)
 
     def _first(self, spec: ProgressiveSpec, builder: ProgressiveRackBuilder) -> Stage:
-        """The stage of the stacks that are there."""
-        rack, born = with_time(spec, builder.spec), builder.born
+        """The stage of the stacks that are there; what has been stored or adapted of them by hand stays so."""
+        rack = with_time(spec, builder.spec)
+        born = {uid: building.thawed(stack, builder.born[uid]) for uid, stack in zip(stack_uids(rack), rack.stacks, strict=True)}
         return Stage(0, "first", rack, builder.spec, born, max(stack_uids(rack)), spec.steps_of(0))

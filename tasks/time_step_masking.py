@@ -49,8 +49,9 @@ class TimeStepMasking:
         self.depth_time = self._depth_time() if self.options.time_interpretation == "depth" else None
 
     def get_time_step_for_stack(self, stack_idx: int, *, step: int = 0) -> int:
-        """From 0 to N - 1: the stack's own by its depth, of any above `max_stacks` that of the last; where time is an input, drawn
-        for a training step; 0 without times.
+        """From 0 to N - 1: the stack's own by its depth; where time is an input, drawn for a training step; 0 without times.
+
+        Stacks above `max_stacks` have the time of the last one.
         """
         time = self.stage_time(stack_idx)
         draw = Draw(seed=self.seed, stage=stack_idx)

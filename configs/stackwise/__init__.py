@@ -19,10 +19,13 @@ Traceback (most recent call last):
 configs.errors.ConfigError: ProgressiveConfig: unknown key 'trunk_stratgy'; did you mean 'trunk_strategy'? Known: ...
 """
 
+from collections.abc import Iterator
+
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from configs.growth import Misfit
 from configs.stackwise.base import BaseConfig
-from configs.stackwise.model import ArchitectureConfig, BlockOptions, ModelConfig
+from configs.stackwise.model import PRESETS, ArchitectureConfig, BlockOptions, ModelConfig
 from configs.stackwise.training import ProgressiveConfig, TrainingConfig
 
 __all__ = [
@@ -50,3 +53,25 @@ class StackWiseConfig(BaseConfig):
     model: ModelConfig = Field(default_factory=ModelConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     data: DataConfig = Field(default_factory=DataConfig)
+
+    def misfits(self) -> list[Misfit]:
+        """What does not fit together between the sections."""
+        return list(_between(self.model, self.training.progressive, self.data))
+
+
+def _between(model: ModelConfig, progressive: ProgressiveConfig, data: DataConfig) -> Iterator[Misfit]:
+    architecture, section = model.architecture, ("training", "progressive")
+    for name, mode in (("attention_mode", model.attention_mode), ("attention_preset", PRESETS.get(model.attention_preset or ""))):
+        if progressive.training_objective == "clm" and "bidirectional" in (mode or ()):
+            yield ("model", name), "the objective clm asks for the next token, which bidirectional attention sees: make it causal"
+    if progressive.mask_token_id is not None and progressive.mask_token_id > model.vocab_size:
+        text = f"{progressive.mask_token_id} must be at most model.vocab_size = {model.vocab_size}"
+        yield (*section, "mask_token_id"), text
+    said = progressive.max_stacks != type(progressive).model_fields["max_stacks"].default
+    if said and architecture.n_stacks > progressive.max_stacks and architecture != ArchitectureConfig():
+        text = f"{architecture.n_stacks} is more than training.progressive.max_stacks = {progressive.max_stacks}"
+        yield ("model", "architecture", "n_stacks"), text
+    if data.seq_len is not None and model.max_seq_len is not None and data.seq_len > model.max_seq_len:
+        yield ("data", "seq_len"), f"{data.seq_len} is more than model.max_seq_len = {model.max_seq_len}"
+    if progressive.unfindable is not None:
+        yield (*section, "custom_time_mapping"), progressive.unfindable

@@ -34,7 +34,8 @@ class BaseConfig(Spec):
         return load(cls, path)
 
     def to_yaml(self, path: str | Path) -> None:
-        """Write a file that `from_yaml` reads."""
+        """Write a file that `from_yaml` reads; ConfigError for what does not fit together."""
+        self.validate()
         Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
 
     def validate(self) -> None:  # type: ignore[override]

@@ -57,6 +57,21 @@ class BlockOptions(Spec):
 
     def misfits(self) -> list[Misfit]:
         """Heads that do not divide what they share out, and options of another type than the one that is said."""
+        found = self._size_misfits()
+        said = PRESETS[self.attention_preset][0] if self.attention_preset else self.attention_type
+        for name in ("kernel_type", "kernel_dim", "mla_rq", "mla_rkv", "mla_rope_dim"):
+            type_of = name.partition("_")[0]
+            if getattr(self, name) is not None and said != type_of:
+                found.append(((name,), f"is of attention_type {type_of}, not of {said or 'mha'}"))
+        for index, name in enumerate(("attention_type", "attention_mode")):
+            ours = getattr(self, name)
+            if self.attention_preset and ours is not None and ours != (theirs := PRESETS[self.attention_preset][index]):
+                found.append(((name,), f"attention_preset {self.attention_preset} says {theirs}: give one of them"))
+        if said == "mla" and not self.use_rope:
+            found.append((("use_rope",), "mla has channels for positions: leave it true, or choose another attention_type"))
+        return found
+
+    def _size_misfits(self) -> list[Misfit]:
         found: list[Misfit] = []
         if self.n_heads is None and self.use_rope and self.d_model % 2:
             text = f"{self.d_model} cannot be shared out among heads of pairs of channels, which use_rope turns: make it even"
@@ -70,17 +85,6 @@ class BlockOptions(Spec):
             found.append((("n_heads",), text))
         if self.n_heads is not None and self.n_kv_heads is not None and self.n_heads % self.n_kv_heads:
             found.append((("n_kv_heads",), f"n_heads = {self.n_heads} must be divisible by n_kv_heads = {self.n_kv_heads}"))
-        said = PRESETS[self.attention_preset][0] if self.attention_preset else self.attention_type
-        for name in ("kernel_type", "kernel_dim", "mla_rq", "mla_rkv", "mla_rope_dim"):
-            type_of = name.partition("_")[0]
-            if getattr(self, name) is not None and said != type_of:
-                found.append(((name,), f"is of attention_type {type_of}, not of {said or 'mha'}"))
-        for index, name in enumerate(("attention_type", "attention_mode")):
-            ours = getattr(self, name)
-            if self.attention_preset and ours is not None and ours != (theirs := PRESETS[self.attention_preset][index]):
-                found.append(((name,), f"attention_preset {self.attention_preset} says {theirs}: give one of them"))
-        if said == "mla" and not self.use_rope:
-            found.append((("use_rope",), "mla has channels for positions: leave it true, or choose another attention_type"))
         return found
 
     @model_validator(mode="after")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_serializer
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_serializer
 
-from configs.errors import ConfigError
-from configs.growth import GrowthSpec, Misfit
+from configs.errors import ConfigError, message_of
+from configs.growth import AdapterSize, GrowthSpec, Misfit
 from configs.load import validate
 from configs.stackwise.base import BaseConfig
 
@@ -51,8 +51,22 @@ class ProgressiveConfig(GrowthSpec, BaseConfig):
         """The frozen spec of the growth; ConfigError where it does not fit together."""
         tree = {name: getattr(self, name) for name in GrowthSpec.model_fields}
         if callable(self.custom_time_mapping):
-            tree["custom_time_mapping"] = _findable(self.custom_time_mapping)
+            tree["custom_time_mapping"] = _place(self.custom_time_mapping)
+        if self.unfindable is not None:
+            raise ConfigError(f"training.progressive: custom_time_mapping: {self.unfindable}")
         return validate(GrowthSpec, tree, "training.progressive")
+
+    @property
+    def unfindable(self) -> str | None:
+        """Why a run, which may be on another machine, could not find the function of time; None if it could, or there is none."""
+        function = self.custom_time_mapping
+        if not callable(function):
+            return None
+        module, _, name = _place(function).partition(":")
+        if getattr(sys.modules.get(module), name, None) is function:
+            return None
+        text = "is no function at the top of a module, where a run, which may be on another machine, could find it"
+        return f"{_place(function)} {text}"
 
     def objective(self) -> dict[str, Any]:
         """What the stages are asked, as a spec in plain values."""
@@ -68,7 +82,28 @@ class ProgressiveConfig(GrowthSpec, BaseConfig):
         changed = [name for name in MASKS if getattr(self, name) != fields[name].default]
         unread = changed if self.training_objective != "mlm" else []
         text = f"is of the objective mlm, not of {self.training_objective}"
-        return [*super().misfits(), *(((name,), text) for name in unread)]
+        return [*super().misfits(), *(((name,), text) for name in unread), *self._mask_misfits(), *self._size_misfits()]
+
+    def _mask_misfits(self) -> Iterator[Misfit]:
+        if self.random_fraction + self.keep_fraction > 1:
+            text = f"random_fraction + keep_fraction = {self.random_fraction} + {self.keep_fraction} must be at most 1"
+            yield ("keep_fraction",), text
+        if self.loss_weighting == "elbo" and self.random_fraction + self.keep_fraction:
+            yield ("loss_weighting",), "elbo is of masks alone: random_fraction and keep_fraction must be 0"
+        if self.final_mask_ratio is not None and self.objective().get("schedule") == "constant":
+            yield ("final_mask_ratio",), "a constant schedule has none: set another mask_schedule, and a time_interpretation"
+
+    def _size_misfits(self) -> Iterator[Misfit]:
+        """Of sizes that have been set one by one: what is set in a mapping is not seen before."""
+        for index, size in self.qlora_configs.items():
+            try:
+                AdapterSize.model_validate(size)
+            except ValidationError as error:
+                yield from ((("qlora_configs", str(index), *line["loc"]), message_of(line)) for line in error.errors())
+
+    @field_serializer("qlora_configs")
+    def _checked_sizes(self, sizes: dict[int, AdapterSize]) -> dict[str, Any]:
+        return {str(index): AdapterSize.model_validate(size).to_dict() for index, size in sizes.items()}
 
     @field_serializer("custom_time_mapping")
     def _place_of_function(self, mapping: str | TimeMapping | None) -> str | None:
@@ -101,12 +136,3 @@ class TrainingConfig(BaseConfig):
 
 def _place(function: TimeMapping) -> str:
     return f"{function.__module__}:{function.__qualname__}"
-
-
-def _findable(function: TimeMapping) -> str:
-    """The place of a function at which other processes find it too."""
-    module, _, name = _place(function).partition(":")
-    if getattr(sys.modules.get(module), name, None) is not function:
-        text = "is no function at the top of a module, where a run, which may be on another machine, could find it"
-        raise ConfigError(f"training.progressive: custom_time_mapping: {_place(function)} {text}")
-    return _place(function)

@@ -83,7 +83,7 @@ class Trunk:
         self.n_forwards = 0
         self.computes_in: torch.dtype | None = None  # before a first call, nobody knows
         self.hash = trunk_hash(module)
-        self._seen = self._versions()
+        self._seen = _Seen(module)
 
     def __call__(
         self, *inputs: Tensor, shape: tuple[int, int], dtype: torch.dtype, forward: Callable[..., Tensor] | None = None
@@ -115,8 +115,7 @@ class Trunk:
         Raises:
             ConfigError: with both hashes.
         """
-        versions = self._versions()
-        if versions == self._seen and not thoroughly:
+        if not thoroughly and self._seen.is_as_it_was():
             return
         found = trunk_hash(self.module)
         if found != self.hash:
@@ -124,8 +123,27 @@ class Trunk:
                 f"the trunk has changed: its hash was {self.hash} when its hidden states were cached, and is {found} now; "
                 "freeze what changed (adapters count), or make a new cache for the trunk as it is"
             )
-        self._seen = versions
+        self._seen = _Seen(self.module)
 
-    def _versions(self) -> list[tuple[str, int, int]]:
-        """What moves when a tensor is written to or exchanged."""
-        return [(name, tensor.data_ptr(), tensor._version) for name, tensor in _tensors(self.module)]  # noqa: SLF001
+
+class _Seen:
+    """A module as it was at some time: which objects stood where, and what torch counts up when a tensor is written to.
+
+    To be asked at every step, so it goes by a list and not through the module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        parts = list(module.modules())
+        owners = [owner for part in parts for owner in (part._modules, part._parameters, part._buffers)]  # noqa: SLF001
+        self._sizes = [(owner, len(owner)) for owner in owners]
+        self._places = [(owner, name, each, _version(each)) for owner in owners for name, each in owner.items()]
+
+    def is_as_it_was(self) -> bool:
+        """Whether nothing has been exchanged, added or written to since."""
+        return all(len(owner) == size for owner, size in self._sizes) and all(
+            owner.get(name) is each and _version(each) == version for owner, name, each, version in self._places
+        )
+
+
+def _version(each: object) -> tuple[int, int] | None:
+    return (each.data_ptr(), each._version) if isinstance(each, Tensor) else None  # noqa: SLF001

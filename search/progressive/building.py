@@ -25,11 +25,6 @@ def changed(spec: RackSpec, uids: Iterable[int], change: Callable[[int, StackSpe
     return RackSpec.model_validate({**spec.to_dict(), "stacks": [stack.to_dict() for stack in stacks]})
 
 
-def next_uid(spec: RackSpec) -> int:
-    """What the next stack to come will be known by."""
-    return max(stack_uids(spec)) + 1 if spec.next_uid is None else spec.next_uid
-
-
 def frozen(stack: StackSpec) -> StackSpec:
     """With nothing in training."""
     return stack.model_copy(update={"lr_scale": 0.0})

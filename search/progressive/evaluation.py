@@ -14,7 +14,6 @@ from search.packing import Pack
 from search.progressive.data import GrowthBatch
 from search.progressive.running import Growing
 from search.progressive.spec import ProgressiveSpec
-from search.supernet.step import weighted_loss
 from tasks import IGNORED
 
 
@@ -57,25 +56,6 @@ class Evaluation:
         model.train(was_training)
         loss, n_correct, n_asked = totals
         return {"loss": (loss / n_asked).reshape(1), "accuracy": (n_correct / n_asked).reshape(1)}
-
-
-def saved_bytes(model: Growing, batch: GrowthBatch, hidden: Tensor | None) -> int:
-    """Bytes that a step's forward pass keeps for its backward pass, weights left out; counted, the same on every machine."""
-    weights = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}  # noqa: SLF001 - identity
-    found: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:  # noqa: SLF001
-            held.append(tensor)  # an address may be given out again once a tensor is gone
-            found[storage._cdata] = storage.nbytes()  # noqa: SLF001
-        return tensor
-
-    held: list[Tensor] = []
-    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = weighted_loss(model(batch, hidden), batch)
-    del loss
-    return sum(found.values())
 
 
 def n_trained(model: nn.Module) -> int:

@@ -93,7 +93,8 @@ def adapters_alone(stack: StackSpec) -> StackSpec:
 
 def stored_stack(stack: StackSpec, precision: Precision) -> StackSpec:
     """The stack with its weights stored in a format; it has the adapters that it had, and no others."""
-    no_others = LoraSpec(apply=False) if precision == "qlora" else None  # which has some where nothing is said
+    # Where nothing is said, qlora has adapters, and freezes the rest.
+    no_others = LoraSpec(apply=False, freeze_others=False) if precision == "qlora" else None
     return stack.model_copy(update={"precision": precision, "stored": True, "lora": stack.lora or no_others})
 
 

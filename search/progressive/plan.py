@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from configs import GrowthSpec
 from models import RackSpec, StackSpec
-from models.growth import stack_uids, untied, with_stack, with_stack_fields
-from search.progressive.building import next_uid
+from models.growth import next_uid, stack_uids, untied, with_stack, with_stack_fields
 from search.progressive.lora import new_stack, trunk_stack
 from search.progressive.spec import ProgressiveSpec
 

@@ -16,7 +16,7 @@ def stage_time(spec: ProgressiveSpec, stage: Stage) -> StageTime:
     return StageTime(
         interpretation=growth.time_interpretation,
         n_steps=spec.n_time_steps,
-        step=spec.depth_time().time_step(sorted(stage.born).index(stage.uid)) if growth.time_interpretation == "depth" else 0,
+        step=spec.depth_time().time_step(stage.created) if growth.time_interpretation == "depth" else 0,
         sampling=growth.time_sampling,
     )
 

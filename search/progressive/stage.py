@@ -19,6 +19,7 @@ from search.devices import resolve_device
 from search.local_losses import LocalLosses, LocalUnits, UnitKind
 from search.member import Member
 from search.parallel import Ranks
+from search.progressive.building import capped_notes
 from search.progressive.data import GrowthBatch, GrowthBatches
 from search.progressive.evaluation import Evaluation, n_trained
 from search.progressive.measured import Measured
@@ -205,6 +206,8 @@ class StageRun:
         if self.spec.growth.cache_activations and self.stage.kind == "grow" and not self.model.frontier:
             below = "nothing but the embedding" if self.stage.position == 0 else "what moves at every step"
             notes.append(f"nothing is cached: below the stacks that train stands {below}")
+        newest = f"stack {self.stage.uid}:"  # of the others it was told when they were new
+        notes += [note for note in capped_notes(self.model.rack, self.stage.rack) if note.startswith(newest)]
         for note in notes if self.place.ranks.is_main else ():
             self.place.say(f"note: {note}")
 

@@ -73,12 +73,11 @@ def conditions(saved) -> str:
     """What all of it was measured with."""
     size, entries = saved["size"], saved["claims"].values()
     machines = {f"{each['hardware']}, torch {each['torch']}, Python {each['python']}" for each in entries}
-    minutes = sum(each["seconds"] for each in entries) / 60
     return (
         f"Where nothing else is said: bytes of Python's library, {size['n_stacks']} stacks of one block, d_model "
         f"{size['d_model']}, {size['n_train']} windows of {size['seq_len']}, batches of {size['batch_size']}, {size['n_steps']} "
         f"steps a stage, a rate that falls in the last 30 % of a run's last stage, {len(size['seeds'])} seed(s); ± is one "
-        f"standard error over seeds. {'; '.join(sorted(machines))}; one thread, {len(entries)} claims in {minutes:.1f} minutes.\n"
+        f"standard error over seeds. {'; '.join(sorted(machines))}; one thread.\n"
     )
 
 

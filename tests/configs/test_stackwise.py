@@ -240,6 +240,7 @@ def test_growth_that_does_not_fit_together(said, place):
     ("said", "place"),
     [
         ({"random_fraction": 0.6, "keep_fraction": 0.5}, "keep_fraction"),
+        ({"loss_weighting": "elbo", "keep_fraction": 0.1}, "loss_weighting"),
         ({"final_mask_ratio": 0.9}, "final_mask_ratio"),
         ({"time_interpretation": "depth", "mask_schedule": "constant", "final_mask_ratio": 0.9}, "final_mask_ratio"),
     ],
@@ -352,8 +353,9 @@ def test_functions_of_time(tmp_path):
     config.validate()  # which does for masks alone
     whole = StackWiseConfig()
     whole.training.progressive = config
+    message = r"training\.progressive\.custom_time_mapping: .*no function at the top of a module"
     for call in (whole.validate, lambda: whole.to_yaml(tmp_path / "config.yaml")):
-        with pytest.raises(ConfigError, match=r"training\.progressive\.custom_time_mapping: .*no function at the top of a module"):
+        with pytest.raises(ConfigError, match=message):
             call()
     config.custom_time_mapping = halfway
     whole.training.progressive = config

@@ -393,8 +393,8 @@ def test_a_stack_thaws_to_what_its_rack_says_of_it():
 
 
 def test_stacks_whose_parts_need_a_length_freeze_too():
-    tree = {"vocab_size": 9, "d_model": 16, "max_length": 8, "stacks": [{"n_blocks": 1, "block": {"mixer": "hyena", "mlp": "swiglu"}}]}
-    spec = RackSpec.model_validate(tree)
+    stack = {"n_blocks": 1, "block": {"mixer": "hyena", "mlp": "swiglu"}}
+    spec = RackSpec.model_validate({"vocab_size": 9, "d_model": 16, "max_length": 8, "stacks": [stack]})
     made = Rack.of(spec.build(), spec)
     meant = marks(made.stacks[0])
     made.stacks[0].freeze()

@@ -51,7 +51,7 @@ def test_the_counter_counts_as_by_hand(operation, shapes, by_hand):
     assert counted(operation, *(torch.empty(shape, device="meta") for shape in shapes)) == by_hand
 
 
-@pytest.mark.parametrize("time", [1, 20, 33])
+@pytest.mark.parametrize("time", [1, 33])
 @pytest.mark.parametrize(
     ("registry", "options"),
     [
@@ -123,4 +123,4 @@ def test_what_show_says_of_shipped_files_is_what_is_built_and_runs(name):
     assert racks
     for spec, seq_len in racks:
         check_whole(spec, seq_len)
-        check_choices(each_once(spec), 97)
+    check_choices(each_once(racks[0][0]), 97)  # where there are several racks, those of the suite, they are without choices

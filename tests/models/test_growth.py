@@ -2,8 +2,8 @@
 
 import pytest
 
-from models import RackSpec, StackSpec
 from configs import ConfigError
+from models import RackSpec, StackSpec
 from models.growth import (
     next_uid,
     stack_position,

@@ -1,8 +1,11 @@
 """The description of a rack: patterns, overrides, short forms, norms handed down, and a saved spec that comes back."""
 
+import copy
+import pickle
+
 import pytest
 
-from configs import ConfigError
+from configs import ConfigError, ProgressiveConfig
 from configs.load import validate
 from models import BackboneSpec, RackSpec
 from models.spec import StackSpec
@@ -336,3 +339,20 @@ def test_a_kernel_in_an_override_is_how_it_is_run_too():
     ]
     assert chosen[0].fingerprint() == chosen[1].fingerprint() != stack("auto", **{"1": choice}).fingerprint()
     assert chosen[0] != chosen[1]
+
+
+def time_of(stack_idx, max_stacks, num_time_steps):
+    return stack_idx * num_time_steps / max_stacks
+
+
+def test_specs_go_to_other_processes():
+    """Though the classes of their parts are made at run time; what may change goes as it is, and its copies change alone."""
+    block = {"mixer": {"kind": "attention", "n_heads": 2}, "mlp": "swiglu"}
+    spec = RackSpec(vocab_size=8, d_model=16, stacks=[{"n_blocks": 2, "block": block, "layers": {"1": {"mlp": None}}}])
+    assert pickle.loads(pickle.dumps(spec)) == spec == copy.deepcopy(spec)
+    config = ProgressiveConfig(stack_time_mapping="custom", custom_time_mapping=time_of)
+    for other in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config)):
+        assert other == config
+        assert other.custom_time_mapping is time_of
+        other.max_stacks = 3
+    assert config.max_stacks == 12

@@ -1,4 +1,4 @@
-"""Runs a function on several processes that are connected by gloo, as the workers of a training run are."""
+"""Runs functions in processes of their own: as ranks that are connected by gloo, as the workers of a run are, or alone."""
 
 import os
 from pathlib import Path
@@ -7,17 +7,22 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
+CONTEXT = multiprocessing.get_context("forkserver")
+# Imported once, for all processes; the first optimizer of a process would import `torch._dynamo`.
+CONTEXT.set_forkserver_preload(["pytest", "torch", "torch._dynamo", "torch.distributed.fsdp", "search.supernet.job"])
+
+
+def started(function, *arguments):
+    """A process of its own that calls `function(*arguments)`, a function of a module; it ends with status 1 if that raises."""
+    process = CONTEXT.Process(target=function, args=arguments, daemon=True)
+    process.start()
+    return process
+
 
 def on_ranks(function, n_ranks: int, folder: Path, *arguments) -> list:
     """What `function(*arguments)`, a function of a module, returns on each rank."""
-    context = multiprocessing.get_context("forkserver")  # torch is imported once, for all of them
-    context.set_forkserver_preload(["torch", "torch.distributed.fsdp", "models", "search.parallel"])
     folder.mkdir(parents=True, exist_ok=True)
-    processes = [
-        context.Process(target=_rank, args=(function, rank, n_ranks, folder, arguments), daemon=True) for rank in range(n_ranks)
-    ]
-    for process in processes:
-        process.start()
+    processes = [started(_rank, function, rank, n_ranks, folder, arguments) for rank in range(n_ranks)]
     for process in processes:
         process.join()
         assert process.exitcode == 0, f"a rank ended with status {process.exitcode}"

@@ -87,8 +87,8 @@ def holders(found, way):
 
 @pytest.mark.parametrize("way", ["data", "fsdp"])
 def test_two_workers_are_one_process(tmp_path, way):
-    alone = train(20)
-    found = on_ranks(train, 2, tmp_path, 20, PLACEMENTS, way)
+    alone = train(9)
+    found = on_ranks(train, 2, tmp_path, 9, PLACEMENTS, way)
     for losses, hashed, *_ in found:
         assert losses == pytest.approx(alone[0], abs=1e-9)
         assert hashed == alone[1]
@@ -102,7 +102,7 @@ def test_two_workers_are_one_process(tmp_path, way):
 @pytest.mark.parametrize("way", ["data", "fsdp"])
 def test_what_was_never_active_does_not_move_and_has_no_moments(tmp_path, way):
     before = dict(make().double().named_parameters())
-    for _, _, weights, moments, _ in holders(on_ranks(train, 2, tmp_path, 6, PLACEMENTS[:2], way), way):
+    for _, _, weights, moments, _ in holders(on_ranks(train, 2, tmp_path, 4, PLACEMENTS[:2], way), way):
         unused = [name for name in weights if "blocks.0.mixer.mixers.gdn" in name]
         assert unused
         for name in unused:
@@ -113,13 +113,13 @@ def test_what_was_never_active_does_not_move_and_has_no_moments(tmp_path, way):
 
 @pytest.mark.slow
 def test_a_run_goes_on_from_shares_as_one_process_and_back(tmp_path):
-    whole = train(12)
-    losses, _, *state, _ = on_ranks(train, 2, tmp_path / "first", 6, PLACEMENTS, "fsdp")[0]
-    assert train(12, saved=(*state, 6))[0] == pytest.approx(whole[0][6:], abs=1e-9)
-    losses, _, *state, _ = train(6)
-    assert losses == pytest.approx(whole[0][:6], abs=1e-9)
-    (losses, *_), _ = on_ranks(train, 2, tmp_path / "second", 12, PLACEMENTS, "fsdp", (*state, 6))
-    assert losses == pytest.approx(whole[0][6:], abs=1e-9)
+    whole = train(8)
+    losses, _, *state, _ = on_ranks(train, 2, tmp_path / "first", 4, PLACEMENTS, "fsdp")[0]
+    assert train(8, saved=(*state, 4))[0] == pytest.approx(whole[0][4:], abs=1e-9)
+    losses, _, *state, _ = train(4)
+    assert losses == pytest.approx(whole[0][:4], abs=1e-9)
+    (losses, *_), _ = on_ranks(train, 2, tmp_path / "second", 8, PLACEMENTS, "fsdp", (*state, 4))
+    assert losses == pytest.approx(whole[0][4:], abs=1e-9)
 
 
 def train_as_rank(raw, out, stops_at=None):
@@ -160,11 +160,11 @@ WIDTHS = {"kind": "stochastic", "main": "wide", "mixers": {"wide": {"kind": "swi
     ],
 )
 def test_the_job_on_two_ranks_is_the_job_on_one_also_after_a_stop_and_on_another_number_of_ranks(tmp_path, keys, way):
-    spec = supernet_spec(lr=1e-3, n_steps=20, debug=True, parallel=way, **keys)
+    spec = supernet_spec(lr=1e-3, n_steps=8, debug=True, parallel=way, **keys)
     run(spec, tmp_path / "alone", say=lambda _: None)
-    assert on_ranks(train_as_rank, 2, tmp_path / "ranks", spec.to_dict(), tmp_path / "out", 8) == ["interrupted"] * 2
+    assert on_ranks(train_as_rank, 2, tmp_path / "ranks", spec.to_dict(), tmp_path / "out", 4) == ["interrupted"] * 2
     tensors, state = checkpoint.load(tmp_path / "out/checkpoint.safetensors", torch.device("cpu"))
-    assert state["step"] == 9
+    assert state["step"] == 5
     shutil.copytree(tmp_path / "out", tmp_path / "then_alone")
     assert on_ranks(train_as_rank, 2, tmp_path / "again", spec.to_dict(), tmp_path / "out") == ["finished"] * 2
     train_as_rank({**spec.to_dict(), "parallel": "data"}, tmp_path / "then_alone")

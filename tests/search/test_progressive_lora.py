@@ -45,7 +45,7 @@ def test_sizes_by_pattern(rank_pattern, ranks, alpha_pattern, alphas):
 
 def test_sizes_that_are_the_same_or_said_one_by_one():
     configs = {0: {"rank": 8, "alpha": 16}, "2": {"rank": 4}}
-    simplified = GrowthSpec(qlora_rank_pattern="increasing", qlora_configs=configs)
+    simplified = GrowthSpec()
     assert {(lora_of(simplified, index).rank, lora_of(simplified, index).alpha) for index in range(5)} == {(16, 32)}
     variable = GrowthSpec(qlora_strategy="variable", qlora_configs=configs)
     assert [(lora_of(variable, index).rank, lora_of(variable, index).alpha) for index in range(3)] == [(8, 16), (16, 32), (4, 32)]

@@ -304,3 +304,20 @@ def test_pads_before_tokens_count_wherever_they_are():
         padded[number, 0] = False
         samples = ArraySamples(tokens, vocab_size=2, keep=padded, n_validation=n_validation)
         assert needs_keep(rack.build_rack(), samples), number
+
+
+@pytest.mark.parametrize("strategy", ["frozen", "full", "qlora"])
+def test_what_was_changed_by_hand_stays_so_in_the_trunk(strategy):
+    config = configured(trunk_strategy=strategy, qlora_rank=2, progressive_qlora_rank=2)
+    builder = ProgressiveRackBuilder(config=config)
+    for _ in range(3):
+        builder.append_stack()
+    builder.quantize_stack(0, "nf4")
+    builder.quantize_stack(1, "fp8", trains=True)
+    builder.add_qlora_to_all_stacks()
+    grown(config, 4, builder=builder)
+    stored = (builder.build_rack().stacks[index].spec for index in range(3))
+    dense = {"qlora": ("qlora", True)}.get(strategy, ("full", False))
+    assert [(stack.precision, stack.stored) for stack in stored] == [("qlora", True), ("fp8", strategy != "full"), dense]
+    ranks = {len(parameter) for name, parameter in builder.build_rack().named_parameters() if name.endswith("lora.down")}
+    assert ranks == {2}

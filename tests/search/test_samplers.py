@@ -180,12 +180,11 @@ def test_composition_reaches_all_attention_in_48_layers_of_4_mixers():
     assert not any(SAMPLERS["uniform"](slots).draw(0, step).count("attention") >= 40 for step in range(300))
 
 
-@pytest.mark.slow
 def test_composition_draws_all_attention_as_often_as_it_should():
-    slots = tuple(Slot(layer, "mixer", ("attention", "window", "gdn", "linear"), "attention") for layer in range(48))
-    drawing, n = SAMPLERS["composition"](slots), 200_000
+    slots = tuple(Slot(layer, "mixer", ("attention", "window", "gdn", "linear"), "attention") for layer in range(16))
+    drawing, n = SAMPLERS["composition"](slots), 10_000
     found = sum(len(set(drawing.draw(0, step))) == 1 for step in range(n))
-    expected = 4 * n / 20_825
+    expected = 4 * n / math.comb(19, 3)
     assert found == pytest.approx(expected, abs=4 * math.sqrt(expected))
 
 

@@ -4,10 +4,7 @@ import argparse
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,9 +18,10 @@ from search.cli import add_jobs, main
 from search.results import to_json
 from search.sampling import placements_of_step
 from search.supernet import job
-from search.supernet.job import run, train_rack
+from search.supernet.job import train_rack
 from search.supernet.step import SupernetStep
 from search.supernet.weights import load_supernet
+from tests.search.ranks import started
 from tests.search.supernets import CPU, supernet_spec, train_into
 
 
@@ -174,6 +172,14 @@ def raise_killed():
     raise KilledError
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Twelve steps without a disturbance."""
+    out = tmp_path_factory.mktemp("whole")
+    train_into(out)
+    return out
+
+
 def interrupt():
     signal.raise_signal(signal.SIGINT)
 
@@ -182,13 +188,23 @@ def terminate():
     signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("stop", [interrupt, terminate])
-@pytest.mark.parametrize("step", [0, 2, 6, 7, 10])
-def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, stop, step):
+DROPPING_OUT = supernet_spec(block={**supernet_spec().rack.stacks[0].block.to_dict(), "dropout": 0.2})
+
+
+@pytest.fixture(scope="module")
+def whole_with_dropout(tmp_path_factory):
+    """Twelve steps that need the generator's state to be repeated."""
+    out = tmp_path_factory.mktemp("whole_with_dropout")
+    train_into(out, DROPPING_OUT)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("step", "stop"), [(0, interrupt), (2, terminate), (6, interrupt), (7, terminate), (7, interrupt), (10, terminate)]
+)
+def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, whole_with_dropout, step, stop):
     """In and at the end of the steps between two evaluations; the step under way is finished, nothing is lost."""
-    spec = supernet_spec(block={**supernet_spec().rack.stacks[0].block.to_dict(), "dropout": 0.2})
-    train_into(tmp_path / "whole", spec)
-    out, lines = tmp_path / "stopped", []
+    spec, out, lines = DROPPING_OUT, tmp_path / "stopped", []
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.MonkeyPatch.context() as patch:
         stop_before(step, stop, patch)
@@ -200,36 +216,36 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, stop, step):
     assert len(tensors["0.losses"]) == step + 1
     train_into(out, spec, lines)
     assert lines[0] == f"going on from step {step + 1} of 12"
-    assert_same_run(tmp_path / "whole", out)
+    assert_same_run(whole_with_dropout, out)
 
 
 @pytest.mark.parametrize(("every", "step", "resumed"), [(3, 8, 6), (1, 5, 5), (4, 11, 8), (5, 3, 0)])
-def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch, every, step, resumed):
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, whole, every, step, resumed):
     """What the kill left behind the checkpoint, in the history too, is made again."""
-    train_into(tmp_path / "whole")
     spec, out = supernet_spec(checkpoint_every=every), tmp_path / "killed"
     with pytest.MonkeyPatch.context() as patch:
         stop_before(step, raise_killed, patch)
         with pytest.raises(KilledError):
             train_into(out, spec)
-    trained = stop_before(-1, raise_killed, monkeypatch)
-    train_into(out, spec)
+    with pytest.MonkeyPatch.context() as patch:
+        trained = stop_before(-1, raise_killed, patch)
+        train_into(out, spec)
     assert [now for now, _ in trained] == list(range(resumed, 12))
     sampler = spec.make_sampler()
     assert [placements for _, placements in trained] == [placements_of_step(sampler, 0, now) for now in range(resumed, 12)]
-    assert_same_run(tmp_path / "whole", out)
+    assert_same_run(whole, out)
 
 
-def test_a_kill_between_the_last_step_and_the_results_costs_no_step(tmp_path, monkeypatch):
-    train_into(tmp_path / "whole")
+def test_a_kill_between_the_last_step_and_the_results_costs_no_step(tmp_path, monkeypatch, whole):
     out, spec = tmp_path / "killed", supernet_spec(checkpoint_every=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "write_results", lambda *_: raise_killed())
         with pytest.raises(KilledError):
             train_into(out, spec)
-    assert stop_before(-1, raise_killed, monkeypatch) == []
+    trained = stop_before(-1, raise_killed, monkeypatch)
     train_into(out, spec)
-    assert_same_run(tmp_path / "whole", out)
+    assert trained == []
+    assert_same_run(whole, out)
 
 
 def test_without_a_number_of_steps_checkpoints_go_by_time(tmp_path, monkeypatch):
@@ -259,44 +275,47 @@ def test_the_stop_rule_holds_for_the_main_placement(tmp_path):
     assert (results["status"], results["steps"]) == ("stopped", 12)
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from search.supernet.job import run
-from search.supernet.step import SupernetStep
-from tests.search.supernets import supernet_spec
-import time
-original = SupernetStep.__call__
-def slow(self, *arguments):
-    time.sleep(0.05)
-    return original(self, *arguments)
-SupernetStep.__call__ = slow
-run(supernet_spec(n_steps=60, checkpoint_every=2), Path(sys.argv[1]))
-"""
-
-
 def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.01)
+
+
+def train_and_wait(out, reached, sent):
+    """The job in a process of its own; step 6 waits until the signal has been sent, which so comes in the middle of a run."""
+
+    def wait():
+        reached.touch()
+        until(sent.exists)
+
+    lines = []
+    with pytest.MonkeyPatch.context() as patch:
+        stop_before(6, wait, patch)
+        try:
+            train_into(out, supernet_spec(checkpoint_every=3), lines)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+    sent.write_text(lines[0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_is_killed_goes_on_in_the_next(tmp_path, number):
-    run(supernet_spec(n_steps=60), tmp_path / "whole", say=lambda _: None)
-    out = tmp_path / "killed"
-    keys = {"cwd": Path(__file__).parents[2], "env": {**os.environ, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}}
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keys)
-    until((out / "history.jsonl").exists)
-    process.send_signal(number)
-    _, errors = process.communicate()
-    assert process.returncode != 0
-    assert number == signal.SIGKILL or b"KeyboardInterrupt" in errors
-    finished = subprocess.run([sys.executable, "-c", SCRIPT, str(out)], capture_output=True, text=True, check=True, **keys)
-    assert finished.stdout.startswith("going on from step ")
-    assert_same_run(tmp_path / "whole", out)
+@pytest.mark.parametrize(("number", "status", "kept"), [(signal.SIGKILL, -signal.SIGKILL, 6), (signal.SIGTERM, 130, 7)])
+def test_a_process_that_is_killed_goes_on_in_the_next(tmp_path, whole, number, status, kept):
+    out, *files = (tmp_path / name for name in ("killed", "reached", "sent"))
+    reached, sent = files
+    process = started(train_and_wait, out, *files)
+    until(reached.exists)
+    os.kill(process.pid, number)
+    sent.touch()
+    process.join(60)
+    assert process.exitcode == status
+    assert checkpoint.load(out / "checkpoint.safetensors", CPU)[1]["step"] == kept
+    process = started(train_and_wait, out, *files)
+    process.join(60)
+    assert process.exitcode == 0
+    assert sent.read_text() == f"going on from step {kept} of 12"
+    assert_same_run(whole, out)
 
 
 @pytest.mark.parametrize("name", ["attention", "linear"])

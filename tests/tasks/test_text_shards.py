@@ -164,10 +164,11 @@ def test_processes_that_start_together_tokenise_once(corpus, tmp_path):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 import tasks.prepare
 from tests.tasks.test_text_shards import task_of
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 inner = tasks.prepare.write_index
 def slow(*arguments):
     print("writing", flush=True)

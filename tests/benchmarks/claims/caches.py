@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from configs import ConfigError
+from search.progressive.below import pack_rows
 from search.progressive.stages import is_finished, train_here
-from search.progressive.trunk import pack_rows
 from search.progressive.weights import load_rack
 from tests.benchmarks.claims.findings import Claim, Finding
 from tests.benchmarks.claims.readers import read_side_by_side

@@ -21,7 +21,8 @@ read(Path(sys.argv[1]), sys.argv[2])
 def opened(runs: Runs):
     """A stage whose trunk is cached in files, large against what any process takes for itself (some 2 MiB)."""
     n_train = LARGER * runs.size.n_train
-    return runs.grown(runs.spec(growth={"target_stacks": 2, "cache_mode": "arrow"}, data={"n_train": n_train}))
+    growth = {"target_stacks": 2, "cache_mode": "arrow", "stage_steps": n_train // runs.size.batch_size}
+    return runs.grown(runs.spec(growth=growth, data={"n_train": n_train}))
 
 
 def read_side_by_side(runs: Runs):

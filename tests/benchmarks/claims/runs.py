@@ -19,12 +19,12 @@ from search.parallel import Ranks
 from search.progressive.data import GrowthBatch, GrowthBatches, StageTime
 from search.progressive.evaluation import Evaluation
 from search.progressive.plan import first_stage, next_stage
-from search.progressive.report import HISTORY
+from search.progressive.report import HISTORY, read_rows
 from search.progressive.running import Growing
 from search.progressive.spec import ProgressiveSpec
 from search.progressive.stage import Place, StageRun, Start
 from search.progressive.stages import is_finished, train_here
-from search.progressive.weights import load_rack, stage_folder
+from search.progressive.weights import finished_folders, load_rack, stage_folder
 from search.results import run_folder
 
 
@@ -101,7 +101,7 @@ class Runs:
                 started = time.monotonic()
                 train_here(spec, out, lambda _: None)
                 tell(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s")
-        return Run(spec, out, json.loads((out / "results.json").read_text(encoding="utf-8"))["stages"])
+        return Run(spec, out, read_rows(finished_folders(out)))
 
     def seeds(self, name: str, **changes: Any) -> list[Run]:
         return [self.run(name, seed=seed, **changes) for seed in self.size.seeds]
