@@ -37,6 +37,7 @@ def test_one_cache_at_a_time_is_in_memory(tmp_path):
         gc.collect()
         held.append(sum(type(each) is MemoryStore for each in gc.get_objects()))
 
+    gc.collect()
     before = sum(type(each) is MemoryStore for each in gc.get_objects())
     stages_here(growth_spec(growth={"target_stacks": 4}), tmp_path, on_evaluation=look)
     assert set(held[2:]) == {before + 1}
