@@ -493,7 +493,7 @@ BESIDE = {"rank": 2, "freeze_others": False, "freeze_base": False}
         (None, TRAINS, {"progressive"}),
         (None, RESTS, {"base", "others"}),
     ],
-    ids=str,
+    ids=lambda value: "-".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_what_two_adapters_freeze(lora, progressive, training):
     spec = rack(
