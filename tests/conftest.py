@@ -3,6 +3,7 @@
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items):
     """With `-n 2 --dist loadgroup`, one process runs the tests that start Ray, one after the other; they take both cores."""
     for item in items:
