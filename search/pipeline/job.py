@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
     console, search, retrain = make_console(), spec.placement, spec.retrain
     check_strategies(search, spec.supernet.rack)
     check_data(spec.supernet, search, n_test=(retrain.n_test_batches, retrain.test_batch_size))
-    with run_folder(out, spec, may_change=("placement", "retrain")), backend.session():
+    session = nullcontext if (out / "results.json").exists() else backend.session  # what is still missing opens its own
+    with run_folder(out, spec, may_change=("placement", "retrain")), session():
         console.print("1 of 3: the supernet", style="bold")
         if backend.train_supernet(spec.supernet, out / "supernet")["status"] == "diverged":
             return 1
