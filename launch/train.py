@@ -16,13 +16,14 @@ from configs import ConfigError
 from launch.cluster import cluster, worker_resources
 from launch.train_log import LOG, Failures, Tail, told
 from launch.train_worker import POLL_SECONDS, REFUSED, STARTED, STOP, train_worker
+from search.history import Say
 from search.interruption import interruptions
 from search.parallel import WorkersError
 from search.progressive.spec import ProgressiveSpec
 from search.progressive.stages import is_finished, next_index, pending_choice
 from search.results import Row, write_text
 from search.supernet.job import run
-from search.supernet.report import RESULTS, Say
+from search.supernet.report import RESULTS
 from search.supernet.spec import SupernetSpec
 
 ENVIRONMENT = {

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from configs import ConfigError
 from models import Supernet
 from search.batches import Batch
+from search.history import Say
 from search.mad.job import Execute
 from search.placement.spec import ScoringSpec
 from search.progress import duration, make_console
 from search.progressive.candidates import CandidateSpec, Rank, run_candidate
-from search.progressive.report import Say
 from search.progressive.spec import ProgressiveSpec
 from search.progressive.stages import train_here
 from search.results import Row

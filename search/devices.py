@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -51,6 +52,12 @@ def reseed(device: torch.device, seed: int) -> None:
 def use_one_thread() -> None:
     """One thread for this process: trials run side by side, and two processes of two threads each run 2-30x slower."""
     torch.set_num_threads(1)
+
+
+def machine() -> dict[str, str | int | None]:
+    """Where a run is made, and by what, for the results."""
+    versions = {"torch": str(torch.__version__), "python": platform.python_version()}
+    return {"hardware": hardware(), "n_cpus": os.cpu_count(), **versions}
 
 
 def hardware(device: torch.device | None = None) -> str:

@@ -29,13 +29,13 @@ from typing import Any
 
 from configs import ConfigError, StackWiseConfig
 from models.growth import stack_uids
+from search.history import Say
 from search.loader_samples import loader_samples
 from search.parallel import Ranks
 from search.progress import make_console
 from search.progressive import building
 from search.progressive.loaded import loaded_spec
 from search.progressive.plan import Stage, next_stage, with_time
-from search.progressive.report import Say
 from search.progressive.spec import ProgressiveSpec
 from search.progressive.stage import CHECKPOINT, Place, StageRun, Start
 from search.progressive.stages import caches, finish, next_index

@@ -35,6 +35,11 @@ class Samples(Protocol):
         """Positions of every sample."""
         ...
 
+    @property
+    def has_pads_before_tokens(self) -> bool:
+        """Whether some sample, of either split, has them elsewhere than at its end."""
+        ...
+
     def n_samples(self, split: Split) -> int:
         """As many as the split has."""
         ...
@@ -85,6 +90,12 @@ class ArraySamples:
         self.vocab_size, self.seq_len = vocab_size, tokens.shape[1]
         self._n_validation = n_validation
 
+    @cached_property
+    def has_pads_before_tokens(self) -> bool:
+        """As the contract says."""
+        keep = self._rows.keep
+        return keep is not None and bool((keep[:, 1:] & ~keep[:, :-1]).any())
+
     def n_samples(self, split: Split) -> int:
         """As the contract says."""
         n_all, first = len(self._rows.tokens), self._first(split)
@@ -118,6 +129,8 @@ class TextSamples:
     Raises:
         ConfigError: where there are not that many.
     """
+
+    has_pads_before_tokens = False
 
     def __init__(self, task: Text, *, seed: int, n_train: int | None = None, n_validation: int | None = None) -> None:
         self.vocab_size, self.seq_len = task.vocab_size, task.seq_len

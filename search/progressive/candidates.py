@@ -15,11 +15,12 @@ from configs import ConfigError, Spec
 from models import StackSpec
 from models.placement import Placement, placement_text
 from search.budget import Budget
+from search.history import Say
 from search.interruption import interruptions
 from search.member import TrainSpec
 from search.parallel import Ranks
 from search.progressive.plan import grown_stage
-from search.progressive.report import RESULT, Say
+from search.progressive.report import RESULT
 from search.progressive.spec import ProgressiveSpec
 from search.progressive.stage import Place, StageRun
 from search.progressive.stages import CHECKPOINT, CHOICE, Ended, Trained, caches, newest, next_index, refuse_other_data

@@ -50,6 +50,9 @@ def _size_misfits(spec: ProgressiveSpec) -> Iterator[Misfit]:
     except ValueError as error:
         yield place, str(error)
         return
+    for name in ("n_train", "n_validation"):
+        if spec.data.task is not None and spec.data.task.kind != "text" and getattr(spec.data, name) is None:
+            yield ("data", name), f"a number is needed: {spec.data.task.kind} draws instances without end, a text has all it has"
     if spec.rack.head.kind != "language_model":
         yield ("rack", "head"), f"growth has the head language_model, not {spec.rack.head.kind}"
     if objective.input_vocab_size > spec.rack.vocab_size:

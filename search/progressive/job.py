@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from search.backend import Backend
+from search.history import Say
 from search.progress import make_console
 from search.progressive.candidates import choose
 from search.progressive.picture import save_picture
-from search.progressive.report import RESULTS, Say, failures, table
+from search.progressive.report import RESULTS, failures, table
 from search.progressive.spec import ProgressiveSpec
 from search.progressive.stages import finished_folders, is_finished, next_index, pending_choice
 from search.results import Row, run_folder, write_parquet

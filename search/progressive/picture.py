@@ -6,8 +6,8 @@ import json
 from itertools import accumulate
 from pathlib import Path
 
+from search.history import HISTORY
 from search.pictures import picture
-from search.progressive.report import HISTORY
 from search.progressive.weights import stage_folder
 from search.results import Row
 

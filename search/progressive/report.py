@@ -1,27 +1,17 @@
-"""What a run of growth tells while it works, and what each stage leaves: history, a row of the table."""
+"""What a run of growth leaves: a row for each stage, the table of them, the summary."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from search.devices import hardware
-from search.member import Member
-from search.progress import duration
-from search.progressive.plan import Stage
+from search.devices import machine
 from search.progressive.spec import ProgressiveSpec
 from search.results import Row, to_json, write_text
 from search.supernet.report import divergence
 
-HISTORY, RESULT, RESULTS = "history.jsonl", "result.json", "results.json"
-
-Say = Callable[[str], None]
+RESULT, RESULTS = "result.json", "results.json"
 
 COLUMNS = {
     "stage": ("stage", "{}"),
@@ -41,42 +31,6 @@ COLUMNS = {
     "trunk runs": ("trunk_forwards", "{:,}"),
 }
 """Of the table: the title, the key in a stage's row, and how it is written."""
-
-
-class Report:
-    """Writes the history of a stage as it grows, and says how far it is; silent on other ranks than the main one."""
-
-    def __init__(self, spec: ProgressiveSpec, stage: Stage, folder: Path, say: Say, *, is_main: bool) -> None:
-        self.spec, self.stage, self.path, self.is_main = spec, stage, folder / HISTORY, is_main
-        self.say: Say = say if is_main else lambda _: None
-        self.started = time.monotonic()
-        self.first: int | None = None
-        self.is_open = False
-
-    def stepped(self, step: int) -> None:
-        """A step is done; the first one of this process tells whether the stage goes on from a checkpoint."""
-        if self.first is None:
-            self.first = step - 1
-            if self.first:
-                self.say(f"{self._name()}: going on from step {self.first} of {self.stage.n_steps}")
-
-    def evaluated(self, member: Member, row: dict[str, float]) -> None:
-        """An evaluation; the first one of this process writes what came before it, too, and cuts off what a kill left."""
-        if not self.is_main:
-            return
-        if not self.is_open:
-            write_text(self.path, "".join(to_json(each) + "\n" for each in member.history[:-1]))
-            self.is_open = True
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(to_json(row) + "\n")
-        step, n_steps = int(row["step"]), self.stage.n_steps
-        seconds = (time.monotonic() - self.started) / (step - (self.first or 0)) * (n_steps - step)
-        rest = f"; about {duration(seconds)} to go" if step < n_steps and member.status == "running" else ""
-        losses = f"training loss {row['train_loss']:.4f}, held-out loss {row['loss']:.4f}"
-        self.say(f"{self._name()}: step {step} of {n_steps}, {losses}, accuracy {row['accuracy']:.3f}{rest}")
-
-    def _name(self) -> str:
-        return f"stage {self.stage.index + 1} of {self.spec.n_stages}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -103,10 +57,7 @@ def write_results(spec: ProgressiveSpec, out: Path, rows: Sequence[Row], n_ranks
         "n_parameters": last["n_parameters"],
         "stages": [{name: value for name, value in row.items() if name != "losses"} for row in rows],
         "n_workers": n_ranks,
-        "hardware": hardware(),
-        "n_cpus": os.cpu_count(),
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
+        **machine(),
     }
     write_text(out / RESULTS, to_json(results) + "\n")
     return results

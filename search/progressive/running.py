@@ -12,10 +12,6 @@ from models import Rack
 from search.local_losses import LocalUnits
 from search.progressive.data import GrowthBatch
 from tasks.samples import Samples
-from tasks.task import Split
-
-PROBED = 4096
-"""Samples that are looked at for pads at once."""
 
 
 class Growing(nn.Module):
@@ -67,18 +63,7 @@ def needs_keep(rack: Rack, samples: Samples) -> bool:
     """
     if samples.sequences("train", np.arange(1)).keep is None:
         return False
-    return not all(map(is_causal, rack.stacks)) or _has_pads_before_tokens(samples)
-
-
-def _has_pads_before_tokens(samples: Samples) -> bool:
-    splits: tuple[Split, ...] = ("train", "validation")
-    for split in splits:
-        n_samples = samples.n_samples(split)
-        for first in range(0, n_samples, PROBED):
-            keep = samples.sequences(split, np.arange(first, min(first + PROBED, n_samples))).keep
-            if keep is not None and (keep[:, 1:] & ~keep[:, :-1]).any():
-                return True
-    return False
+    return not all(map(is_causal, rack.stacks)) or samples.has_pads_before_tokens
 
 
 def is_causal(stack: nn.Module) -> bool:

@@ -16,6 +16,7 @@ from models import Rack
 from models.growing import grow
 from models.quantised import memory_bytes
 from search.devices import resolve_device
+from search.history import Report, Say
 from search.local_losses import LocalLosses, LocalUnits, UnitKind
 from search.member import Member
 from search.parallel import Ranks
@@ -24,7 +25,6 @@ from search.progressive.data import GrowthBatch, GrowthBatches
 from search.progressive.evaluation import Evaluation, n_trained
 from search.progressive.measured import Measured
 from search.progressive.plan import Stage
-from search.progressive.report import Report, Say
 from search.progressive.running import Growing, is_causal, needs_keep
 from search.progressive.settings import is_plateau, stage_time, train_spec
 from search.progressive.spec import ProgressiveSpec
@@ -108,7 +108,8 @@ class StageRun:
             named = self.model.named_parameters()
             self.member.moments = {name: start.moments[each] for name, each in named if each in start.moments}
         self.member.notes["data"] = self.batches.fingerprint()
-        self._report = Report(spec, stage, place.folder, place.say, is_main=place.ranks.is_main)
+        name = f"stage {stage.index + 1} of {spec.n_stages}: "
+        self._report = Report(place.folder, stage.n_steps, place.say, is_main=place.ranks.is_main, name=name)
         self._measured = Measured(self._gradients(), self.member, self._counts)
 
     def train(self) -> Ended | None:

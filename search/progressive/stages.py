@@ -17,11 +17,12 @@ from configs.load import validate
 from models import StackSpec
 from search import checkpoint
 from search.devices import resolve_device
+from search.history import Say
 from search.interruption import interruptions
 from search.member import Member
 from search.parallel import Ranks
 from search.progressive.plan import Stage, first_stage, next_stage
-from search.progressive.report import RESULT, RESULTS, Say, read_rows, write_results
+from search.progressive.report import RESULT, RESULTS, read_rows, write_results
 from search.progressive.spec import ProgressiveSpec
 from search.progressive.stage import CHECKPOINT, Ended, Place, StageRun, Start
 from search.progressive.trunk import TrunkCache

@@ -12,6 +12,7 @@ from torch import nn
 from configs import ConfigError
 from models import Supernet
 from search.devices import resolve_device
+from search.history import Report, Say
 from search.interruption import interruptions
 from search.member import Member
 from search.mixture import Mixture
@@ -20,7 +21,7 @@ from search.progress import make_console
 from search.results import run_folder
 from search.supernet.data import check_data, note_data
 from search.supernet.evaluation import Evaluation, sampled_placements
-from search.supernet.report import RESULTS, Report, Say, divergence, write_results
+from search.supernet.report import RESULTS, divergence, write_results
 from search.supernet.spec import SupernetSpec
 from search.supernet.start import start_from_trained
 from search.supernet.step import SupernetStep
@@ -96,7 +97,7 @@ def train_here(
     teacher = None if spec.teacher is None else Teacher(spec.teacher, model, device)
     member = Member(model, mixture, spec.lr, spec.weight_decay, keeps_best=False)
     note_data(member.notes, mixture)
-    report = Report(spec, out, say, is_main=ranks.is_main)
+    report = Report(out, spec.n_steps, say, is_main=ranks.is_main)
     if spec.initialise_from is not None and not (out / CHECKPOINT).exists():
         member.notes |= start_from_trained(spec, model, evaluation, report.say)
     prepare(model)

@@ -9,8 +9,8 @@ from typing import Any
 from configs import ConfigError
 from models import Supernet
 from models.conversion import initialise_supernet
+from search.history import Say
 from search.supernet.evaluation import Evaluation
-from search.supernet.report import Say
 from search.supernet.spec import SupernetSpec
 from search.supernet.weights import load_supernet
 

@@ -80,6 +80,7 @@ CASES = {
     "candidate with a choice": ({"candidates": {"a": STACK, "b": SPACE}}, "candidates.b: a candidate has no choices itself"),
     "name": ({"candidates": {"../a": STACK, "b": STACK}}, "candidates[\"../a\"]: a candidate's name is its folder's"),
     "taken name": ({"candidates": {"tune": STACK, "b": STACK}}, "candidates.tune: a candidate's name is its folder's"),
+    "rows without a number": ({"data": {"n_train": None}}, "data.n_train: a number is needed"),
     "nothing to choose": ({"choice": {"n_steps": 3}}, "choice: there is nothing to choose from"),
     "budget": (
         {"candidates": {"a": STACK, "b": STACK}, "choice": {"budget": {"attention": 1}}},

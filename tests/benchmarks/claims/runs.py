@@ -15,11 +15,12 @@ import torch
 
 from configs.load import validate
 from configs.merge import merge
+from search.history import HISTORY
 from search.parallel import Ranks
 from search.progressive.data import GrowthBatch, GrowthBatches, StageTime
 from search.progressive.evaluation import Evaluation
 from search.progressive.plan import first_stage, next_stage
-from search.progressive.report import HISTORY, read_rows
+from search.progressive.report import read_rows
 from search.progressive.running import Growing
 from search.progressive.spec import ProgressiveSpec
 from search.progressive.stage import Place, StageRun, Start
