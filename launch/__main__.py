@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from launch.backend import ON_RAY
-from search.cli import add_jobs, add_mad, main
+from search.cli.run import add_jobs, add_mad, main
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m launch", description="Runs a job on Ray.", allow_abbrev=False)

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from launch.candidates import train_candidates_on_ray
 from launch.cluster import cluster
-from launch.mad_sweep import execute
-from launch.racks import train_racks_on_ray
-from launch.supernet_scorer import supernet_scorer
-from launch.train import grow_on_ray, train_on_ray
+from launch.mad.sweep import execute
+from launch.scoring.supernet_scorer import supernet_scorer
+from launch.train.trainer import grow_on_ray, train_on_ray
+from launch.tune.candidates import train_candidates_on_ray
+from launch.tune.racks import train_racks_on_ray
 from models import Supernet
-from search.backend import Backend
-from search.batches import Batch
-from search.placement.spec import ScoringSpec
-from search.scoring import Scorer
-from search.supernet.spec import SupernetSpec
+from search.evaluation.evaluator import Scorer
+from search.jobs.backend import Backend
+from search.jobs.placement.spec import ScoringSpec
+from search.jobs.supernet.spec import SupernetSpec
+from search.training.batches import Batch
 
 
 def _open_scorer(

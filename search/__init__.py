@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from search.mad.library import benchmark, train_task
+from search.jobs.mad.library import benchmark, train_task
 
 __all__ = [
     "ArchitectureTrainer",
@@ -15,10 +15,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ArchitectureTrainer": "search.architecture_trainer",
-    "ProgressiveDataLoader": "search.progressive_data_loader",
-    "ProgressiveRackBuilder": "search.progressive_rack_builder",
-    "ProgressiveTrainer": "search.progressive_trainer",
+    "ArchitectureTrainer": "search.stackwise.architecture_trainer",
+    "ProgressiveDataLoader": "search.stackwise.data_loader",
+    "ProgressiveRackBuilder": "search.stackwise.rack_builder",
+    "ProgressiveTrainer": "search.stackwise.progressive_trainer",
 }
 """Where the classes of the guide are, looked up when they are asked for: commands that need none of them do not wait."""
 

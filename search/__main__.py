@@ -3,11 +3,11 @@
 import argparse
 import sys
 
-from search.backend import HERE
-from search.cli import add_jobs, add_mad, main
-from search.describe import add_check, add_show
-from search.kernels import add_kernels
-from search.schema import add_schema
+from search.cli.kernels import add_kernels
+from search.cli.run import add_jobs, add_mad, main
+from search.cli.schema import add_schema
+from search.cli.show import add_check, add_show
+from search.jobs.in_process import HERE
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m search", description="Runs a job in this process.", allow_abbrev=False)

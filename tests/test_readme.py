@@ -12,9 +12,9 @@ import yaml
 
 from configs.load import validate
 from models import RackSpec
-from search.cli import OVERRIDE, add_mad, mad_spec
-from search.describe import read_spec
-from search.jobs import JOBS
+from search.cli.run import OVERRIDE, add_mad, mad_spec
+from search.cli.show import read_spec
+from search.jobs.table import JOBS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from models.mixer import ChannelMixer
+from models.rack.contracts import ChannelMixer
 
 
 class Identity(ChannelMixer):

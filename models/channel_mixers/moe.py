@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.auxiliary import is_collecting, report
-from models.mixer import ChannelMixer
+from models.linears.multiply_adds import multiply_adds
 from models.ops.checks import at_least
-from models.ops.linears import multiply_adds
 from models.ops.precision import in_float32
 from models.ops.routing import check_active, top_k_weights
+from models.rack.contracts import ChannelMixer
+from models.rack.reports import is_collecting, report
 
 
 class MoE(ChannelMixer):

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from models.mixer import ChannelMixer
-from models.stochastic import Choice
+from models.rack.choice import Choice
+from models.rack.contracts import ChannelMixer
 
 
 class Stochastic(Choice, ChannelMixer):

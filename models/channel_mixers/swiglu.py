@@ -3,9 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.mixer import ChannelMixer
+from models.linears.multiply_adds import multiply_adds
 from models.ops.checks import at_least
-from models.ops.linears import multiply_adds
+from models.rack.contracts import ChannelMixer
 
 
 class SwiGLU(ChannelMixer):

@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.kernels import check_kernel, run_kernel
-from models.mixer import Mixer
-from models.norms.rmsnorm import RMSNorm
+from models.linears.multiply_adds import multiply_adds
+from models.ops.attention.heads import split_heads
 from models.ops.checks import at_least, scaled, split_evenly
-from models.ops.gated_linear_attention import LOWEST_LOG_DECAY, gated_linear_attention_flops
-from models.ops.heads import split_heads
-from models.ops.linears import multiply_adds
+from models.ops.convolutions.short_convolution import ShortConvolutions
+from models.ops.kernels import check_kernel, run_kernel
 from models.ops.precision import in_float32
-from models.ops.short_convolution import ShortConvolutions
+from models.ops.recurrences.gated_linear_attention import LOWEST_LOG_DECAY, gated_linear_attention_flops
+from models.parts.norms.rmsnorm import RMSNorm
+from models.rack.contracts import Mixer
 
 GatedState = tuple[Tensor, tuple[Tensor, ...]]
 INITIAL_GAIN = 2**-2.5

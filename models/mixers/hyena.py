@@ -5,18 +5,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.mixer import Mixer
+from models.linears.multiply_adds import multiply_adds
+from models.ops.attention.heads import merge_heads, split_heads
 from models.ops.checks import at_least, split_evenly
-from models.ops.heads import merge_heads, split_heads
-from models.ops.implicit_filter import ImplicitFilter
-from models.ops.linears import multiply_adds
-from models.ops.long_convolution import (
+from models.ops.convolutions.implicit_filter import ImplicitFilter
+from models.ops.convolutions.long_convolution import (
     long_convolution,
     long_convolution_flops,
     outer_product_convolution,
     outer_product_convolution_flops,
 )
-from models.ops.short_convolution import ShortConvolutions
+from models.ops.convolutions.short_convolution import ShortConvolutions
+from models.rack.contracts import Mixer
 
 
 class Hyena(Mixer):

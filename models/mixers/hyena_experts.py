@@ -2,13 +2,13 @@
 
 from torch import Tensor, nn
 
-from models.mixer import Mixer
+from models.linears.multiply_adds import multiply_adds
 from models.ops.checks import at_least
-from models.ops.implicit_filter import ImplicitFilter
-from models.ops.linears import multiply_adds
-from models.ops.long_convolution import long_convolution, long_convolution_flops
+from models.ops.convolutions.implicit_filter import ImplicitFilter
+from models.ops.convolutions.long_convolution import long_convolution, long_convolution_flops
+from models.ops.convolutions.short_convolution import ShortConvolution
 from models.ops.routing import check_active, top_k_weights
-from models.ops.short_convolution import ShortConvolution
+from models.rack.contracts import Mixer
 
 
 class HyenaExperts(Mixer):

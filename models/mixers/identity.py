@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from models.mixer import Mixer
+from models.rack.contracts import Mixer
 
 
 class Identity(Mixer):

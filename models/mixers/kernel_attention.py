@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.mixer import Mixer
+from models.linears.multiply_adds import multiply_adds
+from models.ops.attention.heads import merge_heads, split_heads
+from models.ops.attention.kernel_attention import kernel_attention, kernel_attention_flops, normalised
+from models.ops.attention.kernel_features import draw_frequencies, kernel_features, least_sum, scaled_frequencies
+from models.ops.attention.rotary import rotate, rotated_channels
 from models.ops.checks import at_least, split_evenly
-from models.ops.heads import merge_heads, split_heads
-from models.ops.kernel_attention import kernel_attention, kernel_attention_flops, normalised
-from models.ops.kernel_features import draw_frequencies, kernel_features, least_sum, scaled_frequencies
-from models.ops.linears import multiply_adds
-from models.ops.rotary import rotate, rotated_channels
-from models.ops.short_convolution import ShortConvolutions
+from models.ops.convolutions.short_convolution import ShortConvolutions
+from models.rack.contracts import Mixer
 
 INITIAL_SCALE = 2.0
 """Of waves: a key like the query then weighs e^2 times a random one. The sharper, the more features an estimate takes."""

@@ -5,14 +5,14 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.kernels import check_kernel, run_kernel
-from models.mixer import Mixer
+from models.linears.multiply_adds import multiply_adds
+from models.ops.attention.heads import merge_heads, split_heads
 from models.ops.checks import at_least, split_evenly
-from models.ops.heads import merge_heads, split_heads
-from models.ops.linear_attention import linear_attention_flops
-from models.ops.linears import multiply_adds
+from models.ops.convolutions.short_convolution import ShortConvolutions
+from models.ops.kernels import check_kernel, run_kernel
 from models.ops.precision import in_float32
-from models.ops.short_convolution import ShortConvolutions
+from models.ops.recurrences.linear_attention import linear_attention_flops
+from models.rack.contracts import Mixer
 
 EPSILON = 1e-12
 

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.mixer import Mixer
+from models.linears.multiply_adds import multiply_adds
 from models.ops.checks import at_least
-from models.ops.linears import multiply_adds
+from models.ops.convolutions.short_convolution import ShortConvolution
 from models.ops.precision import in_float32
-from models.ops.short_convolution import ShortConvolution
+from models.rack.contracts import Mixer
 
 SHARPNESS = 8.0
 SLOWEST, FASTEST = 0.999, 0.9

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.kernels import check_kernel, run_kernel
-from models.mixer import Mixer
+from models.linears.multiply_adds import multiply_adds
 from models.ops.checks import at_least
-from models.ops.linears import multiply_adds
-from models.ops.selective_scan import selective_scan_flops
-from models.ops.short_convolution import ShortConvolution
-from models.ops.time_steps import exact_softplus, inverse_softplus_of_time_steps
+from models.ops.convolutions.short_convolution import ShortConvolution
+from models.ops.kernels import check_kernel, run_kernel
+from models.ops.recurrences.selective_scan import selective_scan_flops
+from models.ops.recurrences.time_steps import exact_softplus, inverse_softplus_of_time_steps
+from models.rack.contracts import Mixer
 
 MambaState = tuple[Tensor, Tensor]
 

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.kernels import check_kernel, run_kernel
-from models.mixer import Mixer
+from models.linears.multiply_adds import multiply_adds
+from models.ops.attention.heads import merge_heads, split_heads
 from models.ops.checks import at_least, split_evenly
-from models.ops.decayed_linear_attention import decayed_linear_attention_flops
-from models.ops.heads import merge_heads, split_heads
-from models.ops.linears import multiply_adds
-from models.ops.short_convolution import ShortConvolutions
-from models.ops.time_steps import exact_softplus, inverse_softplus_of_time_steps
+from models.ops.convolutions.short_convolution import ShortConvolutions
+from models.ops.kernels import check_kernel, run_kernel
+from models.ops.recurrences.decayed_linear_attention import decayed_linear_attention_flops
+from models.ops.recurrences.time_steps import exact_softplus, inverse_softplus_of_time_steps
+from models.rack.contracts import Mixer
 
 Mamba2State = tuple[Tensor, tuple[Tensor, ...]]
 

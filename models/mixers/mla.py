@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.adapters import AdaptedLinear
-from models.kernels import check_kernel, run_kernel
-from models.kernels.kernel import working_dtype
-from models.mixer import Mixer
-from models.norms.rmsnorm import RMSNorm
-from models.ops.attend import attend, attend_flops
+from models.linears.adapters import AdaptedLinear
+from models.linears.dtypes import working_dtype
+from models.linears.multiply_adds import multiply_adds
+from models.ops.attention.attend import attend, attend_flops
+from models.ops.attention.heads import merge_heads, split_heads
+from models.ops.attention.rotary import rotate
 from models.ops.checks import at_least, split_evenly
-from models.ops.heads import merge_heads, split_heads
-from models.ops.linears import multiply_adds
-from models.ops.rotary import rotate
+from models.ops.kernels import check_kernel, run_kernel
+from models.parts.norms.rmsnorm import RMSNorm
+from models.rack.contracts import Mixer
 
 LatentState = tuple[Tensor, Tensor]
 

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.kernels import check_kernel, run_kernel
-from models.mixer import Mixer
-from models.norms.rmsnorm import RMSNorm
+from models.linears.multiply_adds import multiply_adds
+from models.ops.attention.heads import split_heads
+from models.ops.attention.rotary import rotate
 from models.ops.checks import scaled, split_evenly
-from models.ops.heads import split_heads
-from models.ops.linears import multiply_adds
-from models.ops.retention import retention_flops
-from models.ops.rotary import rotate
+from models.ops.kernels import check_kernel, run_kernel
+from models.ops.recurrences.retention import retention_flops
+from models.parts.norms.rmsnorm import RMSNorm
+from models.rack.contracts import Mixer
 
 RetentionState = tuple[Tensor, Tensor]
 ROTARY_BASE = 10000.0

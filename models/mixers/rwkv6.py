@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.kernels import check_kernel, run_kernel
-from models.mixer import Mixer
+from models.linears.multiply_adds import multiply_adds
+from models.ops.attention.heads import split_heads
 from models.ops.checks import at_least, split_evenly
-from models.ops.gated_linear_attention import LOWEST_LOG_DECAY
-from models.ops.heads import split_heads
-from models.ops.linears import multiply_adds
+from models.ops.convolutions.token_shift import DynamicShift, LowRank, shift
+from models.ops.kernels import check_kernel, run_kernel
 from models.ops.precision import in_float32
-from models.ops.rwkv6_recurrence import rwkv6_recurrence_flops
-from models.ops.token_shift import DynamicShift, LowRank, shift
+from models.ops.recurrences.gated_linear_attention import LOWEST_LOG_DECAY
+from models.ops.recurrences.rwkv6_recurrence import rwkv6_recurrence_flops
+from models.rack.contracts import Mixer
 
 RWKV6State = tuple[Tensor, Tensor]
 # How the shares of the token shift start; also the order in which they are read.

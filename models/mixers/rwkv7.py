@@ -5,14 +5,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.kernels import check_kernel, run_kernel
-from models.mixer import Mixer
+from models.linears.multiply_adds import multiply_adds
 from models.ops.checks import at_least, split_evenly
-from models.ops.linears import multiply_adds
+from models.ops.convolutions.token_shift import LowRank, falling, shift, toward
+from models.ops.kernels import check_kernel, run_kernel
 from models.ops.precision import in_float32
-from models.ops.rwkv7_recurrence import rwkv7_recurrence_flops
-from models.ops.token_shift import LowRank, falling, shift, toward
+from models.ops.recurrences.rwkv7_recurrence import rwkv7_recurrence_flops
 from models.ops.unit import unit
+from models.rack.contracts import Mixer
 
 RWKV7State = tuple[Tensor, Tensor]
 # How the shares of the token shift start; also the order in which they are read.

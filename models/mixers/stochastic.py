@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.mixer import Mixer
-from models.stochastic import Choice
+from models.rack.choice import Choice
+from models.rack.contracts import Mixer
 
 
 class Stochastic(Choice, Mixer):

@@ -2,8 +2,8 @@
 
 from search.activations.cache import ActivationCache, Batch, Mode
 from search.activations.choice import Decision, Limits, Rates, Reuse, break_even_parameters, choose
-from search.activations.earlier import Earlier
 from search.activations.key import CacheKey
+from search.activations.previous_cache import PreviousCache
 from search.activations.statistics import Statistics
 from search.activations.trunk import Trunk, trunk_hash
 
@@ -12,9 +12,9 @@ __all__ = [
     "Batch",
     "CacheKey",
     "Decision",
-    "Earlier",
     "Limits",
     "Mode",
+    "PreviousCache",
     "Rates",
     "Reuse",
     "Statistics",

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from configs import ConfigError
 from search.activations.choice import Decision, Limits, Reuse, choose
-from search.activations.earlier import Earlier, Way
 from search.activations.folder import ArrowStore
 from search.activations.key import CacheKey
 from search.activations.memory import MemoryStore, Store
-from search.activations.rows import Ids, Names, checksums, from_bytes, to_bytes
+from search.activations.rows import ComputeRows, Ids, Names, checksums, from_bytes, to_bytes
 from search.activations.statistics import Statistics
 from search.activations.trunk import Trunk
 
@@ -106,23 +105,21 @@ class ActivationCache:
         hidden[~is_hit] = self._compute(names[is_missing], inputs[~is_hit], keep=self.mode == "memory")
         return hidden
 
-    def fill(self, batches: Iterable[Batch], *, earlier: Earlier | None = None, waits: bool = False) -> None:
+    def fill(self, batches: Iterable[Batch], *, compute: ComputeRows | None = None, waits: bool = False) -> None:
         """Compute the rows that are not there yet and keep them; what a killed call has finished is not computed again.
 
         Files that another process is filling are an error; or, if this one `waits`, there when it is done.
 
-        From an earlier cache, the same bits: by the part of the trunk that has grown on that one's. In the mode `stream` nothing
-        is kept, and nothing computed.
+        `compute` makes rows of names and inputs, the same bits as the trunk would (`PreviousCache.rows_for`); null: the trunk. In
+        the mode `stream` nothing is kept, and nothing computed.
 
         Raises:
-            ConfigError: if the trunk has changed, there are more rows than `n_rows`, or no room for them on the disk; if the
-                earlier cache is not one of a part of the trunk.
+            ConfigError: if the trunk has changed, there are more rows than `n_rows`, or no room for them on the disk.
         """
         store = self._store
         if store is None:
             return
         self.trunk.refuse_if_changed(thoroughly=True)
-        way = self._from_inputs if earlier is None else earlier.way_to(self.key, self.trunk)
         with store.filling(waits=waits) if isinstance(store, ArrowStore) else nullcontext():
             if isinstance(store, ArrowStore):
                 store.refuse_full_disk(self.n_rows - store.n_rows)
@@ -131,7 +128,7 @@ class ActivationCache:
                 self.trunk.refuse_if_changed()
                 is_missing = store.find(names) < 0
                 if is_missing.any():
-                    self._compute(names[is_missing], inputs[torch.from_numpy(is_missing)], way=way, keep=True)
+                    self._compute(names[is_missing], inputs[torch.from_numpy(is_missing)], compute=compute, keep=True)
         self.statistics.bytes_held = store.n_rows * self.key.row_bytes
 
     def _read(self, names: Names, positions: np.ndarray, inputs: Tensor) -> Tensor:
@@ -147,9 +144,9 @@ class ActivationCache:
     def _from_inputs(self, _names: Names, inputs: Tensor) -> Tensor:
         return self.trunk(inputs, shape=self.key.shape, dtype=self.key.torch_dtype)
 
-    def _compute(self, names: Names, inputs: Tensor, *, keep: bool, way: Way | None = None) -> Tensor:
+    def _compute(self, names: Names, inputs: Tensor, *, keep: bool, compute: ComputeRows | None = None) -> Tensor:
         before = self.trunk.n_forwards
-        hidden = (way or self._from_inputs)(names, inputs)
+        hidden = (compute or self._from_inputs)(names, inputs)
         self.statistics.forwards += self.trunk.n_forwards - before
         if keep:
             assert self._store is not None  # `stream` keeps nothing

@@ -15,7 +15,7 @@ from configs import ConfigError
 from search.activations.key import CacheKey
 from search.activations.rows import Names, RowIndex
 from search.activations.shard import Shard, write_shard
-from search.results import make_folder, write_text
+from search.runs.run_folder import make_folder, write_text
 
 MANIFEST = "manifest.json"
 SHARD_BYTES = 2**27

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,3 +93,7 @@ def from_bytes(rows: np.ndarray, shape: tuple[int, int], dtype: torch.dtype) -> 
 def checksums(rows: np.ndarray) -> np.ndarray:
     """[n] uint32, one for each of the rows [n, bytes]."""
     return np.fromiter((zlib.crc32(row) for row in rows), dtype=np.uint32, count=len(rows))
+
+
+ComputeRows = Callable[[Names, Tensor], Tensor]
+"""Names [n] and inputs [n, ...] -> hidden states [n, time, d_model]."""

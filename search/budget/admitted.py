@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 
 import numpy as np
 
-from models.placement import Placement
+from models.spec.placement import Placement
 from search.budget.budget import Budget
 from search.budget.program import Row
 

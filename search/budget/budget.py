@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, StrictInt
 from configs import ConfigError
 from configs.errors import known_names
 from models import RackSpec
-from models.placement import Placement, main_placement
+from models.spec.placement import Placement, main_placement
 from search.budget.coding import Coding, slot_key
 from search.budget.costs import DIMENSIONS, CostTable, Latencies
 from search.budget.feasibility import impossible

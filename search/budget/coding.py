@@ -8,7 +8,7 @@ import numpy as np
 
 from configs import ConfigError
 from configs.errors import known_names
-from models.placement import Placement, Slot, check_placement
+from models.spec.placement import Placement, Slot, check_placement
 
 
 class Coding:

@@ -12,9 +12,8 @@ import numpy as np
 from configs import ConfigError
 from configs.errors import known_names
 from models import RackSpec
-from models.cost import Count, SpaceCost, space_cost
-from models.placement import Placement, Slot
-from search.sampling import Sampler
+from models.assembly.cost import Count, SpaceCost, space_cost
+from models.spec.placement import Placement, Slot
 
 DIMENSIONS = ("params", "flops", "kv_bytes", "state_bytes", "latency_ms")
 """What a placement spends. Parameters; operations per token; bytes per sequence; milliseconds."""
@@ -112,17 +111,3 @@ def _costs(count: Count, size: int) -> Costs:
         "kv_bytes": count.cache * size,
         "state_bytes": count.state * size,
     }
-
-
-def expected_cost(sampler: Sampler, costs: CostTable, n_steps: int, n_draws: int = 1000) -> Costs:
-    """What a placement of a training of `n_steps` costs on average, by `DIMENSIONS`.
-
-    Exact where the sampler knows its shares; else the mean over `n_draws` steps (all, if there are fewer), spread evenly, since
-    a schedule does not draw the same in the end as in the beginning.
-    """
-    shares = sampler.shares()
-    if shares is not None:
-        return costs.of_shares(shares)
-    steps = np.linspace(0, n_steps - 1, min(n_draws, n_steps)).astype(int).tolist()
-    drawn = [costs.of_placement(sampler.draw(0, step, index)) for step in steps for index in range(sampler.n_per_step)]
-    return {key: float(np.mean([each[key] for each in drawn])) for key in costs.base}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs import ConfigError
-from models.placement import Slot
+from models.spec.placement import Slot
 from search.budget.coding import check_name, find_slot
 from search.budget.costs import n_bytes
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.placement import Placement, Slot
-from search.sampling import Sampler, generator
+from models.spec.placement import Placement, Slot
+from search.samplers.shared.sampler import Sampler, generator
 
 
 class Balanced(Sampler):

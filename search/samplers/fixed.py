@@ -8,9 +8,9 @@ from pydantic import PositiveFloat
 
 from configs import ConfigError
 from models import RackSpec
-from models.placement import Placement, Slot, parse_placement
+from models.spec.placement import Placement, Slot, parse_placement
 from search.samplers import SAMPLERS, Nested
-from search.sampling import Sampler, generator, single
+from search.samplers.shared.sampler import Sampler, generator, single
 
 
 class Fixed(Sampler):

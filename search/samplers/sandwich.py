@@ -6,10 +6,10 @@ from pydantic import PositiveInt
 
 from models import RackSpec
 from models.ops.checks import at_least
-from models.placement import Placement, Slot
+from models.spec.placement import Placement, Slot
 from search.budget.costs import CostTable
 from search.samplers import SAMPLERS, Nested
-from search.sampling import Sampler, single
+from search.samplers.shared.sampler import Sampler, single
 
 UNIFORM = SAMPLERS.part("uniform")
 

@@ -6,9 +6,9 @@ from pydantic import NonNegativeInt
 
 from configs import ConfigError
 from models import RackSpec
-from models.placement import Placement, Slot
+from models.spec.placement import Placement, Slot
 from search.samplers import SAMPLERS, Nested
-from search.sampling import Sampler, generator
+from search.samplers.shared.sampler import Sampler, generator
 
 
 class Schedule(Sampler):

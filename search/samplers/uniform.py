@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from models.placement import Placement, Slot
-from search.sampling import Sampler, generator
+from models.spec.placement import Placement, Slot
+from search.samplers.shared.sampler import Sampler, generator
 
 
 class Uniform(Sampler):

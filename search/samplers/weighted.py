@@ -8,9 +8,9 @@ from pydantic import BeforeValidator, NonNegativeFloat
 
 from configs import ConfigError
 from configs.errors import known_names
-from models.placement import Placement, Slot
+from models.spec.placement import Placement, Slot
 from search.budget.coding import check_name, find_slot
-from search.sampling import Sampler, generator
+from search.samplers.shared.sampler import Sampler, generator
 
 Weights = dict[str, NonNegativeFloat]
 # YAML reads a layer's number as a number; a saved spec has text.

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from models import RackSpec
-from models.placement import Placement, Slot
+from models.spec.placement import Placement, Slot
 from search.budget import Budget, BudgetValue
 from search.budget.admitted import Admitted
-from search.sampling import Sampler, generator
+from search.samplers.shared.sampler import Sampler, generator
 
 
 class WithinBudget(Sampler):

@@ -11,9 +11,9 @@ from configs import ConfigError
 from configs.errors import known_names
 from models.ops.checks import at_least
 from search.budget import Budget
-from search.strategies.shared.growth import Growth
-from search.strategies.shared.refine import refine
-from search.strategy import Ask, Questions, Strategy
+from search.strategies.shared.local_search import refine
+from search.strategies.shared.prefix_growth import Growth
+from search.strategies.shared.strategy import Ask, Questions, Strategy
 
 Beamed = tuple[np.ndarray, np.ndarray]
 """Codes [n, n_slots], the best first, and their scores [n]."""

@@ -8,8 +8,8 @@ from pydantic import NonNegativeInt, PositiveInt
 from models.ops.checks import at_least
 from search.budget import Budget
 from search.budget.admitted import Admitted
-from search.sampling import generator
-from search.strategy import Ask, Questions, Strategy
+from search.samplers.shared.sampler import generator
+from search.strategies.shared.strategy import Ask, Questions, Strategy
 
 TRIES = 50
 """How often children are made; what is known by then, or outside of the budget, is not asked for."""

@@ -10,8 +10,8 @@ from pydantic import PositiveInt
 from models.ops.checks import at_least
 from search.budget import Budget
 from search.budget.program import Row
-from search.strategies.shared.refine import refine
-from search.strategy import Ask, Questions, Strategy
+from search.strategies.shared.local_search import refine
+from search.strategies.shared.strategy import Ask, Questions, Strategy
 
 
 class Exact(Strategy):

@@ -2,7 +2,7 @@
 
 from search.budget import Budget
 from search.strategies.shared.handmade import handmade
-from search.strategy import Ask, Questions, Strategy
+from search.strategies.shared.strategy import Ask, Questions, Strategy
 
 
 class Interleave(Strategy):

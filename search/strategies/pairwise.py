@@ -8,10 +8,10 @@ from pydantic import NonNegativeInt, PositiveInt
 from models.ops.checks import at_least
 from search.budget import Budget
 from search.budget.admitted import Admitted
-from search.sampling import generator
+from search.samplers.shared.sampler import generator
 from search.strategies.exact import finite
 from search.strategies.shared.chain import Regression, best_codes
-from search.strategy import Ask, Questions, Strategy
+from search.strategies.shared.strategy import Ask, Questions, Strategy
 
 
 class Pairwise(Strategy):

@@ -9,13 +9,13 @@ import optuna
 from pydantic import NonNegativeInt, PositiveInt
 
 from models.ops.checks import at_least
-from models.placement import Placement
+from models.spec.placement import Placement
 from search.budget import Budget
 from search.budget.admitted import Admitted
 from search.budget.coding import slot_key
-from search.sampling import generator
+from search.samplers.shared.sampler import generator
 from search.strategies.exact import finite
-from search.strategy import Ask, Questions, Strategy
+from search.strategies.shared.strategy import Ask, Questions, Strategy
 
 CONSTRAINT = "budget"
 

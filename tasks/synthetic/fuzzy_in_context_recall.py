@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.checks import check_flags, check_integers, check_noise, check_split
-from tasks.pairs import Pairs, Slots, fill_slots, write
-from tasks.rejection import Batch, draw_valid
+from tasks.synthetic.shared.pairs import Pairs, Slots, fill_slots, write
+from tasks.synthetic.shared.rejection import Batch, draw_valid
+from tasks.synthetic.shared.tuples import draw_tuples, first_equal, tuple_codes
 from tasks.task import IGNORED, Examples, Split, Task
-from tasks.tuples import draw_tuples, first_equal, tuple_codes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.recall import Recall
+from tasks.synthetic.shared.recall import Recall
 
 
 @dataclass(frozen=True, kw_only=True)

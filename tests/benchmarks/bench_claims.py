@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from configs import ConfigError
-from search.devices import hardware, use_one_thread
-from search.results import to_json, write_text
+from search.runs.run_folder import to_json, write_text
+from search.training.devices import hardware, use_one_thread
 from tests.benchmarks.claims import caches, costs, gaps, growth, objectives, precision, prediction, quality, trunks
 from tests.benchmarks.claims.findings import table
 from tests.benchmarks.claims.runs import SIZES, Runs, tell

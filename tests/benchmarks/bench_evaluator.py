@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from models import Placement, RackSpec, Supernet
-from search.batches import Batch
 from search.budget import Budget
-from search.devices import hardware, use_one_thread
-from search.evaluator import Evaluator, SupernetEvaluator
+from search.evaluation.supernet_evaluator import Evaluator, SupernetEvaluator
 from search.strategies import STRATEGIES
+from search.training.batches import Batch
+from search.training.devices import hardware, use_one_thread
 
 N_LAYERS, VOCABULARY = 12, 16
 MIXERS = {

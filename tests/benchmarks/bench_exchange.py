@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import RackSpec, Supernet
-from search.devices import hardware
-from search.parallel import Ranks
+from search.training.devices import hardware
+from search.training.ranks import Ranks
 from tests.search.ranks import on_ranks
 
 MIXERS = {

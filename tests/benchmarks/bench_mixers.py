@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from models.layers import layer, layer_names
+from models.spec.short_forms import layer, layer_names
 
 D_MODEL = 128
 REFERENCE = "mh-attention"

@@ -19,13 +19,13 @@ from types import SimpleNamespace
 import torch
 
 from launch.cluster import cluster
-from launch.supernet_scorer import supernet_scorer
+from launch.scoring.supernet_scorer import supernet_scorer
 from models import Placement, RackSpec, Supernet
-from search.devices import hardware, use_one_thread
-from search.progress import duration
-from search.scoring import Evaluator, Scorer
+from search.evaluation.evaluator import Evaluator, Scorer
+from search.evaluation.score_batches import Values, score_batches
+from search.runs.console import duration
 from search.strategies import STRATEGIES
-from search.trie import Values, score_batches
+from search.training.devices import hardware, use_one_thread
 
 MIXERS = {
     "attention": {"kind": "attention", "n_heads": 4},

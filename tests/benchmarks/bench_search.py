@@ -11,9 +11,9 @@ import statistics
 import time
 
 from search.budget import Budget
-from search.devices import hardware
 from search.strategies import STRATEGIES
-from search.strategy import Strategy, best
+from search.strategies.shared.strategy import Strategy, best
+from search.training.devices import hardware
 from tests.search.landscapes import MIXERS, Landscape, space
 
 SECONDS_A_SCORE = 10e-6

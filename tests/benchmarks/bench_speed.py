@@ -15,10 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import RackSpec
-from search.batches import EpochBatches
-from search.devices import autocast, hardware, resolve_device, use_one_thread
-from search.member import Member, TrainSpec
-from search.training import train
+from search.training.batches import EpochBatches
+from search.training.devices import autocast, hardware, resolve_device, use_one_thread
+from search.training.loop import train
+from search.training.spec import TrainSpec
+from search.training.state import Member
 from tasks import TASKS, draw
 
 LAYERS = ["mh-attention", "swiglu", "mh-attention", "swiglu"]

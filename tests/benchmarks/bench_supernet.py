@@ -15,15 +15,15 @@ from collections.abc import Callable
 import torch
 
 from models import Supernet
-from models.placement import placement_text
-from search.devices import hardware, use_one_thread
-from search.member import Member
-from search.mixture import Mixture
-from search.optimizer import make_optimizer
-from search.parallel import Ranks
-from search.supernet.spec import SupernetSpec
-from search.supernet.step import SupernetStep
-from search.training import train
+from models.spec.placement import placement_text
+from search.jobs.supernet.spec import SupernetSpec
+from search.jobs.supernet.step import SupernetStep
+from search.training.devices import hardware, use_one_thread
+from search.training.loop import train
+from search.training.mixture import Mixture
+from search.training.optimizer import make_optimizer
+from search.training.ranks import Ranks
+from search.training.state import Member
 
 MIXERS = {
     "attention": {"kind": "attention", "n_heads": 4},

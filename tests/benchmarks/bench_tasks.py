@@ -9,8 +9,8 @@ import time
 import numpy as np
 
 from tasks import TASKS, Task
-from tests.tasks.grid import CHANGES
-from tests.tasks.oracle import generate
+from tests.tasks.synthetic.grid import CHANGES
+from tests.tasks.synthetic.oracle import generate
 
 N_EXAMPLES = 12_800
 N_ORACLE = 200

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from configs import load
-from search.mad.spec import MadSpec
+from search.jobs.mad.spec import MadSpec
 
 REFERENCE = "attention"
 

@@ -16,7 +16,7 @@ from configs.errors import yaml_path
 from configs.load import load_saved, validate
 from configs.merge import merge
 from models import RackSpec
-from search.mad.spec import MadSpec
+from search.jobs.mad.spec import MadSpec
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from configs.load import validate
-from search.mad.spec import MadSpec
-from search.results import TrialLog
+from search.jobs.mad.spec import MadSpec
+from search.runs.run_folder import TrialLog
 
 RAW = {
     "mode": "clean",

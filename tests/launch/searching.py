@@ -5,9 +5,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from launch.evaluation import TuneScorer
-from search.score_log import ScoreLog
-from search.scoring import Evaluator
+from launch.scoring.tune_scorer import TuneScorer
+from search.evaluation.evaluator import Evaluator
+from search.evaluation.score_log import ScoreLog
 from tests.launch.scorers import PLACEMENTS, make_scorer, workers
 
 

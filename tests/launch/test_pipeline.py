@@ -6,9 +6,9 @@ import pytest
 
 from configs.load import validate
 from launch.backend import ON_RAY
-from search.backend import HERE
-from search.pipeline.job import run
-from search.pipeline.spec import PipelineSpec
+from search.jobs.in_process import HERE
+from search.jobs.pipeline.job import run
+from search.jobs.pipeline.spec import PipelineSpec
 from tests.search.pipelines import PIPELINE, raw
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]

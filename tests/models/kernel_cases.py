@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from models.kernels import run_kernel
-from models.kernels.table import OPS
+from models.ops.kernels import run_kernel
+from models.ops.kernels.table import OPS
 from tests.models.cases import noise
 
 BATCH, HEADS, D_KEY, D_VALUE = 2, 4, 16, 32

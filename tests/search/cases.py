@@ -5,12 +5,13 @@ import json
 import torch
 
 from models import RackSpec
-from search import metrics
-from search.batches import EpochBatches
-from search.mad.running import run_trials
-from search.mad.spec import MadSpec
-from search.member import Member, TrainSpec
-from search.training import train
+from search.jobs.mad.run_trials import run_trials
+from search.jobs.mad.spec import MadSpec
+from search.training import metrics
+from search.training.batches import EpochBatches
+from search.training.loop import train
+from search.training.spec import TrainSpec
+from search.training.state import Member
 from tasks import TASKS, draw
 
 CPU = torch.device("cpu")

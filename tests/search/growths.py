@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from configs.load import validate
-from search.backend import HERE
-from search.progressive.job import run
-from search.progressive.spec import ProgressiveSpec
-from search.progressive.stages import train_here
-from search.progressive.weights import load_rack
+from search.jobs.in_process import HERE
+from search.jobs.progressive.job import run
+from search.jobs.progressive.spec import ProgressiveSpec
+from search.jobs.progressive.stages import train_here
+from search.jobs.progressive.weights import load_rack
 
 RECALL = {"kind": "in_context_recall", "vocab_size": 8, "seq_len": 16}
 BLOCK = {"mixer": {"kind": "attention", "n_heads": 2}, "mlp": {"kind": "mlp", "d_ff": 24}}

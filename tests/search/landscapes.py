@@ -6,7 +6,7 @@ import numpy as np
 
 from models import RackSpec
 from search.budget.coding import Coding
-from search.sampling import generator
+from search.samplers.shared.sampler import generator
 
 MIXERS = {
     "attention": {"kind": "attention", "n_heads": 2},

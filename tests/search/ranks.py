@@ -9,7 +9,7 @@ from torch import multiprocessing
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # Imported once, for all processes; the first optimizer of a process would import `torch._dynamo`.
-CONTEXT.set_forkserver_preload(["pytest", "torch", "torch._dynamo", "torch.distributed.fsdp", "search.supernet.job"])
+CONTEXT.set_forkserver_preload(["pytest", "torch", "torch._dynamo", "torch.distributed.fsdp", "search.jobs.supernet.job"])
 
 
 def started(function, *arguments):

@@ -3,7 +3,7 @@
 import torch
 
 from models import RackSpec, Supernet
-from search.metrics import token_losses
+from search.training.metrics import token_losses
 
 MIXERS = {
     "attention": {"kind": "attention", "n_heads": 2},

@@ -5,15 +5,15 @@ from pathlib import Path
 import torch
 
 from models import Supernet
-from search.member import Member
-from search.mixture import Mixture
-from search.optimizer import make_optimizer
-from search.packing import Pack
-from search.parallel import Ranks
-from search.supernet.job import run
-from search.supernet.spec import SupernetSpec
-from search.supernet.step import SupernetStep
-from search.supernet.teacher import Teacher
+from search.jobs.supernet.job import run
+from search.jobs.supernet.spec import SupernetSpec
+from search.jobs.supernet.step import SupernetStep
+from search.jobs.supernet.teacher import Teacher
+from search.training.mixture import Mixture
+from search.training.optimizer import make_optimizer
+from search.training.packing import Pack
+from search.training.ranks import Ranks
+from search.training.state import Member
 
 CPU = torch.device("cpu")
 MIXERS = {

@@ -8,7 +8,7 @@ import numpy as np
 
 from configs import ConfigError
 from configs.errors import known_names
-from models.placement import Placement
+from models.spec.placement import Placement
 from search.budget import Budget
 
 Places = Callable[[int, int], list[int]]

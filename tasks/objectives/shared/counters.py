@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.order import mixed
-from tasks.streams import stream
+from tasks.permutation import mixed
+from tasks.rng import stream
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """2 ** 64 over the golden ratio, by which splitmix64 counts (Steele, Lea and Flood 2014)."""

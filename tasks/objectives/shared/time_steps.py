@@ -16,7 +16,7 @@ from tasks.checks import check_integers
 from tasks.objectives.shared.checks import check_choice
 from tasks.objectives.shared.counters import uniform
 from tasks.objectives.shared.objective import Draw
-from tasks.streams import stream
+from tasks.rng import stream
 
 STEEPNESS = 3.0
 """Of the exponential mapping."""

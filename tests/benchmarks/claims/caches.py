@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from configs import ConfigError
-from search.progressive.below import pack_rows
-from search.progressive.stages import is_finished, train_here
-from search.progressive.weights import load_rack
+from search.jobs.progressive.stages import is_finished, train_here
+from search.jobs.progressive.training.trunk_model import pack_rows
+from search.jobs.progressive.weights import load_rack
 from tests.benchmarks.claims.findings import Claim, Finding
 from tests.benchmarks.claims.readers import read_side_by_side
 from tests.benchmarks.claims.runs import Runs, batches_of

@@ -5,13 +5,13 @@ import time
 
 import torch
 
-from search.member import Member
-from search.parallel import Ranks
-from search.progressive.running import Growing
-from search.progressive.step import GrowthStep
-from search.saved_bytes import SavedBytes
-from search.supernet.step import weighted_loss
-from search.training import train
+from search.jobs.progressive.training.gradients import GrowthStep
+from search.jobs.progressive.training.growing_model import Growing
+from search.profiling.saved_bytes import SavedBytes
+from search.training.loop import train
+from search.training.metrics import weighted_loss
+from search.training.ranks import Ranks
+from search.training.state import Member
 from tests.benchmarks.claims.findings import Claim, Finding
 from tests.benchmarks.claims.operations import stages_of
 from tests.benchmarks.claims.runs import Runs, batches_of, stack

@@ -1,7 +1,7 @@
 """How far other ways are from end to end: C7, local losses; C8, a frozen trunk with joint tuning at the end."""
 
-from search.local_losses import ExitEvaluation, LocalUnits
-from search.progressive.weights import load_rack
+from search.jobs.progressive.weights import load_rack
+from search.training.local_losses import ExitEvaluation, LocalUnits
 from tests.benchmarks.claims.findings import (
     Claim,
     Finding,

@@ -6,7 +6,7 @@ import string
 import numpy as np
 import torch
 
-from search.progressive.weights import load_rack
+from search.jobs.progressive.weights import load_rack
 from tasks import IGNORED
 from tests.benchmarks.claims.findings import Claim, Finding
 from tests.benchmarks.claims.runs import Runs, batches_of, stack

@@ -1,4 +1,4 @@
-"""Floating-point operations of a run, counted from the specs of its stages by `models.cost`.
+"""Floating-point operations of a run, counted from the specs of its stages by `models.assembly.cost`.
 
 Of a training step: what trains counts its forward pass three times (forward, gradient of inputs, gradient of weights); what
 stands still above the frontier, twice, for gradients pass it; what is below, once. With a cache that is once a cached row
@@ -6,13 +6,13 @@ instead, and of each stage's trunk only what the stage before had not cached yet
 """
 
 from models import Rack, RackSpec
-from models.adapters import is_adapter
-from models.build import without_memory
-from models.cost import cost
-from models.parameters import LoraSpec
-from search.progressive.plan import Stage, first_stage, next_stage
-from search.progressive.running import find_frontier
-from search.progressive.spec import ProgressiveSpec
+from models.assembly.assemble import without_memory
+from models.assembly.cost import cost
+from models.linears.adapters import is_adapter
+from models.spec.parameters import LoraSpec
+from search.jobs.progressive.plan import Stage, first_stage, next_stage
+from search.jobs.progressive.spec import ProgressiveSpec
+from search.jobs.progressive.training.growing_model import find_frontier
 
 COUNTED = (
     "Operations: 3 forward passes a step of what trains, 2 of what stands still above it, 1 of what is below; "

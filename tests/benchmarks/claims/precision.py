@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from models.quantised import QuantisedLinear
-from search.progressive.weights import load_rack
+from models.linears import QuantisedLinear
+from search.jobs.progressive.weights import load_rack
 from tests.benchmarks.claims.findings import Claim, Finding, excess, table, text_of
 from tests.benchmarks.claims.runs import Run, Runs
 

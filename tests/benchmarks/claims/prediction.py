@@ -5,10 +5,10 @@ from itertools import combinations
 
 from scipy.stats import kendalltau
 
-from search.progressive.candidates import choose, run_candidate
-from search.progressive.stages import CHOICE, next_index, pending_choice, train_here
-from search.progressive.weights import stage_folder
-from search.results import run_folder
+from search.jobs.progressive.candidates import choose, run_candidate
+from search.jobs.progressive.stages import CHOICE, next_index, pending_choice, train_here
+from search.jobs.progressive.weights import stage_folder
+from search.runs.run_folder import run_folder
 from tests.benchmarks.claims.findings import Claim, Finding, mean, table, text_of
 from tests.benchmarks.claims.runs import Runs, stack, tell
 

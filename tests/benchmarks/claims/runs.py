@@ -15,18 +15,18 @@ import torch
 
 from configs.load import validate
 from configs.merge import merge
-from search.history import HISTORY
-from search.parallel import Ranks
-from search.progressive.data import GrowthBatch, GrowthBatches, StageTime
-from search.progressive.evaluation import Evaluation
-from search.progressive.plan import first_stage, next_stage
-from search.progressive.report import read_rows
-from search.progressive.running import Growing
-from search.progressive.spec import ProgressiveSpec
-from search.progressive.stage import Place, StageRun, Start
-from search.progressive.stages import is_finished, train_here
-from search.progressive.weights import finished_folders, load_rack, stage_folder
-from search.results import run_folder
+from search.jobs.progressive.plan import first_stage, next_stage
+from search.jobs.progressive.report import read_rows
+from search.jobs.progressive.spec import ProgressiveSpec
+from search.jobs.progressive.stage import Place, StageRun, Start
+from search.jobs.progressive.stages import is_finished, train_here
+from search.jobs.progressive.training.batches import GrowthBatch, GrowthBatches, StageTime
+from search.jobs.progressive.training.evaluation import Evaluation
+from search.jobs.progressive.training.growing_model import Growing
+from search.jobs.progressive.weights import finished_folders, load_rack, stage_folder
+from search.runs.report import HISTORY
+from search.runs.run_folder import run_folder
+from search.training.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,16 @@
 
 import torch
 
-from models.adapters import is_adapter
-from models.quantised import memory_bytes
-from search import checkpoint
-from search.member import Member
-from search.parallel import Ranks
-from search.progressive.plan import first_stage, next_stage
-from search.progressive.running import Growing
-from search.progressive.stages import MOMENTS
-from search.progressive.step import GrowthStep
-from search.progressive.weights import load_rack, stage_folder
+from models.linears import memory_bytes
+from models.linears.adapters import is_adapter
+from search.jobs.progressive.plan import first_stage, next_stage
+from search.jobs.progressive.stages import MOMENTS
+from search.jobs.progressive.training.gradients import GrowthStep
+from search.jobs.progressive.training.growing_model import Growing
+from search.jobs.progressive.weights import load_rack, stage_folder
+from search.training import checkpoint
+from search.training.ranks import Ranks
+from search.training.state import Member
 from tests.benchmarks.claims.findings import Claim, Finding
 from tests.benchmarks.claims.runs import Run, Runs, batches_of, stack
 

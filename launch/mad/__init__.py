@@ -1,0 +1,1 @@
+"""The MAD suite on Ray Tune: one trial a grid point, or a study a setting."""

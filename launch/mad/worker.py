@@ -1,0 +1,55 @@
+"""What a Ray worker does: train the trial or pack of one configuration, and report it to Tune."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ray import tune
+
+from launch.tune.searchers import Config
+from search.jobs.mad.run_trials import MakeModel, attempt, run_trials
+from search.jobs.mad.trial import Trial, TrialSpec
+from search.runs.run_folder import to_json
+from search.training.devices import use_one_thread
+
+Point = tuple[int, float, float]
+SETTING = ("architecture", "task", "change", "seed")
+"""The keys of a configuration that say which specification its trials share."""
+
+
+def name_of(labels: Config) -> str:
+    """The name of a setting and seed: of its study, and of its trials' common specification."""
+    return " ".join(f"{key}={labels[key]}" for key in SETTING)
+
+
+def points_of(config: Config) -> list[Point]:
+    """The seeds, learning rates and weight decays of a configuration: one point, or those of a pack."""
+    return config.get("points") or [(config["seed"], config["lr"], config["weight_decay"])]
+
+
+def run_config(config: Config, settings: dict[str, Any], options: dict[str, Any], make_model: MakeModel | None) -> None:
+    """Run a configuration; the last report carries the finished rows.
+
+    A single trial that raises is left to Tune, which tries it again; in a pack the others go on, and it becomes a failed row.
+    """
+    use_one_thread()
+    architecture, task, change, raw = settings[name_of(config)]
+    setting = Trial(architecture, task, change, TrialSpec.model_validate(raw))
+    trials = [setting.at(*point) for point in points_of(config)]
+    reported_step = 0
+
+    def report(trial: Trial, row: dict[str, float]) -> None:
+        nonlocal reported_step
+        del trial
+        if row["step"] > reported_step:  # once an evaluation; of a pack, the first that is still running stands for all
+            reported_step = int(row["step"])
+            finite = {name: value for name, value in row.items() if math.isfinite(value)}
+            tune.report({"accuracy": 0.0, "macro_accuracy": 0.0, **finite})  # a diverged model is as good as none
+
+    run = run_trials if len(trials) == 1 else attempt
+    rows = run(trials, make_model=make_model, on_evaluation=report, **options)
+    objective = setting.spec.train.stop_metric
+    best = max(rows, key=lambda row: row.get(f"held_out_{objective}") or 0.0)
+    numbers = {name: value for name, value in best.items() if name.startswith(("test_", "held_out_")) and value is not None}
+    tune.report({objective: best.get(f"held_out_{objective}") or 0.0, **numbers, "rows": to_json(rows)})

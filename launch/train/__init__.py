@@ -1,0 +1,1 @@
+"""Training on Ray Train: data-parallel workers for supernets and growth."""

@@ -1,0 +1,38 @@
+"""Trains the candidates for a rack's next stack on Ray: trials side by side, which read one cache of the trunk's output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from launch.cluster import cluster
+from launch.tune.train_many import Summaries, train_side_by_side
+from search.jobs.progressive.candidates import CandidateSpec, run_candidate
+from search.jobs.progressive.report import RESULT
+from search.runs.outcome import outcome
+from search.runs.run_folder import Row
+from search.training.loop import OnEvaluation
+
+
+def train_candidates_on_ray(candidates: Mapping[str, CandidateSpec], out: Path) -> dict[str, Row]:
+    """Train what the folders below `out`, one a candidate, do not hold yet; the rows by name.
+
+    Workers read the run's folder and the cache under the same path: on several machines they have to lie on storage that they
+    share. The pages of a cache are in memory once on each machine, however many trials read it.
+
+    Raises:
+        ConfigError: if a worker asks for more than the cluster has, or a folder belongs to another candidate.
+        KeyboardInterrupt: on Ctrl-C, after Tune has wound up.
+    """
+    finished = {name: run_candidate(spec, out / name) for name, spec in candidates.items() if (out / name / RESULT).exists()}
+    told = Summaries({name: outcome(row) for name, row in finished.items()}, len(candidates))
+    left = {name: spec for name, spec in candidates.items() if name not in finished}
+    if left:
+        with cluster() as resources:
+            train_side_by_side(left, out, _trial, told, resources)
+    return {name: told.rows[name] for name in candidates}
+
+
+def _trial(spec: dict[str, Any], out: Path, on_evaluation: OnEvaluation) -> Row:
+    return run_candidate(CandidateSpec.model_validate(spec), out, on_evaluation=on_evaluation)

@@ -1,0 +1,61 @@
+"""Trains many fixed racks on Ray: those of one worker side by side, those of several one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from launch.cluster import cluster
+from launch.train.trainer import train_on_ray
+from launch.tune.train_many import Summaries, train_side_by_side
+from search.jobs.supernet.job import run, train_here, train_rack
+from search.jobs.supernet.report import RESULTS
+from search.jobs.supernet.spec import SupernetSpec
+from search.runs.outcome import outcome
+from search.runs.run_folder import Row
+from search.training.loop import OnEvaluation
+from search.training.ranks import WorkersError
+
+
+def train_racks_on_ray(runs: Mapping[str, SupernetSpec], out: Path) -> dict[str, Row]:
+    """Train what the folders below `out`, one a name, do not hold yet.
+
+    Workers write them under the same path: on several machines it has to lie on storage that they share. What a run asks of its
+    workers stands in `workers`: those with `n` of 1 are Tune's and run side by side, then those with more are trained by Ray
+    Train, one after the other. A run that raises, or whose worker dies, is tried again `workers.max_failures` times and goes on
+    from its checkpoint.
+
+    Returns:
+        The summaries by name; that of a run that failed or diverged has its text under `error`, and nothing else.
+
+    Raises:
+        ConfigError: if a worker asks for more than the cluster has, or a folder belongs to another run.
+        KeyboardInterrupt: on Ctrl-C, after Tune has wound up.
+    """
+    finished = {name for name in runs if (out / name / RESULTS).exists()}
+    told = Summaries({name: outcome(train_rack(runs[name], out / name)) for name in runs if name in finished}, len(runs))
+    left = {name: spec for name, spec in runs.items() if name not in finished}
+    if finished:
+        told.say(f"going on: {len(finished)} of {len(runs)} racks are trained")
+    if left:
+        with cluster() as resources:
+            alone = {name: spec for name, spec in left.items() if spec.workers.n == 1}
+            train_side_by_side(alone, out, _trial, told, resources)
+            _train_in_turn({name: spec for name, spec in left.items() if spec.workers.n > 1}, out, told)
+    return {name: told.rows[name] for name in runs}
+
+
+def _train_in_turn(left: Mapping[str, SupernetSpec], out: Path, told: Summaries) -> None:
+    for name, spec in left.items():
+        try:
+            row = outcome(train_on_ray(spec, out / name, partial(told.say_of, name)))
+        except WorkersError as error:
+            row = {"error": str(error)}
+        told.ended(name, row)
+
+
+def _trial(spec: dict[str, Any], out: Path, on_evaluation: OnEvaluation) -> Row:
+    train = partial(train_here, on_evaluation=on_evaluation)
+    return run(SupernetSpec.model_validate(spec), out, train, say=lambda _: None)

@@ -1,0 +1,1 @@
+"""What attention mixers compute with: scores, positions, heads, kernel features."""

@@ -1,0 +1,1 @@
+"""Causal convolutions, short and long, and token shifts."""

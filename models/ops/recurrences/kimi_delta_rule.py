@@ -1,0 +1,47 @@
+"""The delta rule with a decay for every key channel (Kimi Team 2025, arXiv 2510.26692), in chunks."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from models.ops.precision import in_float32
+from models.ops.recurrences.chunk_states import corrected_before_each
+from models.ops.recurrences.chunks import in_chunks, join_chunks
+from models.ops.recurrences.delta_rule import gated_delta_rule_flops
+from models.ops.recurrences.gated_linear_attention import CHUNK
+
+# The same products; decays are none.
+kimi_delta_rule_flops = partial(gated_delta_rule_flops, chunk=CHUNK)
+
+
+@in_float32
+def kimi_delta_rule(query: Tensor, key: Tensor, value: Tensor, rate: Tensor, log_decay: Tensor) -> Tensor:
+    """y_t = q_t S_t with S_t = diag(a_t) S_{t-1} + k_t u_t^T, where u_t = rate_t (v_t - k_t diag(a_t) S_{t-1}).
+
+    Shapes: query, key and log_decay [..., time, d_key] (keys of length at most 1), value [..., time, d_value], rate [..., time]
+    -> [..., time, d_value]; a_t = exp(log_decay_t), log decays between LOWEST_LOG_DECAY of gated linear attention and 0.
+
+    The chunks of the gated delta rule, whose (I + A) U = rate (V - e^g K S) gets A_ts = rate_t sum_c k_tc k_sc e^(g_tc - g_sc).
+    As in gated linear attention the decay splits around the middle of the chunk, so that nothing overflows.
+    """
+    time = query.shape[-2]
+    query, key, value, rate, log_decay = (
+        in_chunks(part, min(CHUNK, time)) for part in (query, key, value, rate[..., None], log_decay)
+    )
+    total = log_decay.cumsum(-2)
+    end = total[..., -1:, :]
+    middle = total[..., (total.shape[-2] - 1) // 2, :][..., None, :]
+    later, earlier = (total - middle).exp(), key * (middle - total).exp()
+    weighted = rate * key
+    # Above their diagonals both products hold what would be needed to run backwards, up to e^80 of it.
+    coupling = (weighted * later) @ earlier.mT
+    scores = ((query * later) @ earlier.mT).tril()
+    from_start = total.exp()
+    sources = torch.cat((rate * value, weighted * from_start), dim=-1)
+    solved = torch.linalg.solve_triangular(coupling, sources, upper=False, unitriangular=True)
+    written, erased = solved.split((value.shape[-1], key.shape[-1]), dim=-1)
+    if time <= CHUNK:
+        return join_chunks(scores @ written, time)
+    states, updates = corrected_before_each(written, erased, key * (end - total).exp(), end.mT.exp())
+    return join_chunks(scores @ updates + (query * from_start) @ states, time)

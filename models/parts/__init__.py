@@ -1,0 +1,1 @@
+"""What a rack has beside its mixers: norms, embeddings, heads, initial values."""

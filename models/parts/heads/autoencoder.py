@@ -1,0 +1,54 @@
+"""The read-out of the compression task: everything must come back out of one position (Poli et al. 2024, appendix B.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor, nn
+
+from models.linears.multiply_adds import multiply_adds
+from models.ops.attention.positions import sinusoidal_positions
+from models.rack.contracts import Head
+
+
+class Autoencoder(Head):
+    """Pools the sequence to one vector and decodes `max_length` positions from it.
+
+    encoding [batch, d_model] + fixed sinusoidal position table [max_length, d_model], then twice norm-linear-GELU, then norm and
+    a linear to the vocabulary. `pooling` takes the last position, the first, or the mean over positions.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        d_model: int,
+        vocab_size: int,
+        max_length: int,
+        make_norm: Callable[[], nn.Module],
+        *,
+        pooling: Literal["last", "first", "mean"] = "last",
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.register_buffer("positions", sinusoidal_positions(max_length, d_model), persistent=False)
+        self.decoder = nn.Sequential(
+            *(layer for _ in range(2) for layer in (make_norm(), nn.Linear(d_model, d_model, bias=bias), nn.GELU()))
+        )
+        self.norm = make_norm()
+        self.output = nn.Linear(d_model, vocab_size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, time, d_model] -> [batch, max_length, vocab_size]."""
+        x = x.to(self.output.weight.dtype)
+        encoding = {"last": x[:, -1], "first": x[:, 0]}[self.pooling] if self.pooling != "mean" else x.mean(1)
+        decoded = self.decoder(encoding.unsqueeze(1) + self.positions)
+        return self.output(self.norm(decoded))
+
+    def flops(self, seq_len: int) -> int:
+        """Forward floating-point operations for one sequence; the length decoded is fixed."""
+        del seq_len
+        linears = [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
+        return 2 * len(self.positions) * multiply_adds(*linears)

@@ -1,0 +1,1 @@
+"""The description of a model as data; nothing here builds it."""

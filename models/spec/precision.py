@@ -1,0 +1,23 @@
+"""The precision of a stack: what its products are computed in, and what its linears' weights are kept in."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from models.spec.parameters import LoraSpec
+
+Precision = Literal["full", "half", "bfloat16", "fp8", "nvfp4", "qlora"]
+
+COMPUTED: dict[str, torch.dtype] = {"half": torch.float16, "bfloat16": torch.bfloat16}
+"""What products are computed in, by autocast, while the weights that train are float32; the others: as around the stack."""
+
+FORMATS: dict[str, str] = {"half": "half", "bfloat16": "bfloat16", "fp8": "fp8", "nvfp4": "nvfp4", "qlora": "nf4"}
+"""The formats of stored weights; `full` has none."""
+
+TRAINED_AS_STORED = frozenset(("fp8", "nvfp4"))
+"""Where no unit multiplies what is stored, weights that train are rounded to it for every product."""
+
+QLORA = LoraSpec(rank=16, alpha=32.0)
+"""The adapters of a stack of NF4 weights that nothing is said of: without any, nothing of its linears would train."""

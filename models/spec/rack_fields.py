@@ -1,0 +1,32 @@
+"""The fields of a whole model's description, without the checks that need it built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from models.spec.backbone import BackboneSpec
+from models.spec.parameters import SILENT
+from models.spec.registries import EMBEDDINGS, HEADS
+from models.spec.time import TimeSpec
+
+
+class RackFields(BackboneSpec):
+    """A whole model. `max_length` is needed by parts whose parameters depend on it (hyena, the autoencoder head).
+
+    `residual_dtype` is the type of the residual stream between the parts; null is that of the weights, also under autocast.
+    `time` is what tells it how far a sample is noised. `next_uid` is that of the next stack to come (null: one above the highest
+    that is there), so that a stack that has gone is not taken for another one.
+    """
+
+    silent: ClassVar[Mapping[str, Any]] = {**SILENT, "time": None, "next_uid": None}
+    vocab_size: PositiveInt
+    max_length: PositiveInt | None = None
+    tie_embeddings: bool = False
+    residual_dtype: Literal["bfloat16"] | None = None
+    embedding: EMBEDDINGS.field() = Field(default_factory=lambda: EMBEDDINGS.part("token"))  # type: ignore[valid-type]
+    head: HEADS.field() = Field(default_factory=lambda: HEADS.part("language_model"))  # type: ignore[valid-type]
+    time: TimeSpec | None = None
+    next_uid: NonNegativeInt | None = None

@@ -1,0 +1,81 @@
+"""Rules over a whole rack that no single field can see; nothing is allocated to check them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from configs import Problems, Registry
+from configs.errors import Location
+from configs.registry import Part
+from models.rack.choice import STOCHASTIC, Choice
+from models.spec.block import BlockSpec
+from models.spec.meta_device import Unfilled
+
+UNKNOWN_LENGTH = -1
+"""Stands for the `max_length` of a backbone, which only the rack around it will know."""
+
+
+@lru_cache(maxsize=4096)
+def check_part(registry: Registry, part: Part | None, d_model: int, max_length: int | None) -> str | None:
+    """Why the part cannot be built at these sizes, in its constructor's own words; None if it can.
+
+    The constructor is the one place where a part's rules are written, so it is asked: on torch's meta device, where it
+    takes about a millisecond and no memory.
+    """
+    if part is None:
+        return None
+    for name, inner in part.options().get(registry.named_parts or "", {}).items():
+        if message := check_part(registry, inner, d_model, max_length):
+            return f"{registry.named_parts}.{name}: {message}"
+    wanted = inspect.signature(registry[part.kind]).parameters.get("max_length")
+    if max_length is None and wanted is not None and wanted.default is wanted.empty:
+        return f"{part.kind} needs the rack's max_length"
+    if max_length == UNKNOWN_LENGTH:
+        max_length = 128
+    options = {name: _stand_ins(value) if name == registry.named_parts else value for name, value in part.options().items()}
+    sizes = {"d_model": d_model, "max_length": max_length, "vocab_size": 1, "make_norm": nn.Identity}
+    named = inspect.signature(registry[part.kind]).parameters
+    try:
+        with torch.device("meta"), Unfilled():
+            registry[part.kind](**options, **{name: value for name, value in sizes.items() if name in named})
+    except (ValueError, RuntimeError) as error:  # torch's own, for sizes whose product overflows
+        return str(error)
+    return None
+
+
+def _stand_ins(parts: Mapping[str, Part | None]) -> dict[str, nn.Module | None]:
+    """What the parts in a part are to its rules: they have been asked themselves."""
+    choice = Choice({"any": nn.Identity()}, "any")
+    kinds = {name: None if part is None else part.kind for name, part in parts.items()}
+    return {name: kind and (choice if kind == STOCHASTIC else nn.Identity()) for name, kind in kinds.items()}  # type: ignore[misc]
+
+
+def check_uids(problems: Problems, uids: Sequence[int], next_uid: int | None) -> None:
+    """No two stacks have the same one, and the next is that of none."""
+    for index, uid in enumerate(uids):
+        if uid in uids[:index]:
+            text = f"stacks[{uids.index(uid)}] has the uid {uid} already (a stack that has none goes by its position)"
+            problems.add(("stacks", index, "uid"), text)
+    if next_uid is not None and next_uid <= max(uids):
+        problems.add(("next_uid",), f"{next_uid} must be above the uids that are there, up to {max(uids)}")
+
+
+def check_shares(problems: Problems, blocks: Sequence[tuple[Location, BlockSpec, str]]) -> None:
+    """Blocks that share their weights must be the same block in stacks that say the same of them, and have no choice left.
+
+    `blocks` are, in order, where each is written, the block, and what its stack says of what is below.
+    """
+    first: dict[str, tuple[BlockSpec, str]] = {}
+    for index, (location, block, around) in enumerate(blocks):
+        if block.share is not None and first.setdefault(block.share, (block, around)) != (block, around):
+            text = f"block {index} shares '{block.share}' with an earlier block, but their settings differ"
+            problems.add((*location, "share"), text)
+        if block.share is not None and any(part is not None and part.kind == STOCHASTIC for part in (block.mixer, block.mlp)):
+            problems.add(
+                (*location, "share"), f"block {index} shares '{block.share}', but has a choice: its places could not differ"
+            )

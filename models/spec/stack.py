@@ -1,0 +1,97 @@
+"""The description of a stack: blocks in a row, said as one block, a pattern or a list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, model_validator
+
+from configs import Problems
+from models.spec.block import Blocks, BlockSpec
+from models.spec.parameters import IN_FULL, SILENT, LoraSpec, ParameterFields
+from models.spec.patterns import PatternItem, Placed, expand_blocks
+from models.spec.precision import FORMATS, Precision
+
+
+class StackSpec(ParameterFields):
+    """Blocks in a row, said in one of three ways.
+
+    - `block` and `n_blocks`: one block, repeated;
+    - `pattern` of names in `blocks`, repeated and cut to `n_blocks` (once through, if not given); an entry may be a pattern
+      itself, as a list or as `{pattern: [...], n_blocks: 4}`;
+    - `blocks` as a list.
+
+    `layers` overrides single blocks by index or slice of the stack: `{"0": {...}, "-2:": {mixer: {n_heads: 8}}}`, later ones win.
+
+    `uid` is what a stack is known by wherever it comes to stand (null: its position). `precision` is how it computes: `half` and
+    `bfloat16` by autocast, with float32 weights; `fp8` and `nvfp4` with weights rounded to that for every product. With `stored`
+    the weights of its linears are kept in that format, and do not train. `qlora` is stored in NF4, and has adapters (of rank 16
+    and alpha 32, unless `lora` says otherwise). `progressive_lora` are more adapters of its linears beside those of `lora`: what
+    is around both is frozen, unless each that trains has `freeze_others: false`.
+    """
+
+    silent: ClassVar[Mapping[str, Any]] = {
+        **SILENT,
+        "uid": None,
+        "precision": "full",
+        "stored": False,
+        "progressive_lora": None,
+    }
+    n_blocks: PositiveInt | None = None
+    block: BlockSpec | None = None
+    pattern: Annotated[tuple[PatternItem, ...], Field(min_length=1)] | None = None
+    blocks: Blocks | None = None
+    layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    uid: NonNegativeInt | None = None
+    precision: Precision = "full"
+    stored: bool = False
+    progressive_lora: LoraSpec | None = None
+    _placed: tuple[Placed, ...] = PrivateAttr()
+
+    @classmethod
+    def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+        """Take an index for what YAML reads it as, a number."""
+        layers = raw.get("layers")
+        if not isinstance(layers, dict):
+            return raw
+        named = {str(key): value for key, value in layers.items()}
+        for key in layers:
+            if not isinstance(key, str) and str(key) in layers:
+                problems.add(("layers", str(key)), f"the key '{key}' is given twice, as a number and as text")
+        return {**raw, "layers": named}
+
+    @model_validator(mode="after")
+    def _expand(self) -> Self:
+        self._placed = expand_blocks(self)
+        # Mappings are equal in any order, but the order of overrides counts: what is kept is what came out, layer by layer.
+        overridden = [index for index, placed in enumerate(self._placed) if placed.location[0] == "layers"]
+        # A dump keeps the order of choices, which plain JSON values do not tell from that of other mappings; in full, because
+        # a field that says nothing may be what an override has made of one that did.
+        layers = {str(index): self._placed[index].block.model_dump(context=IN_FULL) for index in overridden}
+        object.__setattr__(self, "layers", layers)
+        return self
+
+    @model_validator(mode="after")
+    def _check_storage(self) -> Self:
+        if self.stored and self.precision not in FORMATS:
+            problems = Problems()
+            problems.add(("stored",), f"precision '{self.precision}' is not stored: choose one of {', '.join(FORMATS)}")
+            problems.raise_if_any(type(self).__name__)
+        if self.precision == "qlora":
+            object.__setattr__(self, "stored", True)
+        return self
+
+    def meaning(self, name: str) -> Any:
+        """Of `layers`, the blocks: what is kept of them are dumps."""
+        if name == "layers":
+            return {index: self._placed[int(index)].block for index in self.layers}
+        return super().meaning(name)
+
+    def expanded(self) -> tuple[BlockSpec, ...]:
+        """The blocks, first block first, with patterns laid out and overrides applied."""
+        return tuple(placed.block for placed in self._placed)
+
+    def placed(self) -> tuple[Placed, ...]:
+        """The same blocks, each with the place in the spec that it comes from."""
+        return self._placed

@@ -1,0 +1,35 @@
+"""What a spec says of a rack's time embedding."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import PositiveInt, model_validator
+
+from models.rack.time_embedding import TimeEmbedding
+from models.spec.meta_device import Unfilled
+from models.spec.parameters import ParameterFields
+
+
+class TimeSpec(ParameterFields):
+    """Time steps 0 to `n_steps` - 1 as sines (`sinusoidal`) or as rows that are learned, `d_time` wide: see `TimeEmbedding`."""
+
+    kind: Literal["sinusoidal", "learned"] = "sinusoidal"
+    n_steps: PositiveInt
+    d_time: PositiveInt = 512
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Its constructor is the one place where its rules are written."""
+        with torch.device("meta"), Unfilled():
+            self.build(d_model=1)
+        return self
+
+    def sizes(self) -> tuple[str, int, int]:
+        """What is built, whatever is said of its parameters."""
+        return self.kind, self.n_steps, self.d_time
+
+    def build(self, *, d_model: int) -> TimeEmbedding:
+        """The module."""
+        return TimeEmbedding(d_model, self.n_steps, kind=self.kind, d_time=self.d_time)

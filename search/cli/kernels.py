@@ -1,0 +1,87 @@
+"""The command `kernels`: which fast kernels there are, which are installed, what `auto` picks here and why."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from configs import ConfigError
+from models import MIXERS
+from models.ops.kernels.kernel import Kernel
+from models.ops.kernels.package import Package, load
+from models.ops.kernels.table import OPS
+from search.runs.console import make_console
+
+
+def add_kernels(jobs: Any) -> None:
+    """The command has no arguments."""
+    parser = jobs.add_parser("kernels", help="list the fast kernels: what is installed, what auto picks here and why")
+    parser.set_defaults(run=run_kernels)
+
+
+def run_kernels(arguments: argparse.Namespace, overrides: Sequence[str], backend: object) -> int:
+    """Print the table, and how to install what is missing."""
+    del arguments, backend
+    if overrides:
+        raise ConfigError(f"kernels: takes no settings, got {' '.join(overrides)}")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    console, states = make_console(), {kernel: state(kernel) for op in OPS.values() for kernel in op.kernels}
+    table = Table(title=f"kernels: torch {torch.__version__}, {device or 'no CUDA device'}", title_justify="left")
+    for name in ("op", "mixers", "kernel", "installed", "for", "auto picks here"):
+        table.add_column(name)
+    for name, op in OPS.items():
+        ready = [] if device is None else [kernel.name for kernel in op.kernels if is_ready(kernel)]
+        picks = f"{' or '.join(ready)} where it fits, else reference" if ready else "reference"
+        for index, kernel in enumerate(op.kernels):
+            shown = (name, ", ".join(mixers_of(name)), picks) if index == 0 else ("", "", "")
+            table.add_row(*shown[:2], kernel.name, states[kernel], kernel.needs, shown[2])
+    console.print(table)
+    for line in reasons(device):
+        console.print(line, markup=False)
+    return 0
+
+
+def state(kernel: Kernel) -> str:
+    """The installed version, and whether it can be imported."""
+    version = kernel.package.version()
+    if version is None:
+        return "missing"
+    return version if is_ready(kernel) else f"{version}, broken"
+
+
+def is_ready(kernel: Kernel) -> bool:
+    """Whether the kernel is installed and can be imported."""
+    return not isinstance(load(kernel.package, kernel.function), str)
+
+
+def mixers_of(op: str) -> list[str]:
+    """The kinds of mixers that run the op, by default or with the option that asks for it."""
+    if op == "causal_convolution":
+        return [kind for kind in MIXERS if "d_conv" in inspect.signature(MIXERS[kind]).parameters]
+    return [kind for kind in MIXERS if getattr(MIXERS[kind], "kernel_op", None) == op]
+
+
+def reasons(device: str | None) -> list[str]:
+    """Why `auto` picks no more than it does, and the commands that would change it."""
+    kernels = [kernel for op in OPS.values() for kernel in op.kernels]
+    lines = ["auto is the reference: there is no CUDA device here, and no kernel runs without one."] if device is None else []
+    broken = [kernel for kernel in kernels if kernel.package.version() is not None and not is_ready(kernel)]
+    lines += dict.fromkeys(str(load(kernel.package, kernel.function)) for kernel in broken)
+    if device is not None and torch.get_float32_matmul_precision() == "highest":
+        rounding = sorted({kernel.name for kernel in kernels if kernel.rounds_float32})
+        lines.append(
+            f"In float32 auto leaves out what rounds it to TF32 ({', '.join(rounding)}): torch.get_float32_matmul_precision() is "
+            "highest. A kernel asked for by name runs anyway."
+        )
+    lines.append("No kernel runs under vmap (packed training), on the meta device or in float64: auto is the reference there.")
+    missing: list[Package] = list(dict.fromkeys(kernel.package for kernel in kernels if kernel.package.version() is None))
+    if missing:
+        cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
+        lines += ["", f"To install what is missing beside this torch ({torch.__version__}, {cuda}):"]
+        lines += [f"  {command}" for command in dict.fromkeys(line for package in missing for line in package.install())]
+    return lines

@@ -1,0 +1,197 @@
+"""The commands `check` and `show`: whether configuration files are right, and what they amount to."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from configs import ConfigError, Spec, read_yaml
+from configs.errors import known_names
+from configs.load import apply_override, validate
+from models import BackboneSpec, RackSpec
+from models.assembly.cost import RackCost, cost
+from models.spec.short_forms import layer
+from search.budget import Budget, CostTable
+from search.cli.show_parameters import print_parameters
+from search.cli.show_space import print_budgets, print_expected, print_space
+from search.cli.show_stages import print_stages
+from search.jobs.mad.job import n_expected
+from search.jobs.mad.spec import MadSpec
+from search.jobs.mad.task import TaskSpec
+from search.jobs.pipeline.spec import PipelineSpec
+from search.jobs.progressive.spec import ProgressiveSpec
+from search.jobs.supernet.spec import SupernetSpec
+from search.jobs.table import JOBS
+from search.jobs.validate.spec import ValidateSpec
+from search.runs.console import make_console
+from search.samplers.shared.expected_cost import expected_cost
+
+SPECS: dict[str, type[Spec]] = {"mad": MadSpec, **{name: job.spec for name, job in JOBS.items()}}
+LAYER_WIDTH = 128
+"""The suite's width, at which single layers are checked and shown."""
+
+
+def add_check(jobs: Any) -> None:
+    """The arguments of the command `check`."""
+    parser = jobs.add_parser("check", help="validate configuration files; nothing is built or run")
+    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser.set_defaults(run=run_check)
+
+
+def add_show(jobs: Any) -> None:
+    """The arguments of the command `show`."""
+    parser = jobs.add_parser("show", help="print a configuration with every default filled in, and what each part costs")
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("--seq-len", type=positive, metavar="N", help="positions that states and operations are counted for")
+    parser.add_argument(
+        "--parameters", action="store_true", help="how each parameter starts and is trained; the optimizer's groups"
+    )
+    parser.set_defaults(run=run_show)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as argparse wants to hear of it."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is expected, got {text!r}")
+    return int(text)
+
+
+def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
+    """The spec in a file, whichever kind it is of: a job names itself by `job:`, a layer by `kind:`, a task by `task:`."""
+    tree = read_yaml(path)
+    for text in overrides:
+        if not text.startswith("out="):  # where a run would lie is no part of what it is
+            apply_override(tree, text)
+    if "job" in tree:
+        if not isinstance(tree["job"], str) or tree["job"] not in SPECS:
+            raise ConfigError(f"{path}: job: unknown job '{tree['job']}'. Known: {', '.join(SPECS)}")
+        return validate(SPECS[tree["job"]], tree, str(path))
+    if "task" in tree:
+        return validate(TaskSpec, tree, str(path))
+    if "kind" in tree:
+        try:
+            layer(tree)
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        return validate(BackboneSpec, {"d_model": LAYER_WIDTH, "layers": [tree]}, str(path))
+    if not {"stacks", "layers"} & tree.keys():
+        known = known_names(next(iter(map(str, tree)), ""), ("job", "task", "kind", "stacks", "layers"))
+        raise ConfigError(f"{path}: neither a job, a task, a layer nor a rack; {known} (one of them says which)")
+    return validate(RackSpec, tree, str(path))
+
+
+def run_check(arguments: argparse.Namespace, overrides: Sequence[str], backend: object) -> int:
+    """Say of each file whether it is right; status 2 if any is not."""
+    del backend
+    n_wrong = 0
+    for path in arguments.configs:
+        try:
+            read_spec(path, overrides)
+            print(f"{path}: ok")
+        except ConfigError as error:
+            n_wrong += 1
+            print(error, file=sys.stderr)
+    return 2 if n_wrong else 0
+
+
+def run_show(arguments: argparse.Namespace, overrides: Sequence[str], backend: object) -> int:
+    """Print the resolved tree and the cost of every part."""
+    del backend
+    spec, console = read_spec(arguments.config, overrides), make_console()
+    print(yaml.safe_dump(spec.to_dict(), sort_keys=False, width=130), end="")
+    print(f"# fingerprint {spec.fingerprint()}")
+    if isinstance(spec, RackSpec):
+        _show_rack(console, spec, arguments.seq_len)
+    elif isinstance(spec, SupernetSpec):
+        _show_supernet(console, spec, arguments.seq_len)
+    elif isinstance(spec, BackboneSpec):
+        seq_len = arguments.seq_len or LAYER_WIDTH
+        costed = cost(RackSpec(**spec.to_dict(), vocab_size=1, max_length=seq_len), seq_len)
+        title = f"layer at width {LAYER_WIDTH}, between an embedding and a head for one token"
+        print_cost(console, title, replace(costed, warnings=()), seq_len)
+    elif isinstance(spec, PipelineSpec | ValidateSpec):
+        _show_supernet(console, spec.supernet, arguments.seq_len)
+        print_budgets(console, spec.supernet.rack, _budgets(spec))
+    elif isinstance(spec, ProgressiveSpec):
+        print_stages(console, spec)
+    elif isinstance(spec, MadSpec):
+        _show_mad(console, spec, arguments.seq_len)
+    if arguments.parameters:
+        for rack in _racks(spec):
+            print_parameters(console, rack)
+    return 0
+
+
+def _racks(spec: Spec) -> list[RackSpec]:
+    """The racks that a file describes, one for each architecture."""
+    if isinstance(spec, MadSpec):
+        settings = {setting.architecture: setting.spec.rack for setting in spec.settings()}
+        return [rack for rack in settings.values() if rack is not None]
+    if isinstance(spec, BackboneSpec) and not isinstance(spec, RackSpec):
+        return [RackSpec(**spec.to_dict(), vocab_size=1, max_length=LAYER_WIDTH)]
+    found = spec.supernet if isinstance(spec, PipelineSpec | ValidateSpec) else spec
+    return [rack for rack in (getattr(found, "rack", None), found) if isinstance(rack, RackSpec)]
+
+
+def _show_rack(console: Console, spec: RackSpec, seq_len: int | None) -> None:
+    if spec.slots():
+        print_space(console, spec, seq_len)
+    else:
+        seq_len = seq_len or spec.max_length or 1024
+        print_cost(console, "rack", cost(spec, seq_len), seq_len)
+
+
+def _show_supernet(console: Console, spec: SupernetSpec, seq_len: int | None) -> None:
+    _show_rack(console, spec.rack, seq_len)
+    sampler = spec.make_sampler()
+    if sampler is not None:
+        print_expected(console, expected_cost(sampler, CostTable.of(spec.rack, seq_len), spec.n_steps), spec.sampler.kind)
+
+
+def _budgets(spec: PipelineSpec | ValidateSpec) -> list[Budget]:
+    space = spec.supernet.rack
+    if isinstance(spec, ValidateSpec):
+        return [Budget.of(spec.budget, space)]
+    latencies = spec.placement.latencies()
+    return [Budget.of(value, space, latency=latencies) for value in spec.placement.budgets]
+
+
+def _show_mad(console: Console, spec: MadSpec, seq_len: int | None) -> None:
+    for setting in spec.settings():
+        if setting.change == "baseline" and setting.spec.rack is not None:
+            title, positions = f"{setting.architecture} on {setting.task}", seq_len or setting.spec.setting.instance().seq_len
+            print_cost(console, title, cost(setting.spec.rack, positions), positions)
+    print(f"{n_expected(spec):,} trials, at most {sum(trial.spec.n_steps for trial in spec.trials()):,} optimizer steps")
+
+
+def print_cost(console: Console, title: str, costed: RackCost, seq_len: int) -> None:
+    """The table of a rack's parts."""
+    table = Table(title=f"{escape(title)}, sequences of {seq_len}", title_justify="left", title_style="bold")
+    table.add_column("part", no_wrap=True)
+    table.add_column("kind")
+    for name in ("parameters", "state", "FLOPs/token"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in costed.parts:
+        options = ", ".join(f"{name}={value}" for name, value in part.options.items() if name in part.chosen)
+        state = f"{part.state:,}" if part.state else ""
+        table.add_row(
+            part.path,
+            f"{part.kind}({options})" if options else part.kind,
+            f"{part.n_parameters:,}",
+            state,
+            f"{part.flops:,.0f}" if part.flops else "",
+        )
+    table.add_section()
+    table.add_row("in all", "", f"{costed.n_parameters:,}", f"{costed.state:,}", f"{costed.flops:,.0f}")
+    console.print(table)
+    for warning in costed.warnings:
+        console.print(f"warning: {warning}", markup=False)

@@ -1,0 +1,1 @@
+"""The jobs, one a folder, and how each is started."""

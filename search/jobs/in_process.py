@@ -1,0 +1,70 @@
+"""Runs what a job hands out in this process, one after the other."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from configs import ConfigError
+from search.jobs.backend import QUIET_SECONDS, Backend
+from search.jobs.progressive.candidates import CandidateSpec, run_candidate
+from search.jobs.progressive.stages import train_here
+from search.jobs.supernet.job import run, train_rack
+from search.jobs.supernet.spec import SupernetSpec
+from search.runs.console import make_console
+from search.runs.outcome import outcome, outcome_text
+from search.runs.run_folder import Row
+
+
+def _in_turn(specs: Mapping[str, Any], out: Path, train: Callable[[Any, Path, Seldom], Row]) -> dict[str, Row]:
+    """One after the other; one that fails is told by its error, and the next one starts."""
+    say, summaries = partial(make_console().print, markup=False), {}
+    for number, (name, spec) in enumerate(specs.items(), start=1):
+        try:
+            summaries[name] = train(spec, out / name, Seldom(name, say))
+        except ConfigError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever a model raises is that model's result
+            summaries[name] = {"error": traceback.format_exc()}
+        say(f"[{number}/{len(specs)}] {name}: {outcome_text(summaries[name])}")
+    return summaries
+
+
+def _train_racks(runs: Mapping[str, SupernetSpec], out: Path) -> dict[str, Row]:
+    return _in_turn(runs, out, lambda spec, folder, say: outcome(train_rack(spec, folder, say)))
+
+
+def _train_candidates(candidates: Mapping[str, CandidateSpec], out: Path) -> dict[str, Row]:
+    return _in_turn(candidates, out, run_candidate)
+
+
+class Seldom:
+    """Passes on a rack's lines with its name, but no more than one every `QUIET_SECONDS`: a short run says nothing."""
+
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self._name, self._say = name, say
+        self._said_at = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        """A line that the rack has to say."""
+        now = time.monotonic()
+        if now - self._said_at >= QUIET_SECONDS:
+            self._said_at = now
+            self._say(f"{self._name}: {text}")
+
+
+HERE = Backend(
+    mad=None,
+    train_supernet=run,
+    train_racks=_train_racks,
+    open_scorer=lambda *_: nullcontext(),
+    train_growth=train_here,
+    train_candidates=_train_candidates,
+    session=nullcontext,
+)
+"""Everything in this process."""

@@ -1,0 +1,86 @@
+"""What a pipeline shows: the comparison of the trained racks, as a table and a picture."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from search.jobs.pipeline.retrain import Trained
+from search.jobs.pipeline.spec import PipelineSpec
+from search.jobs.placement.results import Scored
+from search.runs.console import make_console
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender under one budget: what the supernet said of it, and what it came to on its own."""
+
+    budget: str
+    name: str
+    scored: Scored
+    trained: Trained
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "budget": self.budget,
+            "name": self.name,
+            "placement": list(self.scored.placement),
+            "text": self.scored.text,
+            "supernet_score": self.scored.score,
+            "loss": self.trained.loss,
+            "standard_error": self.trained.standard_error,
+            "losses": self.trained.losses,
+            "accuracies": {task: statistics.fmean(values) for task, values in self.trained.accuracies.items()},
+            "cost": self.scored.cost,
+            "seconds": self.trained.seconds,
+            "error": self.trained.error,
+        }
+
+
+def print_comparison(rows: Sequence[Row], spec: PipelineSpec, out: Path) -> None:
+    """A row a contender, best first within its budget."""
+    console, tasks = make_console(), list(spec.supernet.data.tasks)
+    n_steps = spec.retrain.n_steps or spec.supernet.n_steps
+    title = f"trained from scratch for {n_steps} steps"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("budget", no_wrap=True)
+    table.add_column("who", no_wrap=True)
+    table.add_column("placement", overflow="fold", min_width=24)
+    for name in ("test loss", *(f"{task} acc." for task in tasks), "supernet", "KV bytes", "state bytes", "params"):
+        table.add_column(name, justify="right")
+    for budget in dict.fromkeys(row.budget for row in rows):
+        own = sorted((row for row in rows if row.budget == budget), key=lambda row: (bool(row.trained.error), row.trained.loss))
+        for number, row in enumerate(own):
+            table.add_row(escape(budget) if number == 0 else "", escape(row.name), escape(row.scored.text), *_numbers(row, tasks))
+        table.add_section()
+    console.print(table)
+    for row in rows:
+        if row.trained.error:
+            console.print(f"{row.name} ({row.scored.text}) failed: {row.trained.error.strip().splitlines()[-1]}", markup=False)
+    console.print(
+        f"accuracy and loss on test data that nothing was picked by; supernet: {spec.placement.metric} score of the search"
+    )
+    if len(spec.retrain.seeds) == 1:
+        console.print(
+            "one seed: differences of a few hundredths of a nat may be chance; retrain.seeds=[0,1,2] tells", markup=False
+        )
+    console.print(f"picture: {out / 'pipeline.png'}", markup=False)
+
+
+def _numbers(row: Row, tasks: Sequence[str]) -> list[str]:
+    cost = [f"{row.scored.cost[key]:,.0f}" for key in ("kv_bytes", "state_bytes", "params")]
+    if row.trained.error:
+        return ["failed", *([""] * len(tasks)), f"{row.scored.score:.3f}", *cost]
+    error = "" if row.trained.standard_error is None else f" ±{row.trained.standard_error:.3f}"
+    accuracies = [f"{statistics.fmean(row.trained.accuracies[task]):.3f}" for task in tasks]
+    return [f"{row.trained.loss:.3f}{error}", *accuracies, f"{row.scored.score:.3f}", *cost]

@@ -1,0 +1,76 @@
+"""The job `placement`: search under each budget over one log of scores, and set the rivals beside what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from configs import ConfigError
+from configs.load import load_saved
+from models import Supernet
+from search.budget import Budget
+from search.budget.coding import slot_key
+from search.jobs.backend import Backend
+from search.jobs.placement.budget_search import BudgetSearch
+from search.jobs.placement.checks import check_data, check_strategies
+from search.jobs.placement.evaluation import open_evaluator
+from search.jobs.placement.figure import save_pictures
+from search.jobs.placement.report import print_results
+from search.jobs.placement.results import PlacementResults, cost_axis
+from search.jobs.placement.spec import PlacementSpec, SearchSpec
+from search.jobs.supernet.spec import SupernetSpec
+from search.jobs.supernet.weights import load_supernet
+from search.runs.console import make_console
+from search.runs.run_folder import run_folder, to_json, write_parquet, write_text
+
+
+def run(spec: PlacementSpec, out: Path, backend: Backend) -> int:
+    """Search over a trained supernet and print what was found; the exit status is 0.
+
+    Raises:
+        ConfigError: if the supernet's folder holds none, or a budget cannot be met.
+    """
+    folder = Path(spec.supernet)
+    supernet = load_supernet(folder)
+    if not isinstance(supernet, Supernet):
+        raise ConfigError(f"{folder}: holds a rack without choices: there is nothing to place")
+    trained = load_saved(SupernetSpec, folder / "spec.json")
+    check_strategies(spec, supernet.space)
+    check_data(trained, spec)
+    with run_folder(out, spec):
+        results = search_placements(spec, supernet, trained, out, backend)
+        write_text(out / "results.json", to_json({"job": spec.job, **results.to_dict()}, indent=2))
+        print_results(results, out)
+    return 0
+
+
+def search_placements(
+    spec: SearchSpec, supernet: Supernet, trained: SupernetSpec, out: Path, backend: Backend
+) -> PlacementResults:
+    """Run all budgets; `out` gets `scores.jsonl`, `placements.json` and the pictures. What is logged is not scored again."""
+    latencies = spec.latencies()
+    budgets = [Budget.of(value, supernet.space, latency=latencies) for value in spec.budgets]
+    # One table for all that is reported: budgets may count at different contexts, which would not compare.
+    costs = max((budget.costs for budget in budgets), key=lambda table: table.context)
+    found = []
+    with open_evaluator(spec, supernet, trained, out, backend) as (evaluator, log):
+        for value, budget in zip(spec.budgets, budgets, strict=True):
+            found.append(BudgetSearch(spec, budget, costs, evaluator, log).run(value))
+            told = f"{found[-1].text}: {found[-1].best.text}, {spec.metric} score {found[-1].best.score:.4f}"
+            make_console().print(told, markup=False)
+        n_saved = evaluator.counts.n_saved_by_race
+    slots, dear = supernet.slots, costs.dear_to_cheap()[0]
+    results = PlacementResults(
+        metric=spec.metric,
+        context=costs.context,
+        slots=tuple(map(slot_key, slots)),
+        names=tuple(dict.fromkeys(name for slot in slots for name in slot.names)),
+        dear=dear,
+        importance_slots=tuple(slot_key(slot) for slot in slots if dear in slot.names),
+        cost_axis=cost_axis([cost for result in found for cost, _ in result.seen]),
+        budgets=tuple(found),
+        n_batch_evaluations_saved=n_saved,
+    )
+    write_text(out / "placements.json", to_json(results.to_dict(), indent=2))
+    write_parquet(results.rows(), out / "trials.parquet")
+    save_pictures(results, out)
+    return results

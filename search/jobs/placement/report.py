@@ -1,0 +1,63 @@
+"""What a placement search shows: tables in the terminal, and its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from search.jobs.placement.results import PlacementResults
+from search.runs.console import duration, make_console
+
+if TYPE_CHECKING:
+    pass
+
+
+def print_results(results: PlacementResults, out: Path) -> None:
+    """A row for what was found under each budget, with its rivals below it; then what each layer gains."""
+    console = make_console()
+    title = f"placements by {results.metric}, on the supernet; costs at {results.context} positions"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("budget", no_wrap=True)
+    table.add_column("who")
+    table.add_column("placement", overflow="fold")
+    for name in ("score", "to the best", *results.cost_columns.values()):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results.budgets:
+        rivals = sorted(result.rivals.items(), key=lambda item: -item[1].score)
+        rows = [("search", result.best), *rivals]
+        for number, (name, scored) in enumerate(rows):
+            outside = "" if scored.is_admitted else " (outside)"
+            difference = "" if number == 0 else f"{scored.difference:+.4f} ±{scored.difference_error:.4f}"
+            table.add_row(
+                escape(result.text) if number == 0 else "",
+                escape(name + outside),
+                escape(scored.text),
+                f"{scored.score:.4f} ±{scored.standard_error:.4f}",
+                difference,
+                *(
+                    f"{scored.cost[key]:,.4g}" if key == "latency_ms" else f"{scored.cost[key]:,.0f}"
+                    for key in results.cost_columns
+                ),
+            )
+        table.add_section()
+    console.print(table)
+    _print_importance(results)
+    for result in results.budgets:
+        told = f"{result.n_evaluations} placements scored, {result.n_new} of them not before, {duration(result.seconds)}"
+        console.print(f"{result.text}: {told}", markup=False)
+    if results.n_batch_evaluations_saved:
+        console.print(f"racing saved {results.n_batch_evaluations_saved:,} evaluations of a batch")
+    console.print(f"pictures: {out / 'placements.png'}, {out / 'search.png'}", markup=False)
+
+
+def _print_importance(results: PlacementResults) -> None:
+    table = Table(title=f"gain of {results.dear} in each layer", title_justify="left", title_style="bold")
+    table.add_column("budget", no_wrap=True)
+    for slot in results.importance_slots:
+        table.add_column(slot, justify="right")
+    for result in results.budgets:
+        table.add_row(escape(result.text), *(f"{gain:+.4f}" for gain in result.importance))
+    make_console().print(table)

@@ -1,0 +1,105 @@
+"""What a placement search is: budgets, strategy, rivals, and how candidates are scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    PlainValidator,
+    PositiveInt,
+    SerializeAsAny,
+    WithJsonSchema,
+    model_validator,
+)
+
+from configs import Problems, Spec
+from configs.registry import Part
+from search.budget import BudgetValue
+from search.evaluation.racing import FIRST_LOOK
+from search.profiling.latency import LatencyTable
+from search.runs.workers import ScorerSpec
+from search.strategies import STRATEGIES
+
+
+class ScoringSpec(Spec):
+    """How candidates are scored: by `metric` over `n_batches` batches of `batch_size` held-out instances of each task.
+
+    The batches are the same for every candidate, and tasks count by their weights in the training mixture. `race` drops
+    candidates as soon as they are surely behind, at `confidence`; it needs more than eight batches. `max_eval_memory` bounds the
+    bytes of hidden states and logits. `workers` score on Ray.
+    """
+
+    how_fields = ("workers", "max_eval_memory")
+    metric: Literal["loss", "accuracy", "kl"] = "loss"
+    n_batches: PositiveInt = 16
+    batch_size: PositiveInt = 32
+    race: bool = False
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.99
+    max_eval_memory: PositiveInt = 2**30
+    workers: ScorerSpec = ScorerSpec()
+
+    @model_validator(mode="after")
+    def _check_race(self) -> Self:
+        if self.race and self.n_batches <= FIRST_LOOK:
+            problems = Problems()
+            text = (
+                f"{self.n_batches} batches are too few for a race, which looks after {FIRST_LOOK} first: give more, smaller ones"
+            )
+            problems.add(("n_batches",), text)
+            problems.raise_if_any(type(self).__name__)
+        return self
+
+
+def _rival(value: Any) -> Any:
+    """A rival is a placement's text, or a strategy."""
+    return value if isinstance(value, str) and value not in STRATEGIES else STRATEGIES.part(value)
+
+
+Rival = Annotated[SerializeAsAny[Part] | str, PlainValidator(_rival), WithJsonSchema({})]
+
+
+def _by_hand() -> dict[str, Any]:
+    return {name: STRATEGIES.part(name) for name in ("interleave", "bookend")}
+
+
+class SearchSpec(ScoringSpec):
+    """A search over the placements of a supernet.
+
+    `budgets` are searched one after the other over one log of scores: a number is so many layers of the main mixer, a mapping
+    says more (`search/budget/`). `beam_width` is short for the strategy `{kind: beam, width: ...}`. `rivals` stand beside what
+    is found: a strategy (`interleave`, `bookend`, `random`, ...) for each budget, or one placement's text (`all:gdn`).
+    `latency_table` is a file that `python -m search profile` wrote, for budgets in `latency_ms`.
+    """
+
+    short_forms = ("beam_width",)
+    budgets: Annotated[tuple[BudgetValue, ...], Field(min_length=1)]
+    strategy: STRATEGIES.field() = Field(default_factory=lambda: STRATEGIES.part("beam"))  # type: ignore[valid-type]
+    rivals: dict[str, Rival] = Field(default_factory=_by_hand)
+    latency_table: str | None = None
+
+    @classmethod
+    def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
+        """Expand `beam_width`, and the names of strategies."""
+        if "beam_width" in raw:
+            width, strategy = raw.pop("beam_width"), raw.get("strategy") or "beam"
+            strategy = {"kind": strategy} if isinstance(strategy, str) else dict(strategy)
+            if strategy.get("kind") == "beam":
+                raw["strategy"] = {**strategy, "width": width}
+            else:
+                problems.add(("beam_width",), f"the strategy is {strategy.get('kind')}, only beam has a width", width)
+        if isinstance(raw.get("rivals"), list | tuple):
+            raw["rivals"] = {str(name): name for name in raw["rivals"]}
+        return raw
+
+    def latencies(self) -> LatencyTable | None:
+        """The measured table, if one is named; ConfigError if it cannot be read."""
+        return None if self.latency_table is None else LatencyTable.load(Path(self.latency_table))
+
+
+class PlacementSpec(SearchSpec):
+    """The search over a supernet that is trained: `supernet` is the folder of its run."""
+
+    job: Literal["placement"] = "placement"
+    supernet: str

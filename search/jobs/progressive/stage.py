@@ -1,0 +1,274 @@
+"""One stage of growth: the rack it starts from, its training on the one loop, and what it leaves."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from configs import ConfigError
+from models import Rack
+from models.growth.grow import grow
+from models.linears import memory_bytes
+from search.jobs.progressive.adapters import capped_notes
+from search.jobs.progressive.plan import Stage
+from search.jobs.progressive.spec import ProgressiveSpec
+from search.jobs.progressive.stage_settings import is_plateau, stage_time, train_spec
+from search.jobs.progressive.training.batches import GrowthBatch, GrowthBatches
+from search.jobs.progressive.training.evaluation import Evaluation, n_trained
+from search.jobs.progressive.training.gradients import GrowthStep
+from search.jobs.progressive.training.growing_model import Growing, is_causal, needs_keep
+from search.jobs.progressive.training.measure import Measured
+from search.jobs.progressive.training.trunk_cache import TrunkCache
+from search.runs.report import Report, Say
+from search.runs.run_folder import Row
+from search.training.devices import resolve_device
+from search.training.local_losses import LocalLosses, LocalUnits, UnitKind
+from search.training.loop import Gradients, OnEvaluation, train
+from search.training.ranks import Ranks
+from search.training.state import Member
+from tasks.samples.samples import Samples
+
+CHECKPOINT = "checkpoint.safetensors"
+
+ParameterMoments = dict[nn.Parameter, dict[str, Tensor]]
+
+
+@dataclass
+class Start:
+    """What a stage grows from: the rack of the stage before, what the optimizer knew of its parameters, and its cache.
+
+    The stage makes the rack its own, and lets go of the cache when it has filled its own.
+    """
+
+    rack: Rack
+    moments: ParameterMoments = field(default_factory=dict)
+    cache: TrunkCache | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a stage runs: its folder, the folder of caches, the processes that train together, and who is told.
+
+    `is_stopped` is asked after every step whether the run is to end there.
+    """
+
+    folder: Path
+    caches: Path
+    ranks: Ranks
+    say: Say
+    is_stopped: Callable[[], bool] = lambda: False
+    on_evaluation: OnEvaluation = lambda *_: None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A stage that has run to its end: the row of the table, and what the next one starts from."""
+
+    row: Row
+    start: Start
+
+
+class StageRun:
+    """A stage, ready to train: a function of the seed, of the rack that it starts from, and of the samples, whoever runs it.
+
+    Args:
+        spec: the run.
+        stage: which of its stages.
+        samples: what it learns from.
+        start: what it grows from; None for the first stage.
+        place: where it runs.
+
+    Raises:
+        ConfigError: if the cache would be too large, or what the stage needs is not there.
+    """
+
+    def __init__(self, spec: ProgressiveSpec, stage: Stage, samples: Samples, start: Start | None, place: Place) -> None:
+        self.spec, self.stage, self.samples, self.place = spec, stage, samples, place
+        self.device = resolve_device(spec.train.device)
+        self.evaluation = Evaluation(self._batches().evaluation(spec.n_eval_batches, spec.eval_batch_size), spec)
+        self.losses = {"loss_before": None if start is None else self._loss(start.rack)}
+        rack = stage.rack.build(spec.seed) if start is None else self._grown(start.rack)
+        self.model = self._growing(rack.to(self.device))
+        self.losses["loss_grown"] = float(self.evaluation.score(self.model)["loss"])
+        self._tell_notes()
+        is_cached = spec.growth.cache_activations and self.model.frontier > 0 and self._batches().is_cacheable
+        self.batches = self._batches(n_variants=spec.growth.cache_variants if is_cached else None)
+        self.cache = self._filled_cache(start) if is_cached else None
+        if start is not None:
+            start.cache = None
+        self.evaluation.keep_frontier(self.model)
+        self.member = Member(self.model, self.batches, spec.lr, spec.weight_decay, keeps_best=False, keeps_moments=True)
+        if start is not None:
+            named = self.model.named_parameters()
+            self.member.moments = {name: start.moments[each] for name, each in named if each in start.moments}
+        self.member.notes["data"] = self.batches.fingerprint()
+        name = f"stage {stage.index + 1} of {spec.n_stages}: "
+        self._report = Report(place.folder, stage.n_steps, place.say, is_main=place.ranks.is_main, name=name)
+        self._measured = Measured(self._gradients(), self.member, self._counts)
+
+    def train(self) -> Ended | None:
+        """Train to the end, or go on from a checkpoint; None if it was stopped, with a checkpoint of the last finished step.
+
+        Raises:
+            ConfigError: if the data are others than when the stage began.
+        """
+        spec, stage, place = self.spec, self.stage, self.place
+        if self.cache is not None:
+            self.cache.start_counting()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        train(
+            [self.member],
+            train_spec(spec, stage),
+            n_steps=stage.n_steps,
+            eval_every=min(spec.eval_every, stage.n_steps),
+            evaluate=self.evaluation,
+            gradients=self._measured,
+            seed=spec.seed * 1009 + stage.index + (place.ranks.rank << 32),  # ranks have other rows, and drop out other units
+            on_evaluation=self._evaluated,
+            on_step=self._stepped,
+            checkpoint_path=place.folder / CHECKPOINT,
+            checkpoint_every=spec.checkpoint_every,
+            ranks=place.ranks,
+        )
+        if self.member.status == "running":
+            return None
+        self._check_data()
+        named, known = self.model.named_parameters(), self.member.moments
+        return Ended(
+            self._row(),
+            Start(self.model.rack, {parameter: known[name] for name, parameter in named if name in known}, self.cache),
+        )
+
+    def _stepped(self, step: int) -> bool:
+        self._check_data()  # what the checkpoint holds is known now
+        self._measured.tick()
+        self._report.stepped(step)
+        if self.place.is_stopped():
+            self.place.ranks.stop()
+        return not self.place.ranks.is_stopping
+
+    def _evaluated(self, member: Member, row: dict[str, float]) -> None:
+        if member.status == "running" and is_plateau([each["loss"] for each in member.history], self.spec):
+            member.status = "stopped"
+        self._report.evaluated(member, row)
+        self.place.on_evaluation(member, row)
+
+    def _check_data(self) -> None:
+        if self.member.notes["data"] != self.batches.fingerprint():
+            text = "the data have changed since this stage began; delete the folder to begin it anew, or give another out="
+            raise ConfigError(f"{self.place.folder}: {text}")
+
+    def _batches(self, n_variants: int | None = None) -> GrowthBatches:
+        spec, ranks = self.spec, self.place.ranks
+        return GrowthBatches(
+            self.samples,
+            spec.make_objective(),
+            stage=self.stage.index,
+            time=stage_time(spec, self.stage),
+            batch_size=spec.data.batch_size,
+            seed=spec.seed,
+            device=self.device,
+            rank=ranks.rank,
+            n_ranks=ranks.n_ranks,
+            n_variants=n_variants,
+        )
+
+    def _grown(self, rack: Rack) -> Rack:
+        assert self.stage.before is not None  # of a stage that starts from another one
+        return grow(rack, self.stage.before, self.stage.rack, seed=self.spec.seed, init=self.spec.growth.init)
+
+    def _growing(self, rack: Rack) -> Growing:
+        for stack in rack.stacks:
+            stack.checkpointing = self.spec.growth.gradient_checkpointing  # type: ignore[assignment]
+        model = Growing(rack, uses_keep=needs_keep(rack, self.samples), has_trunk=self.stage.kind == "grow")
+        if self.spec.training_architecture != "rackwise" and self.stage.kind != "joint":
+            unit: UnitKind = "stack" if self.spec.training_architecture == "stackwise" else "block"
+            model.units = LocalUnits(rack, self.spec.local_loss, unit=unit, seed=self.spec.seed)
+        return model
+
+    def _loss(self, rack: Rack) -> float:
+        return float(self.evaluation.score(self._growing(rack.to(self.device)))["loss"])
+
+    def _tell_notes(self) -> None:
+        """Pass on what the objective has to say of the stacks, and what is slow here."""
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            self.spec.make_objective().check_stacks([is_causal(stack) for stack in self.model.rack.stacks])
+        notes = [str(each.message) for each in told]
+        if self.device.type == "cpu" and any(stack.precision == "half" for stack in self.stage.rack.stacks):
+            notes.append("precision half is slow on a CPU; bfloat16 is not")
+        if self.spec.growth.cache_activations and self.stage.kind == "grow" and not self.model.frontier:
+            below = "nothing but the embedding" if self.stage.position == 0 else "what moves at every step"
+            notes.append(f"nothing is cached: below the stacks that train stands {below}")
+        newest = f"stack {self.stage.uid}:"  # of the others it was told when they were new
+        notes += [note for note in capped_notes(self.model.rack, self.stage.rack) if note.startswith(newest)]
+        for note in notes if self.place.ranks.is_main else ():
+            self.place.say(f"note: {note}")
+
+    def _filled_cache(self, start: Start | None) -> TrunkCache:
+        return TrunkCache(
+            self.spec,
+            self.model,
+            self.stage.rack,
+            batches=self.batches,
+            folder=self.place.caches,
+            n_steps=self.stage.n_steps,
+            ranks=self.place.ranks,
+            previous=None if start is None else start.cache,
+        )
+
+    def _hidden(self, batch: GrowthBatch) -> Tensor | None:
+        return None if self.cache is None else self.cache.hidden(batch)
+
+    def _gradients(self) -> Gradients:
+        spec, growth, units = self.spec, self.spec.growth, self.model.units
+        if units is not None:
+            how: dict[str, Any] = {"precision": spec.train.precision, "uses_keep": self.model.uses_keep}
+            return LocalLosses(units, n_steps=self.stage.n_steps, ranks=self.place.ranks, **how)
+        denoises = growth.prepend_loss == "denoise_mse" and self.stage.kind == "grow"
+        # What goes backward through products in float16 is to be large enough, wherever it ends.
+        scales_loss = any(stack.precision == "half" for stack in self.stage.rack.stacks[self.model.frontier :])
+        return GrowthStep(self.spec, self.place.ranks, self._hidden, denoises=denoises, scales_loss=scales_loss)
+
+    def _counts(self) -> dict[str, int]:
+        counts = {} if self.cache is None else self.cache.counts()
+        return {**counts, "trunk_forwards": self.model.n_trunk_runs + counts.get("trunk_forwards", 0)}
+
+    def _row(self) -> Row:
+        spec, stage, member, rack = self.spec, self.stage, self.member, self.model.rack
+        counts = self._measured.totals(self.place.ranks)
+        n_asked = counts.get("cache_hits", 0) + counts.get("cache_misses", 0)
+        return {
+            "stage": stage.index + 1,
+            "kind": stage.kind,
+            "uid": stage.uid,
+            "position": stage.position,
+            "stacks": len(stage.rack.stacks),
+            "precision": stage.rack.stacks[stage.position].precision,
+            "strategy": spec.growth.trunk_strategy if stage.kind == "grow" else None,
+            "status": member.status,
+            "steps": member.step,
+            "tokens": member.step * spec.data.batch_size * self.samples.seq_len,
+            **self.losses,
+            **{name: member.history[-1][name] for name in ("loss", "accuracy", "train_loss")},
+            "seconds": round(member.seconds, 3),
+            "step_ms": self._measured.step_ms,
+            "n_parameters": sum(parameter.numel() for parameter in rack.parameters()),
+            "n_trained_parameters": n_trained(rack),
+            "weight_bytes": memory_bytes(rack),
+            "saved_bytes": member.notes["saved_bytes"],
+            "peak_bytes": torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
+            "time_step": stage_time(spec, stage).step if spec.growth.time_interpretation == "depth" else None,
+            **({} if self.cache is None else self.cache.told()),
+            **counts,
+            "cache_hit_rate": counts["cache_hits"] / n_asked if n_asked else None,
+            "data": member.notes["data"],
+            "losses": member.losses,
+        }

@@ -1,0 +1,1 @@
+"""What trains in a stage of growth: the trunk and its cache, batches, gradients, evaluation."""

@@ -1,0 +1,64 @@
+"""The racks that a run leaves, one a stage: each is a model of its own, an early exit of the last one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from configs import ConfigError
+from configs.load import validate
+from models import Rack, RackSpec, StackSpec
+from search.jobs.progressive.plan import Stage
+from search.jobs.progressive.report import RESULT
+from search.training import checkpoint
+
+WEIGHTS = "weights.safetensors"
+
+
+def stage_folder(out: Path, index: int) -> Path:
+    """Where a stage works and leaves its rack."""
+    return out / "stages" / f"{index + 1:02d}"
+
+
+def finished_folders(out: Path) -> list[Path]:
+    """Of stages that are done, in order."""
+    return sorted(path.parent for path in (out / "stages").glob(f"*/{RESULT}"))
+
+
+def save_stage(folder: Path, stage: Stage, rack: Rack) -> None:
+    """Write the rack of a stage that is done, with its spec and those of its stacks when they were new."""
+    state = {
+        "rack": stage.rack.saved(),
+        "born": {str(uid): stack.to_dict() for uid, stack in stage.born.items()},
+        **{name: getattr(stage, name) for name in ("index", "kind", "uid", "n_steps")},
+    }
+    checkpoint.save(folder / WEIGHTS, checkpoint.weights(rack), state)
+
+
+def load_stage(folder: Path, device: torch.device) -> tuple[Stage, Rack]:
+    """A stage that is done, and its rack; its `before` is not known any more.
+
+    Raises:
+        ConfigError: if there is none, or its rack is of a format that cannot be read.
+    """
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise ConfigError(f"{folder}: no finished stage is there ({WEIGHTS} is missing)")
+    tensors, state = checkpoint.load(path, device)
+    rack_spec = validate(RackSpec, state["rack"], str(path))
+    born = {int(uid): StackSpec.model_validate(stack) for uid, stack in state["born"].items()}
+    rack = rack_spec.build().to(device)
+    checkpoint.load_weights(rack, tensors)
+    return Stage(state["index"], state["kind"], rack_spec, None, born, state["uid"], state["n_steps"]), rack
+
+
+def load_rack(out: Path, *, n_stages: int | None = None, device: torch.device | None = None) -> Rack:
+    """The rack of a run, in evaluation mode: the last one that is finished, or the one after so many stages."""
+    folders = finished_folders(out)
+    if not folders:
+        raise ConfigError(f"{out}: no finished stage is there")
+    if n_stages is not None and not 1 <= n_stages <= len(folders):
+        raise ConfigError(f"{out}: there are {len(folders)} finished stages; got n_stages = {n_stages}")
+    _, rack = load_stage(folders[(n_stages or len(folders)) - 1], device or torch.device("cpu"))
+    return rack.eval()

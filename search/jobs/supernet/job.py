@@ -1,0 +1,139 @@
+"""The job `supernet`: trains one set of weights for every placement, in this process or as a rank among others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from configs import ConfigError
+from models import Supernet
+from search.jobs.supernet.data_fingerprints import check_data, note_data
+from search.jobs.supernet.evaluation import Evaluation, sampled_placements
+from search.jobs.supernet.report import RESULTS, write_results
+from search.jobs.supernet.spec import SupernetSpec
+from search.jobs.supernet.start import start_from_trained
+from search.jobs.supernet.step import SupernetStep
+from search.jobs.supernet.teacher import Teacher
+from search.jobs.supernet.weights import save_weights
+from search.runs.console import make_console
+from search.runs.interruption import interruptions
+from search.runs.report import Report, Say, divergence
+from search.runs.run_folder import run_folder
+from search.training.devices import resolve_device
+from search.training.loop import OnEvaluation, train
+from search.training.mixture import Mixture
+from search.training.ranks import Ranks
+from search.training.state import Member
+
+CHECKPOINT = "checkpoint.safetensors"
+
+Train = Callable[[SupernetSpec, Path, Say], None]
+
+
+def run(spec: SupernetSpec, out: Path, train: Train | None = None, say: Say | None = None) -> dict[str, Any]:
+    """Train what the folder does not hold yet; the summary that `results.json` holds.
+
+    Interrupted or killed, the same call goes on where it stopped, to the same history and weights; a run that is finished is
+    not trained again. The weights of a run that diverged are left as they are; `divergence` of the summary says so.
+
+    Args:
+        spec: the run.
+        out: its folder; `weights.safetensors`, `history.jsonl` and `results.json` are left there.
+        train: trains into the folder until `results.json` is there; None does so in this process.
+        say: takes lines for people; None prints them.
+
+    Raises:
+        ConfigError: if the folder belongs to another run, or files, teacher or start do not fit.
+        KeyboardInterrupt: after SIGINT or SIGTERM, with a checkpoint of the last finished step.
+    """
+    say = say or (lambda text: make_console().print(text, markup=False))
+    with run_folder(out, spec):
+        if (out / RESULTS).exists():
+            say(f"all {spec.n_steps} steps are finished")
+        else:
+            (train or train_here)(spec, out, say)
+        results: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+        if text := divergence(results):
+            say(text)
+        return results
+
+
+def train_rack(spec: SupernetSpec, out: Path, say: Say = lambda _: None) -> dict[str, Any]:
+    """Train a rack without choices, without a word if `say` is not given; the same as `run` but for that."""
+    if spec.rack.slots():
+        raise ConfigError("rack: a rack without stochastic parts is expected; place it first")
+    return run(spec, out, say=say)
+
+
+def train_here(
+    spec: SupernetSpec,
+    out: Path,
+    say: Say,
+    *,
+    ranks: Ranks | None = None,
+    prepare: Callable[[nn.Module], object] = lambda _: None,
+    on_evaluation: OnEvaluation = lambda *_: None,
+) -> None:
+    """Train in this process, as one rank among others where torch.distributed is initialised; goes on from a checkpoint.
+
+    Args:
+        spec: the run.
+        out: its folder, which all ranks share; the main rank writes.
+        say: takes the main rank's lines for people.
+        ranks: the processes that train together.
+        prepare: what is done to the model on its device, before the optimizer is made: its weights are shared out.
+        on_evaluation: called on every rank with the member and its newest row.
+    """
+    ranks = ranks or Ranks()
+    device = resolve_device(spec.train.device)
+    mixture = Mixture(spec.data, seed=spec.seed, device=device, rank=ranks.rank, n_ranks=ranks.n_ranks)
+    batches = mixture.evaluation(spec.n_eval_batches, spec.eval_batch_size)
+    evaluation = Evaluation(batches, mixture.shares, sampled_placements(spec))
+    model = Supernet(spec.rack, spec.seed).to(device)
+    teacher = None if spec.teacher is None else Teacher(spec.teacher, model, device)
+    member = Member(model, mixture, spec.lr, spec.weight_decay, keeps_best=False)
+    note_data(member.notes, mixture)
+    report = Report(out, spec.n_steps, say, is_main=ranks.is_main)
+    if spec.initialise_from is not None and not (out / CHECKPOINT).exists():
+        member.notes |= start_from_trained(spec, model, evaluation, report.say)
+    prepare(model)
+
+    def stepped(step: int) -> bool:
+        if report.first is None:  # what the checkpoint holds is known now, and nothing is written yet
+            check_data(member.notes, mixture, out / CHECKPOINT)
+        report.stepped(step)
+        if is_interrupted():
+            ranks.stop()
+        return not ranks.is_stopping
+
+    def evaluated(member: Member, row: dict[str, float]) -> None:
+        report.evaluated(member, row)
+        on_evaluation(member, row)
+
+    with interruptions() as is_interrupted:
+        train(
+            [member],
+            spec.train,
+            n_steps=spec.n_steps,
+            eval_every=spec.eval_every,
+            evaluate=evaluation,
+            gradients=SupernetStep(spec, ranks, teacher),
+            seed=spec.seed + (ranks.rank << 32),  # ranks have other rows, and drop out other units
+            on_evaluation=evaluated,
+            on_step=stepped,
+            checkpoint_path=out / CHECKPOINT,
+            checkpoint_every=spec.checkpoint_every,
+            ranks=ranks,
+        )
+    if member.status == "running":
+        raise KeyboardInterrupt
+    if report.first is None:  # the last step was done before a kill
+        check_data(member.notes, mixture, out / CHECKPOINT)
+    save_weights(out, model, {"spec": spec.saved(), "step": member.step}, ranks)
+    if ranks.is_main:
+        write_results(spec, out, member, mixture.fingerprint(batches), ranks.n_ranks)
+        (out / CHECKPOINT).unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""One training step of a supernet: its placements, its losses, its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models import Supernet
+from models.rack.reports import collecting
+from models.spec.placement import Placement, Slot, placement_text
+from search.jobs.supernet.spec import SupernetSpec
+from search.jobs.supernet.teacher import Outputs, Teacher
+from search.samplers.shared.sampler import placements_of_step
+from search.training.devices import autocast
+from search.training.metrics import weighted_loss
+from search.training.mixture import WeightedBatch
+from search.training.packing import Pack
+from search.training.ranks import Ranks
+from search.training.state import Member
+
+ONLY: tuple[Placement, ...] = ((),)
+"""What is trained of a rack without choices."""
+
+
+class SupernetStep:
+    """What `train` takes as `gradients`: leaves those of one step, summed over the ranks, in the active parameters.
+
+    The placements are a function of (seed, step), so all ranks and micro-batches have the same. Parameters that none of them
+    uses have no gradient. How often each slot had which name is counted in the member's notes.
+
+    Losses that parts report are those of a micro-batch on one rank, and count by its rows: means over positions add up to that
+    of the whole batch, but experts are balanced among the positions that are computed together.
+    """
+
+    def __init__(self, spec: SupernetSpec, ranks: Ranks, teacher: Teacher | None = None) -> None:
+        self.spec, self.ranks, self.teacher = spec, ranks, teacher
+        self.sampler = spec.make_sampler()
+
+    def __call__(self, pack: Pack, running: Sequence[Member], step: int) -> Tensor:
+        """The loss [1] of the whole batch, averaged over the step's placements; what parts report is not counted in."""
+        del pack
+        (member,), spec = running, self.spec
+        placements = ONLY
+        if self.sampler is not None:
+            placements = placements_of_step(self.sampler, spec.seed, step, spec.placements_per_step)
+        if spec.debug:
+            self.ranks.check_same(f"step {step}: {' | '.join(map(placement_text, placements))}")
+        model, batch = member.model, member.batches[step]
+        assert isinstance(model, Supernet) and isinstance(batch, WeightedBatch)  # noqa: PT018 - what the job makes
+        loss = torch.zeros(1, device=batch.inputs.device)
+        for micro_batch in _micro_batches(batch, spec.accumulate):
+            loss += self._backward(model, micro_batch, placements)
+        self.ranks.exchange(model.parameters())
+        count(member.notes, model.slots, placements)
+        return self.ranks.total(loss)
+
+    def _backward(self, model: Supernet, batch: WeightedBatch, placements: Sequence[Placement]) -> Tensor:
+        """Add up the gradients of the placements on a micro-batch; its part of the loss, detached."""
+        precision, device = self.spec.train.precision, batch.inputs.device
+        seen, losses, share = None, [], len(batch.inputs) / self.spec.data.batch_size
+        if self.teacher is not None:
+            with autocast(device, precision):
+                seen = self.teacher.look(batch.inputs)
+        for placement in placements:
+            model.activate(placement)
+            with autocast(device, precision), collecting() as found:
+                outputs = self.teacher.run(model, batch.inputs) if self.teacher else Outputs(model(batch.inputs))
+            loss = weighted_loss(outputs.logits, batch)
+            if self.teacher is not None and seen is not None:
+                loss = self.teacher.mix(loss, outputs, seen, batch.weights)
+            loss = loss / len(placements)
+            found.added_to(loss, share=share / len(placements)).backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+
+def count(notes: dict[str, Any], slots: Sequence[Slot], placements: Sequence[Placement]) -> None:
+    """Add to `notes["counts"]`, a mapping of names for each slot, what a step has trained."""
+    counts = notes.setdefault("counts", [dict.fromkeys(slot.names, 0) for slot in slots])
+    for placement in placements:
+        for counted, name in zip(counts, placement, strict=True):
+            counted[name] += 1
+
+
+def _micro_batches(batch: WeightedBatch, n: int) -> Iterator[WeightedBatch]:
+    """The rows in n parts as equal as may be; the weights refer to the whole batch, so their losses add up to its loss."""
+    return map(WeightedBatch, *(tensor.tensor_split(n) for tensor in batch))

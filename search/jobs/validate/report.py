@@ -1,0 +1,77 @@
+"""What a validation shows: the table of truth, and the picture of score against stand-alone loss."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from models import placement_text
+from search.jobs.validate.spec import ValidateSpec
+from search.jobs.validate.truth import Truth
+from search.runs.console import make_console
+from search.runs.figures import picture
+
+
+def print_truth(truth: Truth, spec: ValidateSpec, out: Path) -> None:
+    """The placements by their stand-alone loss, the strategies by their regret, and how well the ranks agree."""
+    console = make_console()
+    table = Table(title="every placement, trained from scratch", title_justify="left", title_style="bold")
+    table.add_column("placement")
+    for name in ("test loss", "supernet score", "rank by supernet"):
+        table.add_column(name, justify="right")
+    means = {placement: statistics.fmean(scores[placement] for scores in truth.scores) for placement in truth.losses}
+    ranked = sorted(means, key=lambda placement: -means[placement])
+    for placement, loss in truth.losses.items():
+        error = truth.trained[placement].standard_error
+        told = f"{loss:.4f}" + ("" if error is None else f" ±{error:.4f}")
+        table.add_row(escape(placement_text(placement)), told, f"{means[placement]:.4f}", str(ranked.index(placement) + 1))
+    console.print(table)
+    console.print(_strategies(truth))
+    taus = ", ".join(f"{tau:.2f}" for tau in truth.taus)
+    console.print(f"Kendall tau, supernet against stand-alone: {taus} (by supernet); mean score {truth.tau_of_mean:.2f}")
+    if truth.tau_between_seeds is not None:
+        between, within = truth.spread
+        console.print(f"between two seeds of the stand-alone racks themselves: {truth.tau_between_seeds:.2f}")
+        console.print(f"standard deviation of the loss: {between:.4f} over placements, {within:.4f} over seeds of one placement")
+    n_steps = spec.retrain.n_steps or spec.supernet.n_steps
+    console.print(f"racks: {n_steps} steps, {len(spec.retrain.seeds)} seed(s); supernet: {spec.supernet.n_steps} steps")
+    console.print(f"picture: {out / 'validate.png'}", markup=False)
+
+
+def _strategies(truth: Truth) -> Table:
+    table = Table(title="what each strategy chose", title_justify="left", title_style="bold")
+    table.add_column("strategy")
+    for name in ("regret", "gain over interleave", "evaluations"):
+        table.add_column(name, justify="right")
+    table.add_column("choice", overflow="fold")
+    for name, judgement in sorted(truth.judgements().items(), key=lambda item: item[1].regret):
+        gain = "" if judgement.gain is None else f"{judgement.gain:+.4f}"
+        choices = dict.fromkeys(placement_text(choices[name].placement) for choices in truth.choices)
+        table.add_row(
+            escape(name), f"{judgement.regret:.4f}", gain, f"{judgement.n_evaluations:.0f}", escape(" | ".join(choices))
+        )
+    return table
+
+
+def save_picture(truth: Truth, path: Path) -> None:
+    """A point a placement and supernet, its score against what it came to on its own."""
+    with picture(path, 6.5, 5) as figure:
+        axis = figure.subplots()
+        errors = [truth.trained[placement].standard_error or 0.0 for placement in truth.losses]
+        for number, (scores, tau) in enumerate(zip(truth.scores, truth.taus, strict=True)):
+            axis.errorbar(
+                list(truth.losses.values()),
+                [scores[placement] for placement in truth.losses],
+                xerr=errors,
+                fmt="o",
+                markersize=4,
+                linewidth=0.7,
+                color=f"C{number % 10}",
+                label=f"supernet {number}: tau {tau:.2f}",
+            )
+        axis.set_xlabel("stand-alone test loss, nats (mean over seeds)")
+        axis.set_ylabel("score by the supernet, higher is better")
+        axis.legend(frameon=False)

@@ -1,0 +1,1 @@
+"""How long mixers take, and how many bytes training keeps."""

@@ -1,0 +1,1 @@
+"""What every run has: its folder, console, report, pictures, interruption, workers."""

@@ -1,0 +1,20 @@
+"""How a training run ended, in a word and in a line for people."""
+
+from __future__ import annotations
+
+from search.runs.console import duration
+from search.runs.report import divergence
+from search.runs.run_folder import Row
+
+
+def outcome(summary: Row) -> Row:
+    """What `TrainRacks` gives for a rack whose run has ended with this summary."""
+    text = divergence(summary)
+    return {"error": text} if text else summary
+
+
+def outcome_text(row: Row) -> str:
+    """A rack's outcome in a few words."""
+    if "error" in row:
+        return f"failed: {row['error'].strip().splitlines()[-1]}"
+    return f"held-out loss {row['loss']:.4f}, {duration(row['seconds'])}"

@@ -1,0 +1,60 @@
+"""What a training run tells while it works: a line for people, and a row of its history, at every evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from search.runs.console import duration
+from search.runs.run_folder import Row, to_json, write_text
+from search.training.state import Member
+
+HISTORY = "history.jsonl"
+
+Say = Callable[[str], None]
+
+
+class Report:
+    """Writes the history as it grows, and says how far the run is and how long it will still take; silent on other ranks.
+
+    `name` stands before every line.
+    """
+
+    def __init__(self, folder: Path, n_steps: int, say: Say, *, is_main: bool, name: str = "") -> None:
+        self.path, self.n_steps, self.is_main = folder / HISTORY, n_steps, is_main
+        self.say: Say = (lambda text: say(f"{name}{text}")) if is_main else lambda _: None
+        self.started = time.monotonic()
+        self.first: int | None = None
+        self.is_open = False
+
+    def stepped(self, step: int) -> None:
+        """A step is done; the first one of this process tells whether the run goes on from a checkpoint."""
+        if self.first is None:
+            self.first = step - 1
+            if self.first:
+                self.say(f"going on from step {self.first} of {self.n_steps}")
+
+    def evaluated(self, member: Member, row: dict[str, float]) -> None:
+        """An evaluation; the first one of this process writes what came before it, too, and cuts off what a kill left."""
+        if not self.is_main:
+            return
+        if not self.is_open:
+            write_text(self.path, "".join(to_json(each) + "\n" for each in member.history[:-1]))
+            self.is_open = True
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(to_json(row) + "\n")
+        step = int(row["step"])
+        seconds = (time.monotonic() - self.started) / (step - (self.first or 0)) * (self.n_steps - step)
+        told = f"step {step} of {self.n_steps}: training loss {row['train_loss']:.4f}, held-out loss {row['loss']:.4f}"
+        told += f", accuracy {row['accuracy']:.3f}"
+        if "sampled_loss" in row:
+            told += f" (other placements {row['sampled_loss']:.4f}, {row['sampled_accuracy']:.3f})"
+        self.say(told + (f"; about {duration(seconds)} to go" if step < self.n_steps and member.status == "running" else ""))
+
+
+def divergence(results: Row) -> str | None:
+    """What there is to say of a run that diverged, by its summary; None of any other."""
+    if results["status"] != "diverged":
+        return None
+    return f"diverged: at step {results['steps']} the training or the held-out loss is no finite number; give a smaller lr"

@@ -1,0 +1,1 @@
+"""The contract of samplers, and what they are made of."""

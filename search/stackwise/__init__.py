@@ -1,0 +1,1 @@
+"""The classes of the guide for notebooks: rack builder, trainers, data loader."""

@@ -1,0 +1,1 @@
+"""Training: the one loop, its state, optimizer, schedules, metrics, ranks and checkpoints."""

@@ -1,0 +1,168 @@
+"""The one training loop: one model, or several of one architecture in step, each with its own rate and decay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.rack.reports import collecting
+from search.training.devices import autocast, reseed, resolve_device
+from search.training.metrics import token_losses
+from search.training.optimizer import keep_moments, make_optimizer, set_rates
+from search.training.packing import Pack
+from search.training.ranks import Ranks
+from search.training.schedules import learning_rate
+from search.training.spec import TrainSpec
+from search.training.state import Batches, Member, restore_members, save_members
+
+CHECKPOINT_SECONDS = 20.0
+
+Gradients = Callable[[Pack, Sequence[Member], int], Tensor]
+Evaluate = Callable[[Pack, Sequence[Member]], dict[str, Tensor]]
+OnEvaluation = Callable[[Member, dict[str, float]], None]
+
+
+def train(
+    members: Sequence[Member],
+    spec: TrainSpec,
+    *,
+    n_steps: int,
+    eval_every: int,
+    evaluate: Evaluate,
+    gradients: Gradients | None = None,
+    seed: int = 0,
+    on_evaluation: OnEvaluation | None = None,
+    on_step: Callable[[int], bool] | None = None,
+    checkpoint_path: Path | None = None,
+    checkpoint_every: int | None = None,
+    ranks: Ranks | None = None,
+) -> None:
+    """Train the members in step until each has stopped; their fields hold what came out.
+
+    Members that have stopped leave the pack, and their weights do not move any more; nor do weights that a step left without a
+    gradient: neither by decay nor by momentum. Nothing in a step waits for the device; every `eval_every` steps there is one
+    evaluation, one transfer and, now and then, one checkpoint, from which the same call goes on exactly: batches, rates and
+    dropout are functions of the seed and the step.
+
+    Args:
+        members: models of one architecture, on the spec's device, each with its own batches (or all with the same).
+        spec: optimizer, schedule, stop rule, device.
+        n_steps: the last step; schedules run over it.
+        eval_every: steps between evaluations; there is one after the last step too.
+        evaluate: metrics of a pack, each [members], for the members still running.
+        gradients: leaves the gradients of a step in the running members' parameters and returns their losses [members]; None
+            is the mean cross entropy of each member's batch, and what the model's parts report beside it.
+        seed: of dropout.
+        on_evaluation: called for each running member with its newest history row.
+        on_step: called after each step with the number of steps done; where it is false, the run is kept and ends there.
+        checkpoint_path: where to resume from, if it exists, and to write to.
+        checkpoint_every: steps between checkpoints; None writes one after an evaluation, every CHECKPOINT_SECONDS or so.
+        ranks: the processes that train these members together; None is this one alone.
+    """
+    device, ranks = resolve_device(spec.device), ranks or Ranks()
+    gradients = gradients or partial(batch_gradients, spec=spec)
+    for member in members:
+        member.model.train()
+    optimizer = make_optimizer(members, spec)
+    step, goes_on, pack = 0, True, None
+    losses: list[Tensor] = []
+    if checkpoint_path is not None and checkpoint_path.exists():
+        step = restore_members(checkpoint_path, members, optimizer, device)
+    saved_at = settled_at = time.monotonic()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        while goes_on and step < n_steps and (running := [member for member in members if member.status == "running"]):
+            if pack is None or len(pack.models) > len(running):
+                pack = Pack([member.model for member in running])
+            reseed(device, seed * 1_000_003 + step)
+            set_rates(optimizer, spec.schedule, step, n_steps)
+            losses.append(gradients(pack, running, step))
+            if spec.grad_clip is not None:
+                for member in running:  # parameters without a gradient do not count
+                    nn.utils.clip_grad_norm_(member.model.parameters(), spec.grad_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            goes_on = on_step is None or on_step(step)
+            is_evaluated = step % eval_every == 0 or step == n_steps
+            if is_evaluated:
+                settled_at = _settle(running, losses, settled_at)
+                _evaluate(running, evaluate, pack, spec, step=step, n_steps=n_steps, on_evaluation=on_evaluation)
+            if checkpoint_every is None:
+                is_due = is_evaluated and _is_late(saved_at, ranks, device)
+            else:
+                is_due = step % checkpoint_every == 0
+            if checkpoint_path is not None and (is_due or not goes_on):
+                settled_at = _settle(running, losses, settled_at)
+                save_members(checkpoint_path, members, optimizer, step, ranks=ranks)
+                saved_at = time.monotonic()
+    keep_moments(optimizer, members)
+
+
+def batch_gradients(pack: Pack, running: Sequence[Member], step: int, spec: TrainSpec) -> Tensor:
+    """Gradients of the mean cross entropy and of the losses that parts report; the cross entropy alone is what is returned.
+
+    Members that have stopped get none, so the optimizer leaves them alone.
+    """
+    inputs, targets = stack_batches([member.batches for member in running], step)
+    with autocast(inputs.device, spec.precision), collecting() as found:
+        losses = token_losses(pack(inputs), targets)
+    found.added_to(losses).sum().backward()
+    return losses.detach()
+
+
+def stack_batches(batches: Sequence[Batches], step: int) -> tuple[Tensor, Tensor]:
+    """The step's batch: [batch, time] if all share their batches, else [members, batch, time]."""
+    distinct = {id(single): single for single in batches}
+    drawn = {key: single[step] for key, single in distinct.items()}
+    if len(drawn) == 1:
+        inputs, targets = next(iter(drawn.values()))
+        return inputs, targets
+    own = [drawn[id(single)] for single in batches]
+    return torch.stack([inputs for inputs, _ in own]), torch.stack([targets for _, targets in own])
+
+
+def _settle(running: Sequence[Member], losses: list[Tensor], since: float) -> float:
+    """Book the losses of the latest steps, in one transfer, and the time they took; the time now."""
+    columns = torch.stack(losses).double().T.tolist() if losses else [[]] * len(running)
+    losses.clear()
+    now = time.monotonic()
+    for member, column in zip(running, columns, strict=True):
+        member.losses += column
+        member.seconds += (now - since) / len(running)
+    return now
+
+
+def _is_late(saved_at: float, ranks: Ranks, device: torch.device) -> bool:
+    """Whether it is time for a checkpoint; all ranks have to agree, so they go by the main one's clock."""
+    is_late = ranks.is_main and time.monotonic() - saved_at > CHECKPOINT_SECONDS
+    return is_late if ranks.n_ranks == 1 else bool(ranks.total(torch.tensor(float(is_late), device=device)))
+
+
+def _evaluate(
+    running: Sequence[Member],
+    evaluate: Evaluate,
+    pack: Pack,
+    spec: TrainSpec,
+    *,
+    step: int,
+    n_steps: int,
+    on_evaluation: OnEvaluation | None,
+) -> None:
+    """Evaluate the running members, and let each take in its row; its training loss is the mean since the row before."""
+    for member in running:
+        member.model.eval()
+    with torch.no_grad(), autocast(resolve_device(spec.device), spec.precision):
+        found = evaluate(pack, running)
+    for index, member in enumerate(running):
+        member.model.train()
+        latest = member.losses[member.step :]
+        row = {"step": step, "lr": learning_rate(spec.schedule, member.lr, step - 1, n_steps)}
+        row |= {"train_loss": sum(latest) / len(latest), **{name: float(values[index]) for name, values in found.items()}}
+        member.record(row, spec, is_last=step == n_steps)
+        if on_evaluation is not None:
+            on_evaluation(member, row)

@@ -1,0 +1,167 @@
+"""Several tasks trained at once, by weight: batches as a pure function of (seed, step), the same on any number of ranks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from configs import ConfigError, Problems, Spec
+from search.training.batches import Batch
+from search.training.devices import moved
+from tasks import IGNORED, TASKS, Examples, Finite, Split, Task, stream
+
+
+class TaskShare(Spec):
+    """One task of a mixture: its share of the loss, and of the rows, is its weight over the sum of all weights."""
+
+    task: TASKS.field()  # type: ignore[valid-type]
+    weight: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _check_task(self) -> Self:
+        problems = Problems()
+        if self.task is None:
+            problems.add(("task",), "a task is expected")
+            problems.raise_if_any("TaskShare")
+        try:
+            read_out = self.instance().read_out
+        except ValueError as error:
+            problems.add(("task",), str(error))
+        else:
+            if read_out != "language_model":
+                problems.add(
+                    ("task",), f"'{self.task.kind}' needs the head '{read_out}'; the tasks of a mixture share a language_model"
+                )
+        problems.raise_if_any("TaskShare")
+        return self
+
+    def instance(self) -> Task:
+        """The task that the spec describes; ValueError if its options contradict each other."""
+        return TASKS.build(self.task)
+
+
+class MixtureSpec(Spec):
+    """Tasks by name, and the rows of a batch over all tasks and ranks: `{tasks: {recall: {task: {...}}}, batch_size: 32}`."""
+
+    tasks: Annotated[dict[str, TaskShare], Field(min_length=1)]
+    batch_size: PositiveInt
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> Self:
+        missing = [name for name, n_rows in allot(self.shares(), self.batch_size).items() if n_rows == 0]
+        if missing:
+            problems = Problems()
+            text = f"{self.batch_size} rows leave none for {', '.join(missing)}; give more rows, or a larger weight"
+            problems.add(("batch_size",), text, self.batch_size)
+            problems.raise_if_any("MixtureSpec")
+        return self
+
+    def shares(self) -> dict[str, float]:
+        """The weights, normalised to a sum of one."""
+        total = sum(share.weight for share in self.tasks.values())
+        return {name: share.weight / total for name, share in self.tasks.items()}
+
+
+def allot(shares: Mapping[str, float], n_rows: int) -> dict[str, int]:
+    """Rows for each share, by the largest remainder; where remainders tie, the share named first gets the row."""
+    exact = {name: share * n_rows for name, share in shares.items()}
+    rows = {name: int(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: rows[name] - exact[name])
+    for name in by_remainder[: n_rows - sum(rows.values())]:
+        rows[name] += 1
+    return rows
+
+
+class WeightedBatch(NamedTuple):
+    """Inputs and targets [rows, time] int64, `IGNORED` where nothing is asked, and weights [rows, time] float32.
+
+    `(cross_entropy * weights).sum()`, summed over ranks, is the loss of the mixture: the mean over the asked positions of each
+    task, weighted by the tasks' shares. So gradients are summed over ranks, not averaged.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+class Mixture:
+    """`mixture[step]` is this rank's part of the step's batch: every rank knows the whole batch and takes rows `rank::n_ranks`.
+
+    Synthetic tasks are drawn anew at every step; a finite one is gone through in epochs. Rows of shorter tasks are padded with
+    zeros that are not asked, so that every batch has the same shape.
+
+    Raises:
+        ConfigError: if there are fewer rows than ranks, or a task's files cannot be read.
+    """
+
+    def __init__(self, spec: MixtureSpec, *, seed: int, device: torch.device, rank: int = 0, n_ranks: int = 1) -> None:
+        if n_ranks > spec.batch_size:
+            raise ConfigError(
+                f"batch_size {spec.batch_size} over {n_ranks} workers leaves some without a row; give at least {n_ranks}"
+            )
+        self.tasks = {name: share.instance() for name, share in spec.tasks.items()}
+        self.shares = spec.shares()
+        self.n_rows = allot(self.shares, spec.batch_size)
+        self.vocab_size = max(task.vocab_size for task in self.tasks.values())
+        self.max_length = max(task.input_length for task in self.tasks.values())
+        self.seed, self.device = seed, device
+        self._mine = slice(rank, None, n_ranks)
+        for task in self.tasks.values():
+            if isinstance(task, Finite):
+                task.n_rows("train")  # what is wrong with its files comes to light here, not at the first step
+
+    def __getitem__(self, step: int) -> WeightedBatch:
+        n_rows = sum(self.n_rows.values())
+        inputs = np.zeros((n_rows, self.max_length), dtype=np.int64)
+        targets = np.full_like(inputs, IGNORED)
+        weights = np.zeros(inputs.shape, dtype=np.float32)
+        first = 0
+        for name, task in self.tasks.items():
+            examples = self._drawn(name, step)
+            place = slice(first, first + len(examples)), slice(task.input_length)
+            asked = examples.targets != IGNORED
+            inputs[place], targets[place] = examples.inputs, examples.targets
+            weights[place] = asked * np.float32(self.shares[name] / asked.sum())
+            first += len(examples)
+        return WeightedBatch(*(moved(array[self._mine], self.device) for array in (inputs, targets, weights)))
+
+    def _drawn(self, name: str, step: int) -> Examples:
+        task, n_rows = self.tasks[name], self.n_rows[name]
+        if isinstance(task, Finite):
+            return task.rows("train", self.seed, step * n_rows, n_rows)
+        return task.sample(stream("train", self.seed, step, name), n_rows, "train")
+
+    def evaluation(self, n_batches: int, batch_size: int, split: Split = "validation") -> dict[str, list[Batch]]:
+        """Batches of each task at the task's own length, the same on every rank and at every call.
+
+        Raises:
+            ConfigError: if a finite task has fewer instances: none is scored twice.
+        """
+        n_rows = n_batches * batch_size
+        batches = {}
+        for name, task in self.tasks.items():
+            if not isinstance(task, Finite):
+                examples = task.sample(stream(split, self.seed, name), n_rows, split)
+            elif n_rows > task.n_rows(split):
+                text = f"{n_batches} batches of {batch_size} need {n_rows} windows of '{name}', but its {split} split has"
+                raise ConfigError(f"{text} {task.n_rows(split)}; give fewer, more text, or a shorter seq_len")
+            else:
+                examples = task.rows(split, self.seed, 0, n_rows)
+            inputs, targets = moved(examples.inputs, self.device), moved(examples.targets, self.device)
+            batches[name] = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
+        return batches
+
+    def fingerprint(self, batches: Mapping[str, list[Batch]]) -> str:
+        """Twelve hexadecimal digits of evaluation batches and of the shares that weigh their scores, for the score log."""
+        digest = hashlib.sha256()
+        for name, pairs in batches.items():
+            digest.update(f"{name} {self.shares[name]!r}".encode())
+            for tensor in (tensor for pair in pairs for tensor in pair):
+                digest.update(f"{tuple(tensor.shape)}".encode() + tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()[:12]

@@ -1,0 +1,67 @@
+"""AdamW over the parameters of members, in groups that share a learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from configs import ConfigError
+from search.training.schedules import ScheduleSpec, learning_rate
+from search.training.spec import TrainSpec
+from search.training.state import Member
+
+
+def make_optimizer(members: Sequence[Member], spec: TrainSpec) -> torch.optim.AdamW:
+    """An optimizer with a group for each member and each `lr_scale` and `weight_decay` that its parameters have of their own.
+
+    Frozen ones are in no group.
+
+    A parameter without a gradient is passed over: no decay, no momentum, no moments, and its own count of steps. One of which a
+    member brings `moments` goes on from them.
+    """
+    groups = [
+        {
+            "params": list(parameters.values()),
+            "lr": member.lr,
+            "weight_decay": member.weight_decay if decay is None else decay,
+            "peak": member.lr,
+            "scale": scale,
+        }
+        for member in members
+        for (scale, decay), parameters in parameter_groups(member.model).items()
+    ]
+    if not groups:
+        raise ConfigError("nothing to train: every parameter is frozen (lr_scale 0)")
+    optimizer = torch.optim.AdamW(groups, betas=spec.betas, eps=spec.eps, fused=True)
+    for member in members:
+        for name, parameter in member.model.named_parameters():
+            if parameter.requires_grad and name in member.moments:
+                found = member.moments[name]
+                optimizer.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in found.items()}
+    return optimizer
+
+
+def set_rates(optimizer: torch.optim.Optimizer, schedule: ScheduleSpec, step: int, n_steps: int) -> None:
+    """Give each group its learning rate of a step (the first is 0)."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["scale"] * learning_rate(schedule, group["peak"], step, n_steps)
+
+
+def parameter_groups(model: nn.Module) -> dict[tuple[float, float | None], dict[str, nn.Parameter]]:
+    """The parameters that are trained, by name, grouped by learning rate scale and weight decay (None: the training's)."""
+    groups: dict[tuple[float, float | None], dict[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = getattr(parameter, "lr_scale", 1.0), getattr(parameter, "weight_decay", None)
+            groups.setdefault(key, {})[name] = parameter
+    return groups
+
+
+def keep_moments(optimizer: torch.optim.Optimizer, members: Sequence[Member]) -> None:
+    """Leave with the members that keep them the moments of their parameters, and the steps that these are of."""
+    for member in members:
+        if member.keeps_moments:
+            named = member.model.named_parameters()
+            member.moments = {name: dict(optimizer.state[each]) for name, each in named if each in optimizer.state}

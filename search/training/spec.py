@@ -1,0 +1,30 @@
+"""How a model is trained: the keys that every job has under `train`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from configs import Spec
+from search.training.devices import Device, Precision
+from search.training.schedules import ScheduleSpec
+
+
+class TrainSpec(Spec):
+    """How members are trained; learning rate and weight decay are the members' own.
+
+    A member stops as `solved` when `stop_metric` exceeds `stop_at`, as `stopped` when it has not improved for `patience`
+    evaluations. The best weights are those with the lowest `select_metric`.
+    """
+
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    schedule: ScheduleSpec = ScheduleSpec()
+    grad_clip: PositiveFloat | None = None
+    stop_at: float | None = None
+    stop_metric: Literal["accuracy", "macro_accuracy"] = "accuracy"
+    select_metric: Literal["loss", "perplexity"] = "loss"
+    patience: PositiveInt | None = None
+    device: Device = "auto"
+    precision: Precision = "auto"

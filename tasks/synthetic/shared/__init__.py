@@ -1,0 +1,1 @@
+"""What several synthetic tasks are made of."""

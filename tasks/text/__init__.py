@@ -1,0 +1,1 @@
+"""Text as a task: files, tokens, shards on disk, windows."""

@@ -1,0 +1,137 @@
+"""Files to a folder of tokens: split, tokenised and written once, by one process, whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from configs import ConfigError
+from tasks.checks import SPLITS
+from tasks.task import Split
+from tasks.text.corpus import by_content, documents
+from tasks.text.shards import ShardWriter, write_index
+from tasks.text.tokens import Bpe, Bytes, Tokens
+
+FORMAT = 1
+"""Part of every folder's name: raise it when what is written changes, and no old folder is read again."""
+
+BATCH_BYTES = 2**22
+PROGRESS_SECONDS = 10.0
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What tokens depend on beside the content of files."""
+
+    field: str
+    tokenizer: str
+    vocab_size: int
+    validation_fraction: float
+    max_documents: int | None
+    max_bytes: int | None
+
+
+def prepare(paths: Sequence[Path], recipe: Recipe, parent: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of tokens of the files, made if it is not there yet, and the identity that its name is the hash of.
+
+    Raises:
+        ConfigError: for files that cannot be read or hold no text, and a folder that cannot be written.
+    """
+    hashed = by_content(paths)
+    content = hashlib.sha256("\n".join(name for name, _ in hashed).encode()).hexdigest()
+    version = tokenizers.__version__ if recipe.tokenizer == "bpe" else None
+    identity = {"format": FORMAT, "content": content, "tokenizers": version, **asdict(recipe)}
+    folder = parent / f"text-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
+    if not folder.exists():
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            with (parent / f".{folder.name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not folder.exists():
+                    _make(folder, [path for _, path in hashed], recipe, identity)
+        except OSError as error:
+            raise ConfigError(f"{error.filename or folder}: cannot be read or written: {error.strerror}") from None
+    return folder, identity
+
+
+def _make(folder: Path, paths: Sequence[Path], recipe: Recipe, identity: dict[str, Any]) -> None:
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # a kill may have left one
+    unfinished.mkdir()
+    try:
+        _write(unfinished, paths, recipe, identity)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write(folder: Path, paths: Sequence[Path], recipe: Recipe, identity: dict[str, Any]) -> None:
+    def read() -> Iterator[bytes]:
+        limits = {"max_documents": recipe.max_documents, "max_bytes": recipe.max_bytes}
+        return (document for document in documents(paths, field=recipe.field, **limits) if document)
+
+    if next(read(), None) is None:
+        given = ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
+        raise ConfigError(
+            f"files: no text in {given} (within max_documents={recipe.max_documents}, max_bytes={recipe.max_bytes})"
+        )
+    tokens: Tokens = Bytes()
+    if recipe.tokenizer == "bpe":
+        shown = _counted(read(), "read for the tokenizer")
+        tokens = Bpe.trained(
+            (document for document in shown if split_of(document, recipe.validation_fraction) == "train"), recipe.vocab_size
+        )
+        tokens.save(folder / TOKENIZER_FILE)
+    dtype = np.dtype(np.uint16 if tokens.vocab_size <= 2**16 else np.uint32)
+    writers = {split: ShardWriter(folder, split, dtype) for split in SPLITS}
+    separator = [tokens.vocab_size - 1]
+    for batch in _batches(_counted(read(), "tokenised")):
+        for document, encoded in zip(batch, tokens.encode(batch), strict=True):
+            writers[split_of(document, recipe.validation_fraction)].add(np.concatenate([encoded, separator]))
+    write_index(folder, list(writers.values()), identity)
+
+
+def split_of(document: bytes, validation_fraction: float) -> Split:
+    """The split of a document, from the hash of its text: copies are never on both sides."""
+    # Not the hash that orders plain files: else a cap would take validation documents first.
+    chance = int.from_bytes(hashlib.blake2b(document, digest_size=8, person=b"split").digest(), "big") / 2**64
+    if chance < validation_fraction:
+        return "validation"
+    return "test" if chance < 2 * validation_fraction else "train"
+
+
+def _batches(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Documents of about `BATCH_BYTES` together, which is what is held in memory of them."""
+    batch: list[bytes] = []
+    n_bytes = 0
+    for document in documents:
+        batch.append(document)
+        n_bytes += len(document)
+        if n_bytes >= BATCH_BYTES:
+            yield batch
+            batch, n_bytes = [], 0
+    yield batch
+
+
+def _counted(documents: Iterable[bytes], verb: str) -> Iterator[bytes]:
+    """The documents, with a line of progress now and then."""
+    started = reported = time.monotonic()
+    n_bytes = 0
+    for document in documents:
+        yield document
+        n_bytes += len(document)
+        if time.monotonic() - reported > PROGRESS_SECONDS:
+            reported = time.monotonic()
+            sys.stderr.write(f"text: {n_bytes / 1e6:,.0f} MB {verb}, {n_bytes / 1e6 / (reported - started):,.1f} MB/s\n")

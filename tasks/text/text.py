@@ -1,0 +1,157 @@
+"""Text as a task: the next token of documents out of files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from configs import ConfigError
+from tasks.checks import check_integers, check_split
+from tasks.permutation import permuted
+from tasks.task import Examples, Split, Task
+from tasks.text.corpus import STDLIB, find_files
+from tasks.text.prepare import TOKENIZER_FILE, Recipe, prepare
+from tasks.text.shards import read_shards
+from tasks.text.tokens import Bpe, Bytes, Tokens
+from tasks.text.windows import Windows
+
+TokenizerName = Literal["bytes", "bpe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Task):
+    """The next token, everywhere, in windows of `seq_len` tokens that lie in one document each.
+
+    The vocabulary is the tokenizer's (256 bytes; or `vocab_size - 1` tokens of a BPE trained on the training documents) and a
+    separator, the last token, which stands before and after each document. In an epoch every token is asked once. A window at
+    the end of a document is padded with zeros that are not asked; empty documents are left out.
+
+    A document is a plain file, a line of a `.jsonl` or `.ndjson` file, or a row of a `.parquet` file. Its split hangs on the hash
+    of its text, so that copies of it are in the same one. Tokens are kept in memory-mapped files in `folder`, named by a
+    fingerprint of all they depend on, the content of the files included; they are made at the first use, by one process while
+    others wait.
+
+    Options:
+        files: a path, a folder, a glob, or a list of these; `stdlib` stands for the Python sources of the standard library.
+        field: the key of JSON objects, and the column of Parquet tables, that holds the text.
+        tokenizer: `bytes` or `bpe`.
+        validation_fraction: the chance of a document to be in `validation`; `test` gets as much again.
+        max_documents: take no more, ...
+        max_bytes: ... and stop before the first document that goes beyond. Files are read in the order of their content's hash.
+        folder: where tokens are kept; null is `$XDG_CACHE_HOME/mixrack`, or `~/.cache/mixrack`.
+    """
+
+    vocab_size: int = Bytes.vocab_size
+    seq_len: int = 256
+    files: str | tuple[str, ...] = STDLIB
+    field: str = "text"
+    tokenizer: TokenizerName = "bytes"
+    validation_fraction: float = 0.1
+    max_documents: int | None = None
+    max_bytes: int | None = None
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        check_integers(minimum=1, seq_len=self.seq_len, vocab_size=self.vocab_size)
+        limits = {"max_documents": self.max_documents, "max_bytes": self.max_bytes}
+        check_integers(minimum=1, **{name: value for name, value in limits.items() if value is not None})
+        if isinstance(self.files, list):
+            object.__setattr__(self, "files", tuple(self.files))
+        names = self.files if isinstance(self.files, tuple) and self.files else (self.files,)
+        if not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"files must be a path, a folder, a glob or a list of these; got {self.files!r}")
+        if not isinstance(self.field, str) or not self.field:
+            raise ValueError(f"field must be the name of a column; got {self.field!r}")
+        if self.folder is not None and not (isinstance(self.folder, str) and self.folder):
+            raise ValueError(f"folder must be a path or null; got {self.folder!r}")
+        if self.tokenizer not in get_args(TokenizerName):
+            raise ValueError(f"tokenizer must be one of {', '.join(get_args(TokenizerName))}; got {self.tokenizer!r}")
+        fraction = self.validation_fraction
+        if not isinstance(fraction, int | float) or isinstance(fraction, bool) or not 0 <= fraction < 0.5:
+            raise ValueError(f"validation_fraction must be a number with 0 <= validation_fraction < 0.5; got {fraction!r}")
+        if self.tokenizer == "bytes" and self.vocab_size != Bytes.vocab_size:
+            raise ValueError(f"vocab_size must be 257 with tokenizer bytes, a separator and the bytes; got {self.vocab_size}")
+        if self.tokenizer == "bpe" and self.vocab_size <= Bytes.vocab_size:
+            raise ValueError(f"vocab_size must be over 257 with tokenizer bpe, a separator and the bytes; got {self.vocab_size}")
+
+    @property
+    def input_length(self) -> int:
+        """As many positions as a window has."""
+        return self.seq_len
+
+    @property
+    def answers_stand_ahead(self) -> bool:
+        """The next token is asked."""
+        return True
+
+    def n_rows(self, split: Split) -> int:
+        """As the contract of finite tasks says: windows; a ConfigError where the split has none."""
+        return len(_windows(self, split))
+
+    def rows(self, split: Split, seed: int, first: int, n_examples: int) -> Examples:
+        """As the contract of finite tasks says."""
+        windows = _windows(self, split)
+        epochs, positions = np.divmod(first + np.arange(n_examples), len(windows))
+        chosen = np.empty_like(positions)
+        for epoch in np.unique(epochs).tolist():
+            chosen[epochs == epoch] = permuted(positions[epochs == epoch], len(windows), split, seed, epoch)
+        return windows.gather(chosen)
+
+    def windows(self, split: Split, numbers: np.ndarray) -> Examples:
+        """The windows with the numbers [n], each from 0 to `n_rows(split) - 1`, in the order of the documents."""
+        return _windows(self, split).gather(numbers)
+
+    def sample(self, rng: np.random.Generator, n_examples: int, split: Split = "train") -> Examples:
+        """As the contract says: windows at random, with repetitions."""
+        windows = _windows(self, split)
+        return windows.gather(rng.integers(len(windows), size=n_examples))
+
+    def data_fingerprint(self) -> str:
+        """The fingerprint of the content of the files and of how it became tokens."""
+        return _opened(self).fingerprint
+
+    def encode(self, text: str) -> np.ndarray:
+        """The tokens [n] int64 of a text, without separators."""
+        return self._tokens().encode([text.encode()])[0]
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """The text of tokens [n]; half a character becomes U+FFFD, separators are left out."""
+        return self._tokens().decode(tokens)
+
+    def _tokens(self) -> Tokens:
+        return Bytes() if self.tokenizer == "bytes" else _opened(self).tokens
+
+
+@dataclass(frozen=True)
+class _Opened:
+    windows: dict[str, Windows]
+    tokens: Tokens
+    fingerprint: str
+
+
+@lru_cache(maxsize=8)
+def _opened(task: Text) -> _Opened:
+    """The tokens of the task's files, as they were when this process first asked."""
+    options = ("field", "tokenizer", "vocab_size", "validation_fraction", "max_documents", "max_bytes")
+    recipe = Recipe(**{name: getattr(task, name) for name in options})
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    given = (task.files,) if isinstance(task.files, str) else task.files
+    folder, identity = prepare(find_files(given), recipe, Path(task.folder) if task.folder else cache / "mixrack")
+    shards = read_shards(folder, identity)
+    tokens = Bytes() if task.tokenizer == "bytes" else Bpe.load(folder / TOKENIZER_FILE)
+    windows = {split: Windows(found, task.seq_len, task.vocab_size - 1) for split, found in shards.items()}
+    return _Opened(windows, tokens, folder.name.removeprefix("text-"))
+
+
+def _windows(task: Text, split: Split) -> Windows:
+    check_split(split)
+    windows = _opened(task).windows[split]
+    if not len(windows):
+        text = f"files: the {split} split of {task.files!r} is empty: a plain file is one document, and goes to one split whole"
+        raise ConfigError(f"{text}; give more documents, or another validation_fraction (now {task.validation_fraction})")
+    return windows

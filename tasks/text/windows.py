@@ -1,0 +1,48 @@
+"""Windows over documents: each token is asked once, in a window that lies in one document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.task import IGNORED, Examples
+from tasks.text.shards import Shard
+
+
+class Windows:
+    """The windows of `seq_len` tokens into which documents are cut, counted through all shards of a split.
+
+    A document is its tokens between two separators. Window i of it has as inputs the tokens [i * seq_len, (i + 1) * seq_len) of
+    that row, and as targets the ones that follow: from the first token, asked at a separator, to the separator after the last.
+    What a document's last window lacks is padded with zeros that are not asked.
+    """
+
+    def __init__(self, shards: Sequence[Shard], seq_len: int, separator: int) -> None:
+        self._shards, self._seq_len, self._separator = shards, seq_len, separator
+        lengths = [np.diff(shard.offsets) for shard in shards]
+        self._first_windows = np.cumsum(np.concatenate([[0], *(-(-length // seq_len) for length in lengths)]))
+        self._first_documents = np.cumsum([0, *map(len, lengths)])
+
+    def __len__(self) -> int:
+        return int(self._first_windows[-1])
+
+    def gather(self, chosen: np.ndarray) -> Examples:
+        """The windows with the numbers [n]."""
+        documents = np.searchsorted(self._first_windows, chosen, side="right") - 1
+        places = chosen - self._first_windows[documents]
+        shard_numbers = np.searchsorted(self._first_documents, documents, side="right") - 1
+        tokens = np.zeros((len(chosen), self._seq_len + 1), dtype=np.int64)
+        asked = np.zeros((len(chosen), self._seq_len), dtype=bool)
+        for number in np.unique(shard_numbers):
+            mine = shard_numbers == number
+            local = documents[mine] - self._first_documents[number]
+            tokens[mine], asked[mine] = self._of_shard(self._shards[number], local, places[mine])
+        return Examples(inputs=np.where(asked, tokens[:, :-1], 0), targets=np.where(asked, tokens[:, 1:], IGNORED))
+
+    def _of_shard(self, shard: Shard, documents: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        first = shard.offsets[documents] + places * self._seq_len - 1
+        index = first[:, None] + np.arange(self._seq_len + 1)
+        tokens = shard.values[index.clip(0, len(shard.values) - 1)].astype(np.int64)
+        tokens[places == 0, 0] = self._separator
+        return tokens, index[:, 1:] < shard.offsets[documents + 1][:, None]

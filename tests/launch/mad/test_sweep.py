@@ -1,0 +1,182 @@
+"""The MAD job on Ray Tune: same numbers, failures isolated and retried, Optuna and ASHA, TensorBoard."""
+
+import json
+import os
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages.journal import JournalFileBackend
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from configs import ConfigError
+from launch.mad.sweep import execute
+from search import benchmark
+from search.jobs.mad import job
+from tests.launch.runs import numbers, rows_of, tiny
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+def test_the_rows_are_those_of_a_run_in_one_process(tmp_path):
+    spec = tiny()
+    assert job.run(spec, tmp_path / "here") == 0
+    assert job.run(spec, tmp_path / "ray", execute) == 0
+    here, there = rows_of(tmp_path / "here"), rows_of(tmp_path / "ray")
+    assert len(here) == 4
+    assert {key: numbers(row) for key, row in here.items()} == {key: numbers(row) for key, row in there.items()}
+
+
+def test_packed_trials_are_the_separate_ones(tmp_path):
+    job.run(tiny(), tmp_path / "separate")
+    assert job.run(tiny(packing="always"), tmp_path / "packed", execute) == 0
+    packed = rows_of(tmp_path / "packed")
+    for key, row in rows_of(tmp_path / "separate").items():
+        assert packed[key]["n_packed"] == 2
+        assert packed[key]["test_loss"] == pytest.approx(row["test_loss"], rel=1e-4)
+
+
+def test_tensorboard_gets_curves_and_hyperparameters(tmp_path):
+    job.run(tiny(lrs=[1e-2]), tmp_path, execute)
+    folders = sorted({path.parent for path in tmp_path.glob("tune/session-1/*/events.out.tfevents.*")})
+    assert len(folders) == 2
+    events = EventAccumulator(str(folders[0])).Reload()
+    assert [event.step for event in events.Scalars("ray/tune/accuracy")][:3] == [1, 2, 3]
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    start = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    for name in (b"architecture", b"task", b"lr", b"weight_decay", b"seed"):
+        assert name in start
+
+
+class Picky(nn.Module):
+    """A model that only some trials can have."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, 8)
+        self.output = nn.Linear(8, vocab_size)
+
+    def forward(self, tokens):
+        return self.output(self.embedding(tokens))
+
+
+def test_a_trial_that_raises_is_reported_and_the_others_go_on_and_it_is_tried_again(tmp_path):
+    marker = tmp_path / "broken"
+    marker.touch()
+
+    def make_model(trial):
+        if trial.spec.lr == 1e-3 and Path(marker).exists():
+            raise RuntimeError("no memory for this one")
+        return Picky(trial.spec.setting.instance().vocab_size)
+
+    spec = tiny(architectures={"picky": None}, workers={"max_failures": 0})
+    assert job.run(spec, tmp_path / "run", execute, make_model) == 1
+    rows = {row["lr"]: row for row in rows_of(tmp_path / "run").values()}
+    assert rows[1e-3]["status"] == "failed"
+    assert "no memory for this one" in rows[1e-3]["error"]
+    assert rows[1e-2]["status"] == "finished"
+    assert json.loads((tmp_path / "run/results.json").read_text())["complete"] is False
+    marker.unlink()
+    finished = rows[1e-2]
+    assert job.run(spec, tmp_path / "run", execute, make_model) == 0
+    rows = {row["lr"]: row for row in rows_of(tmp_path / "run").values()}
+    assert rows[1e-3]["status"] == "finished"
+    assert rows[1e-2] == finished
+
+
+def test_workers_are_kept_from_trial_to_trial(tmp_path):
+    processes = tmp_path / "processes"
+
+    def make_model(trial):
+        with processes.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return Picky(trial.spec.setting.instance().vocab_size)
+
+    lrs = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3]
+    assert job.run(tiny(architectures={"picky": None}, lrs=lrs), tmp_path / "run", execute, make_model) == 0
+    pids = processes.read_text().split()
+    assert len(pids) == 8
+    assert len(set(pids)) <= 3
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path):
+    died = tmp_path / "died"
+
+    def make_model(trial):
+        if trial.spec.lr == 1e-3 and not Path(died).exists():
+            Path(died).touch()
+            os._exit(1)
+        return Picky(trial.spec.setting.instance().vocab_size)
+
+    assert job.run(tiny(architectures={"picky": None}), tmp_path / "run", execute, make_model) == 0
+    assert died.exists()
+    assert {row["status"] for row in rows_of(tmp_path / "run").values()} == {"finished"}
+
+
+def test_optuna_draws_between_the_lowest_and_highest_rate_and_goes_on_with_its_studies(tmp_path):
+    spec = tiny(lrs=[1e-4, 1e-1], weight_decays=[0.0, 0.5], sweep={"method": "optuna", "n_samples": 3}, epochs=1)
+    assert job.run(spec, tmp_path, execute) == 0
+    rows = list(rows_of(tmp_path).values())
+    assert len(rows) == 6
+    assert len({row["lr"] for row in rows}) == 6
+    assert all(1e-4 <= row["lr"] <= 1e-1 and 1e-4 <= row["weight_decay"] <= 0.5 for row in rows)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "optuna.journal")))
+    studies = optuna.get_all_study_summaries(storage)
+    assert sorted(study.n_trials for study in studies) == [3, 3]
+    assert job.run(spec, tmp_path, execute) == 0
+    assert len(rows_of(tmp_path)) == 6
+
+
+def test_an_optuna_sweep_that_was_cut_short_draws_what_is_left_anew(tmp_path):
+    spec = tiny(lrs=[1e-4, 1e-1], weight_decays=[0.0], sweep={"method": "optuna", "n_samples": 4}, epochs=1)
+    assert job.run(spec, tmp_path, execute) == 0
+    log = tmp_path / "trials.jsonl"
+    kept = [line for line in log.read_text().splitlines() if json.loads(line)["architecture"] == "gdn"]
+    kept += [line for line in log.read_text().splitlines() if json.loads(line)["architecture"] == "attention"][:2]
+    log.write_text("\n".join(kept) + "\n")
+    before = rows_of(tmp_path)
+    assert job.run(spec, tmp_path, execute) == 0
+    after = rows_of(tmp_path)
+    assert len(before) == 6
+    assert len(after) == 8
+    assert {key: after[key] for key in before} == before
+    assert all(row["weight_decay"] == 0 for row in after.values())
+    assert json.loads((tmp_path / "results.json").read_text())["complete"] is True
+
+
+def test_asha_stops_trials_that_are_behind_others_of_their_own_setting(tmp_path):
+    lrs = [1e-2, 1e-7, 2e-7, 3e-7, 4e-7, 5e-7]
+    spec = tiny(lrs=lrs, epochs=12, sweep={"asha": True, "grace_epochs": 2}, workers={"max_concurrent": 1})
+    assert job.run(spec, tmp_path, execute) == 0
+    rows = rows_of(tmp_path).values()
+    pruned = [row for row in rows if row["status"] == "pruned"]
+    assert pruned
+    assert all(row["lr"] < 1e-6 and row["steps"] < 24 for row in pruned)
+    assert json.loads((tmp_path / "results.json").read_text())["problems"] == {"stopped by ASHA": len(pruned)}
+    assert not list((tmp_path / "checkpoints").glob("*"))
+    assert {row["status"] for row in rows if row["lr"] == 1e-2} <= {"finished", "solved"}
+
+
+def test_a_worker_that_asks_for_too_much_is_an_error_not_a_wait(tmp_path):
+    with pytest.raises(ConfigError, match=r"workers\.gpus: 1 a worker, but the cluster has 0 GPU"):
+        job.run(tiny(workers={"gpus": 1}), tmp_path, execute)
+
+
+def test_an_address_where_nothing_answers_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(ConfigError, match=r"RAY_ADDRESS=127\.0\.0\.1:1: nothing answers there"):
+        job.run(tiny(), tmp_path, execute)
+
+
+def test_benchmark_of_a_factory_on_ray(tmp_path):
+    def make_model(task, vocab_size, max_length):
+        assert task == "in-context-recall"
+        assert max_length == 16
+        return Picky(vocab_size)
+
+    keys = {name: value for name, value in tiny().to_dict().items() if name in ("tasks", "lrs", "epochs", "batch_size", "seeds")}
+    scores = benchmark(make_model, "picky", out=tmp_path, execute=execute, **keys)
+    assert list(scores.index) == ["in-context-recall"]
+    assert 0 <= scores["in-context-recall"] <= 1

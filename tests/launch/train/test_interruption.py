@@ -1,0 +1,58 @@
+"""A supernet on Ray Train whose driver is interrupted or killed, then started again by the same command."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from search.jobs.supernet.job import run
+from tests.search.supernets import supernet_spec
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[3]
+
+
+def start(config: Path, out: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "launch", "supernet", str(config), f"out={out}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_rows(process: subprocess.Popen, history: Path, n_rows: int) -> None:
+    deadline = time.monotonic() + 250
+    while not (history.exists() and len(history.read_text().splitlines()) >= n_rows):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no evaluation"
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_the_same_command_goes_on_and_ends_as_if_undisturbed(tmp_path, sent, status):
+    spec = supernet_spec(n_steps=600, eval_every=20, checkpoint_every=50)
+    config, out = tmp_path / "run.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False))
+    process = start(config, out)
+    wait_for_rows(process, out / "history.jsonl", 4)
+    process.send_signal(sent)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    if sent == signal.SIGINT:
+        assert errors.splitlines()[-1] == "interrupted; the same command goes on from here"
+        assert "stopping after the step under way; once more to stop at once" in printed
+
+    process = start(config, out)
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    (resumed,) = (int(line.split()[4]) for line in printed.splitlines() if line.startswith("going on from step"))
+    assert resumed >= 80 if sent == signal.SIGINT else resumed % 50 == 0
+    run(spec, tmp_path / "undisturbed", say=lambda _: None)
+    assert (out / "history.jsonl").read_text() == (tmp_path / "undisturbed/history.jsonl").read_text()

@@ -1,0 +1,96 @@
+"""Many racks on Ray: the results of training them here, failures by name, nothing trained twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs import ConfigError
+from launch.tune.racks import train_racks_on_ray
+from search.jobs.supernet.job import train_rack
+from search.training.ranks import WorkersError
+from tests.search.supernets import supernet_spec
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+NOT_COMPARED = ("seconds", "hardware")
+
+
+def racks(**changes):
+    spec = supernet_spec(**changes)
+    return {"all": spec.placed("all:gdn"), "mixed": spec.placed("attention, linear")}
+
+
+def numbers(row):
+    return {name: value for name, value in row.items() if name not in NOT_COMPARED}
+
+
+def test_the_results_are_those_of_training_here_and_finished_racks_are_not_trained_again(tmp_path, capsys):
+    runs = racks()
+    here = {name: train_rack(spec, tmp_path / "here" / name) for name, spec in runs.items()}
+    there = train_racks_on_ray(runs, tmp_path / "there")
+    assert list(there) == list(runs)
+    assert {name: numbers(row) for name, row in there.items()} == {name: numbers(row) for name, row in here.items()}
+    for name, row in there.items():
+        assert json.loads((tmp_path / "there" / name / "results.json").read_text()) == row
+    assert len(list(tmp_path.glob("there/tune/session-1/*/events.out.tfevents.*"))) == 2
+    assert "[2/2]" in capsys.readouterr().out
+
+    def weights():
+        return {path: path.stat().st_mtime_ns for path in Path(tmp_path / "there").glob("*/weights.safetensors")}
+
+    before = weights()
+    more = {**runs, "linear": supernet_spec().placed("all:linear")}
+    again = train_racks_on_ray(more, tmp_path / "there")
+    assert list(again) == [*runs, "linear"]
+    assert {name: again[name] for name in runs} == there
+    assert {path: weights()[path] for path in before} == before
+    assert "going on: 2 of 3 racks are trained" in capsys.readouterr().out
+
+
+def test_a_rack_that_fails_is_reported_by_name_and_the_others_go_on(tmp_path):
+    runs = racks(workers={"max_failures": 0})
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all/weights.safetensors").mkdir()  # in the way of the weights at the end
+    found = train_racks_on_ray(runs, tmp_path)
+    assert found["mixed"]["status"] == "finished"
+    assert list(found["all"]) == ["error"]
+    assert "weights.safetensors" in found["all"]["error"]
+    (tmp_path / "all/weights.safetensors").rmdir()
+    assert train_racks_on_ray(runs, tmp_path)["all"]["status"] == "finished"
+
+
+def test_a_rack_that_diverges_is_a_failure(tmp_path):
+    found = train_racks_on_ray({"wild": supernet_spec(lr=1e20, n_steps=8).placed("all:gdn")}, tmp_path)
+    assert list(found["wild"]) == ["error"]
+    assert found["wild"]["error"].startswith("diverged: at step 4")
+
+
+def test_racks_of_several_workers_are_trained_by_train_one_after_the_other(tmp_path, monkeypatch, capsys):
+    runs = {**racks(workers={"n": 2}), "small": supernet_spec().placed("all:linear")}
+    trained = []
+
+    def train(spec, out, say):
+        trained.append(out.name)
+        say("step 4 of 12")
+        if out.name == "mixed":
+            raise WorkersError("out of memory")
+        return train_rack(spec, out)
+
+    monkeypatch.setattr("launch.tune.racks.train_on_ray", train)
+    found = train_racks_on_ray(runs, tmp_path)
+    assert trained == ["all", "mixed"]
+    assert (found["all"]["status"], found["mixed"], found["small"]["status"]) == (
+        "finished",
+        {"error": "out of memory"},
+        "finished",
+    )
+    assert "all: step 4 of 12" in capsys.readouterr().out
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    runs = racks()
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all/spec.json").write_text(json.dumps({**runs["all"].to_dict(), "n_steps": 99}))
+    with pytest.raises(ConfigError, match="another specification"):
+        train_racks_on_ray(runs, tmp_path)
