@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import ray
-from search.devices import use_one_thread
 
 from launch.cluster import cluster
+from search.training.devices import use_one_thread
 
 
 @pytest.fixture(scope="session", autouse=True)
