@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from configs.errors import Problems
 from configs.spec import Spec
 
-Misfit = tuple[tuple[int | str, ...], str]
+Problem = tuple[tuple[int | str, ...], str]
 """Where something does not fit, and what."""
 
 Pattern = Literal["constant", "increasing", "decreasing", "linear"]
@@ -44,7 +44,7 @@ class GrowthSpec(Spec):
     by an embedding (`input`); the options of either are those of the objectives' times.
     """
 
-    how_fields = ("cache_mode", "cache_dir", "cache_bytes", "gradient_checkpointing")
+    outside_fingerprint = ("cache_mode", "cache_dir", "cache_bytes", "gradient_checkpointing")
     enabled: bool = True
     target_stacks: PositiveInt | None = None
     max_stacks: PositiveInt = 12
@@ -112,7 +112,7 @@ class GrowthSpec(Spec):
         """How many stacks there are at last."""
         return self.max_stacks if self.target_stacks is None else self.target_stacks
 
-    def misfits(self) -> list[Misfit]:
+    def problems(self) -> list[Problem]:
         """What does not fit together."""
         return _misfits(self)
 
@@ -121,14 +121,14 @@ class GrowthSpec(Spec):
         if not self.model_config.get("frozen"):
             return self  # it may become right with the next assignment
         problems = Problems()
-        for location, message in self.misfits():
+        for location, message in self.problems():
             problems.add(location, message)
         problems.raise_if_any(type(self).__name__)
         return self
 
 
-def _misfits(growth: GrowthSpec) -> list[Misfit]:
-    found: list[Misfit] = []
+def _misfits(growth: GrowthSpec) -> list[Problem]:
+    found: list[Problem] = []
     if growth.final_stacks > growth.max_stacks:
         found.append((("target_stacks",), f"{growth.target_stacks} is more than max_stacks = {growth.max_stacks}"))
     fields = type(growth).model_fields

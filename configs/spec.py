@@ -23,12 +23,12 @@ class Spec(BaseModel):
     caches, checkpoints and results. The order of a mapping is no content, unless its field is an OrderedDict.
 
     `short_forms` are keys that a subclass accepts and expands before validation; they are known to error messages and gone from a
-    saved spec. `how_fields` say how something is run, not what it is: they are left out of the fingerprint, so that the same work
-    may go on elsewhere.
+    saved spec. The fields `outside_fingerprint` say how something is run, not what it is, so that the same work may go on
+    elsewhere.
     """
 
     short_forms: ClassVar[tuple[str, ...]] = ()
-    how_fields: ClassVar[tuple[str, ...]] = ()
+    outside_fingerprint: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -80,7 +80,7 @@ class Spec(BaseModel):
         return {"spec_version": SPEC_VERSION, **self.to_dict()}
 
     def content(self) -> dict[str, Any]:
-        """`to_dict()` without the `how_fields`, at any depth: what the spec is, whoever runs it, and how."""
+        """`to_dict()` without the `outside_fingerprint`, at any depth: what the spec is, whoever runs it, and how."""
         content: dict[str, Any] = _content(self, self.to_dict())
         return content
 
@@ -102,7 +102,9 @@ class Spec(BaseModel):
 def _content(value: Any, tree: Any) -> Any:
     """A dumped value without the how-fields of the specs in it."""
     if isinstance(value, Spec) and isinstance(tree, dict):
-        return {name: _content(value.meaning(name), inner) for name, inner in tree.items() if name not in value.how_fields}
+        return {
+            name: _content(value.meaning(name), inner) for name, inner in tree.items() if name not in value.outside_fingerprint
+        }
     if isinstance(value, dict) and isinstance(tree, dict):
         by_text = {str(key): inner for key, inner in value.items()}
         return {name: _content(by_text.get(name), inner) for name, inner in tree.items()}

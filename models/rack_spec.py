@@ -10,8 +10,8 @@ from pydantic import model_validator
 from configs import Problems
 from models.assembly.assemble import build, without_memory
 from models.assembly.parameter_globs import part_glob_problems
-from models.assembly.parameter_settings import Settings
-from models.assembly.place import placed, searched
+from models.assembly.parameter_settings import ParameterSettings
+from models.assembly.place import apply_placement, searched
 from models.rack.modules import Rack
 from models.spec.parameters import is_matched
 from models.spec.placement import Slot, parse_placement
@@ -45,7 +45,7 @@ class RackSpec(RackFields):
         Raises:
             ConfigError: if the placement does not fit the slots.
         """
-        return placed(self, parse_placement(placement, self.slots()))
+        return apply_placement(self, parse_placement(placement, self.slots()))
 
     def build(self, seed: int = 0) -> Rack:
         """The model, in training mode, on the current default device; the same seed gives the same weights."""
@@ -54,10 +54,12 @@ class RackSpec(RackFields):
 
 def _check_reach(rack: RackSpec, problems: Problems) -> None:
     """Refuse what components say that reaches nothing: parts without linears, a head whose linear is the embedding's."""
-    placed = [
+    apply_placement = [
         (("stacks", index, *each.location), each.block) for index, stack in enumerate(rack.stacks) for each in stack.placed()
     ]
-    norms = {(*location, name): getattr(block, name) for location, block in placed for name in PARTS if PARTS[name] is NORMS}
+    norms = {
+        (*location, name): getattr(block, name) for location, block in apply_placement for name in PARTS if PARTS[name] is NORMS
+    }
     for location, part in {**norms, ("norm",): rack.norm, ("embedding",): rack.embedding}.items():
         said = [name for name in ("init", "lora") if part is not None and getattr(part, name) is not None]
         for name in said if location != ("embedding",) else [each for each in said if each == "lora"]:
@@ -73,18 +75,18 @@ def _check_reach(rack: RackSpec, problems: Problems) -> None:
 
 def _check_globs(rack: RackSpec, problems: Problems) -> None:
     """A rack is built only where globs reach over parts: a part by itself takes a millisecond, once."""
-    placed = [
+    apply_placement = [
         (("stacks", index, *each.location), each.block) for index, stack in enumerate(rack.stacks) for each in stack.placed()
     ]
-    components = (rack, rack.embedding, rack.head, rack.time, *rack.stacks, *(block for _, block in placed))
+    components = (rack, rack.embedding, rack.head, rack.time, *rack.stacks, *(block for _, block in apply_placement))
     has_more = any(stack.progressive_lora for stack in rack.stacks)
     if has_more or any(fields is not None and (fields.parameters or fields.lora) for fields in components):
-        Settings(without_memory(rack), rack).check(problems)
+        ParameterSettings(without_memory(rack), rack).check(problems)
         return
     if rack.norm is not None:
         for place, message in part_glob_problems(NORMS, rack.norm, rack.d_model, rack.max_length):
             problems.add(("norm", *place), message)
-    for location, block in placed:
+    for location, block in apply_placement:
         for name in PARTS:
             part = getattr(block, name)
             for place, message in (

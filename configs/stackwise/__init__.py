@@ -23,7 +23,7 @@ from collections.abc import Iterator
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from configs.growth import Misfit
+from configs.growth import Problem
 from configs.stackwise.base import BaseConfig
 from configs.stackwise.model import PRESETS, ArchitectureConfig, BlockOptions, ModelConfig
 from configs.stackwise.training import ProgressiveConfig, TrainingConfig
@@ -54,12 +54,12 @@ class StackWiseConfig(BaseConfig):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     data: DataConfig = Field(default_factory=DataConfig)
 
-    def misfits(self) -> list[Misfit]:
+    def problems(self) -> list[Problem]:
         """What does not fit together between the sections."""
         return list(_between(self.model, self.training.progressive, self.data))
 
 
-def _between(model: ModelConfig, progressive: ProgressiveConfig, data: DataConfig) -> Iterator[Misfit]:
+def _between(model: ModelConfig, progressive: ProgressiveConfig, data: DataConfig) -> Iterator[Problem]:
     architecture, section = model.architecture, ("training", "progressive")
     for name, mode in (("attention_mode", model.attention_mode), ("attention_preset", PRESETS.get(model.attention_preset or ""))):
         if progressive.training_objective == "clm" and "bidirectional" in (mode or ()):

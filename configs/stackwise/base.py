@@ -10,7 +10,7 @@ import yaml
 from pydantic import ConfigDict, ValidationError
 
 from configs.errors import ConfigError, config_error, known_names, yaml_path
-from configs.growth import Misfit
+from configs.growth import Problem
 from configs.load import load, validate
 from configs.spec import Spec
 
@@ -44,7 +44,7 @@ class BaseConfig(Spec):
         if found:
             raise ConfigError("\n".join(found))
 
-    def misfits(self) -> list[Misfit]:
+    def problems(self) -> list[Problem]:
         """What does not fit together in this section."""
         return []
 
@@ -60,8 +60,8 @@ class BaseConfig(Spec):
     def __hash__(self) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} may change, and has no hash")
 
-    def _all_misfits(self) -> Iterator[Misfit]:
-        yield from self.misfits()
+    def _all_misfits(self) -> Iterator[Problem]:
+        yield from self.problems()
         for name in type(self).model_fields:
             if isinstance(section := getattr(self, name), BaseConfig):
                 yield from (((name, *location), message) for location, message in section._all_misfits())  # noqa: SLF001

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from configs.errors import Problems
-from configs.growth import Misfit
+from configs.growth import Problem
 from configs.load import validate
 from configs.spec import Spec
 from configs.stackwise.base import BaseConfig
@@ -55,7 +55,7 @@ class BlockOptions(Spec):
     rope_theta: PositiveFloat = 10000.0
     norm: Literal["rmsnorm", "layernorm"] = "layernorm"
 
-    def misfits(self) -> list[Misfit]:
+    def problems(self) -> list[Problem]:
         """Heads that do not divide what they share out, and options of another type than the one that is said."""
         found = self._size_misfits()
         said = PRESETS[self.attention_preset][0] if self.attention_preset else self.attention_type
@@ -71,8 +71,8 @@ class BlockOptions(Spec):
             found.append((("use_rope",), "mla has channels for positions: leave it true, or choose another attention_type"))
         return found
 
-    def _size_misfits(self) -> list[Misfit]:
-        found: list[Misfit] = []
+    def _size_misfits(self) -> list[Problem]:
+        found: list[Problem] = []
         if self.n_heads is None and self.use_rope and self.d_model % 2:
             text = f"{self.d_model} cannot be shared out among heads of pairs of channels, which use_rope turns: make it even"
             found.append((("d_model",), text))
@@ -91,7 +91,7 @@ class BlockOptions(Spec):
     def _check(self) -> Self:
         if self.model_config.get("frozen"):
             problems = Problems()
-            for location, message in self.misfits():
+            for location, message in self.problems():
                 problems.add(location, message)
             problems.raise_if_any(type(self).__name__)
         return self

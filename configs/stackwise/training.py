@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_serializer
 
 from configs.errors import ConfigError, message_of
-from configs.growth import AdapterSize, GrowthSpec, Misfit
+from configs.growth import AdapterSize, GrowthSpec, Problem
 from configs.load import validate
 from configs.stackwise.base import BaseConfig
 
@@ -76,15 +76,15 @@ class ProgressiveConfig(GrowthSpec, BaseConfig):
         schedule = "constant" if self.time_interpretation == "none" else "linear"
         return {"kind": "mlm", **options, "schedule": self.mask_schedule or schedule}
 
-    def misfits(self) -> list[Misfit]:
+    def problems(self) -> list[Problem]:
         """What does not fit together."""
         fields = type(self).model_fields
         changed = [name for name in MASKS if getattr(self, name) != fields[name].default]
         unread = changed if self.training_objective != "mlm" else []
         text = f"is of the objective mlm, not of {self.training_objective}"
-        return [*super().misfits(), *(((name,), text) for name in unread), *self._mask_misfits(), *self._size_misfits()]
+        return [*super().problems(), *(((name,), text) for name in unread), *self._mask_misfits(), *self._size_misfits()]
 
-    def _mask_misfits(self) -> Iterator[Misfit]:
+    def _mask_misfits(self) -> Iterator[Problem]:
         if self.random_fraction + self.keep_fraction > 1:
             text = f"random_fraction + keep_fraction = {self.random_fraction} + {self.keep_fraction} must be at most 1"
             yield ("keep_fraction",), text
@@ -93,7 +93,7 @@ class ProgressiveConfig(GrowthSpec, BaseConfig):
         if self.final_mask_ratio is not None and self.objective().get("schedule") == "constant":
             yield ("final_mask_ratio",), "a constant schedule has none: set another mask_schedule, and a time_interpretation"
 
-    def _size_misfits(self) -> Iterator[Misfit]:
+    def _size_misfits(self) -> Iterator[Problem]:
         """Of sizes that have been set one by one: what is set in a mapping is not seen before."""
         for index, size in self.qlora_configs.items():
             try:

@@ -13,7 +13,7 @@ from search.jobs.mad.trial import Trial, TrialSpec
 from search.runs.run_folder import to_json
 from search.training.devices import use_one_thread
 
-Point = tuple[int, float, float]
+GridPoint = tuple[int, float, float]
 SETTING = ("architecture", "task", "change", "seed")
 """The keys of a configuration that say which specification its trials share."""
 
@@ -23,7 +23,7 @@ def name_of(labels: Config) -> str:
     return " ".join(f"{key}={labels[key]}" for key in SETTING)
 
 
-def points_of(config: Config) -> list[Point]:
+def points_of(config: Config) -> list[GridPoint]:
     """The seeds, learning rates and weight decays of a configuration: one point, or those of a pack."""
     return config.get("points") or [(config["seed"], config["lr"], config["weight_decay"])]
 

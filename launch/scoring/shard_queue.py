@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from models import Placement
 
 
-class Shard(NamedTuple):
+class ScoringShard(NamedTuple):
     """Placements that share prefixes, for one worker to score on a range of the batches. Numbers count from the first round."""
 
     number: int
@@ -19,15 +19,15 @@ class Shard(NamedTuple):
     batches: range
 
 
-class Desk:
+class ShardQueue:
     """Hands each trial one shard; those of trials that fail come back. Its methods run on one event loop."""
 
     def __init__(self, supplies: Any) -> None:
         """Keep what every worker needs once: an object reference in a list, for else Ray would hand over the object."""
         self._supplies = supplies
-        self._shards: deque[Shard] = deque()
+        self._shards: deque[ScoringShard] = deque()
         self._waiting: dict[str, object] = {}
-        self._held: dict[str, Shard] = {}
+        self._held: dict[str, ScoringShard] = {}
         self._n_failures: Counter[int] = Counter()
         self._has_changed = asyncio.Condition()
         self._is_closed = False
@@ -36,7 +36,7 @@ class Desk:
         """What every worker needs once."""
         return self._supplies
 
-    async def add(self, shards: Iterable[Shard]) -> None:
+    async def add(self, shards: Iterable[ScoringShard]) -> None:
         """Put the shards of a round on the desk; those of the rounds before are done."""
         async with self._has_changed:
             self._held.clear()
@@ -44,7 +44,7 @@ class Desk:
             self._shards.extend(shards)
             self._has_changed.notify_all()
 
-    async def take(self, trial: str) -> Shard | None:
+    async def take(self, trial: str) -> ScoringShard | None:
         """A shard for the trial, as soon as there is one; None once the desk is closed."""
         place = self._waiting[trial] = object()
 
@@ -64,7 +64,7 @@ class Desk:
         self._held = {trial: shard for trial, shard in self._held.items() if shard.number != number}
         self._shards = deque(shard for shard in self._shards if shard.number != number)
 
-    async def failed(self, trial: str) -> tuple[Shard | None, int]:
+    async def failed(self, trial: str) -> tuple[ScoringShard | None, int]:
         """Take back what a trial holds whose worker raised or died, for whoever is free; what it was, and how often it failed."""
         self._waiting.pop(trial, None)
         shard = self._held.pop(trial, None)

@@ -16,9 +16,9 @@ from search.evaluation.evaluator import Scorer
 from search.evaluation.head_scores import Metric
 from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, score_batches
 from search.training.batches import Batch
-from search.training.devices import Device, Precision, resolve_device
+from search.training.devices import Device, TrainPrecision, resolve_device
 
-Place = tuple[str, int]
+WorkerDevice = tuple[str, int]
 """A task, and the number of a batch."""
 
 
@@ -32,7 +32,7 @@ def supernet_scorer(
     *,
     device: Device = "auto",
     max_eval_memory: int = MAX_EVAL_MEMORY,
-    precision: Precision = "auto",
+    precision: TrainPrecision = "auto",
 ) -> Iterator[TuneScorer]:
     """What `score_batches` measures, on Ray workers that hold the supernet once each, for a `with` block.
 
@@ -66,8 +66,8 @@ def supernet_scorer(
 def _make_scorer(
     space: dict[str, Any],
     weights: dict[str, Array],
-    inputs: dict[Place, Array],
-    targets: dict[Place, Array],
+    inputs: dict[WorkerDevice, Array],
+    targets: dict[WorkerDevice, Array],
     *,
     device: Device,
     options: dict[str, Any],

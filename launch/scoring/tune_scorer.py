@@ -16,7 +16,7 @@ import ray
 from ray import tune
 
 from launch.cluster import Workers, cluster, worker_resources
-from launch.scoring.shard_queue import Desk, Shard
+from launch.scoring.shard_queue import ScoringShard, ShardQueue
 from launch.scoring.shard_results import ShardResults
 from launch.scoring.split_rounds import split
 from launch.scoring.worker import EvaluationWorker
@@ -76,7 +76,7 @@ class TuneScorer:
             resources = worker_resources(self._workers, self._device, stack.enter_context(cluster()))
             name = f"mixrack-desk-{uuid.uuid4().hex}"
             supplies = ray.put(self._make_scorer)
-            desk: Any = ray.remote(num_cpus=0)(Desk).options(name=name).remote([supplies])
+            desk: Any = ray.remote(num_cpus=0)(ShardQueue).options(name=name).remote([supplies])
             self._desk = desk
             stack.callback(ray.kill, desk)
             self._session = next_session(self._out / "tune")
@@ -107,7 +107,7 @@ class TuneScorer:
         shards = {}
         for part in split(list(dict.fromkeys(placements)), self._workers.n):
             self._n_shards += 1
-            shards[self._n_shards] = Shard(self._n_shards, self._n_rounds, part, batches)
+            shards[self._n_shards] = ScoringShard(self._n_shards, self._n_rounds, part, batches)
         ray.get(self._desk.add.remote(list(shards.values())))
         rows: dict[Placement, dict[str, np.ndarray]] = {}
         while len(rows) < sum(len(shard.placements) for shard in shards.values()):

@@ -11,7 +11,7 @@ import ray
 import torch
 from ray import tune
 
-from launch.scoring.shard_queue import Shard
+from launch.scoring.shard_queue import ScoringShard
 from models import placement_text
 from search.evaluation.evaluator import Scorer
 
@@ -34,7 +34,7 @@ class EvaluationWorker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Wait for a shard and score it; at the end of the search there is none."""
-        shard: Shard | None = ray.get(self._desk.take.remote(self.trial_id))
+        shard: ScoringShard | None = ray.get(self._desk.take.remote(self.trial_id))
         if shard is None:
             return {"done": True}
         started = time.perf_counter()

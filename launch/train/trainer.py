@@ -26,7 +26,7 @@ from search.runs.report import Say
 from search.runs.run_folder import Row, write_text
 from search.training.ranks import WorkersError
 
-ENVIRONMENT = {
+TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # how often Train looks; a report waits that long, and so does the end of a run
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a checkpoint is never far
@@ -62,7 +62,7 @@ def grow_on_ray(spec: ProgressiveSpec, out: Path, say: Say) -> None:
 
 
 def _train(spec: SupernetSpec | ProgressiveSpec, out: Path, say: Say, *, is_done: Callable[[], bool]) -> None:
-    for name, value in ENVIRONMENT.items():
+    for name, value in TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     out = out.resolve()
     for name in (STOP, REFUSED, LOG, ERRORS):

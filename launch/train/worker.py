@@ -24,7 +24,7 @@ from search.training.devices import use_one_thread
 from search.training.loop import OnEvaluation
 from search.training.ranks import Ranks
 from search.training.sharding import shard
-from search.training.state import Member
+from search.training.state import TrainState
 
 STOP, REFUSED = ".stop", ".refused"
 """Files of the run's folder: the driver makes the first to have the ranks stop; a ConfigError is told in the second."""
@@ -53,7 +53,7 @@ def _work(spec: dict[str, Any], out: Path, ranks: Ranks) -> None:
 
     curves = _Curves(out / "tensorboard")
 
-    def evaluated(member: Member, row: dict[str, float]) -> None:
+    def evaluated(member: TrainState, row: dict[str, float]) -> None:
         del member
         if ranks.is_main:
             curves.add(row)
@@ -84,12 +84,12 @@ def _train_supernet(spec: dict[str, Any], out: Path, ranks: Ranks, ready: Callab
         if checked.parallel == "fsdp" and ranks.n_ranks > 1:
             shard(model)
 
-    supernet.train_here(checked, out, partial(say, out), ranks=ranks, prepare=prepare, on_evaluation=evaluated)
+    supernet.train_supernet_here(checked, out, partial(say, out), ranks=ranks, prepare=prepare, on_evaluation=evaluated)
 
 
 def _grow(spec: dict[str, Any], out: Path, ranks: Ranks, ready: Callable[[], None], evaluated: OnEvaluation) -> None:
     checked = ProgressiveSpec.model_validate(spec)
-    stages.train_here(checked, out, partial(say, out), ranks=ranks, prepare=ready, on_evaluation=evaluated)
+    stages.run_stages(checked, out, partial(say, out), ranks=ranks, prepare=ready, on_evaluation=evaluated)
 
 
 def _watch(stop: Path, ranks: Ranks) -> None:

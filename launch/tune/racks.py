@@ -10,7 +10,7 @@ from typing import Any
 from launch.cluster import cluster
 from launch.train.trainer import train_on_ray
 from launch.tune.train_many import Summaries, train_side_by_side
-from search.jobs.supernet.job import run, train_here, train_rack
+from search.jobs.supernet.job import run, train_rack, train_supernet_here
 from search.jobs.supernet.report import RESULTS
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.outcome import outcome
@@ -57,5 +57,5 @@ def _train_in_turn(left: Mapping[str, SupernetSpec], out: Path, told: Summaries)
 
 
 def _trial(spec: dict[str, Any], out: Path, on_evaluation: OnEvaluation) -> Row:
-    train = partial(train_here, on_evaluation=on_evaluation)
+    train = partial(train_supernet_here, on_evaluation=on_evaluation)
     return run(SupernetSpec.model_validate(spec), out, train, say=lambda _: None)

@@ -24,10 +24,10 @@ from search.runs.run_folder import Row, to_json
 from search.runs.workers import WorkersSpec
 from search.training.loop import OnEvaluation
 from search.training.spec import TrainSpec
-from search.training.state import Member
+from search.training.state import TrainState
 
 
-class Trained(Protocol):
+class TrainOne(Protocol):
     """What a spec says of how its model is trained."""
 
     @property
@@ -42,12 +42,12 @@ class Trained(Protocol):
         """The spec in plain values."""
 
 
-Trial = Callable[[dict[str, Any], Path, OnEvaluation], Row]
+ModelTrial = Callable[[dict[str, Any], Path, OnEvaluation], Row]
 """Trains what a dumped spec describes in a folder, or takes what is there; the summary."""
 
 
 def train_side_by_side(
-    left: Mapping[str, Trained], out: Path, trial: Trial, told: Summaries, resources: Mapping[str, float]
+    left: Mapping[str, TrainOne], out: Path, trial: ModelTrial, told: Summaries, resources: Mapping[str, float]
 ) -> None:
     """Train models by name, each in the folder of its name; `told` gets their summaries.
 
@@ -63,7 +63,9 @@ def train_side_by_side(
         raise KeyboardInterrupt  # Tune turns the first Ctrl-C into an early, orderly end
 
 
-def _tuner(left: Mapping[str, Trained], out: Path, trial: Trial, told: Summaries, resources: Mapping[str, float]) -> tune.Tuner:
+def _tuner(
+    left: Mapping[str, TrainOne], out: Path, trial: ModelTrial, told: Summaries, resources: Mapping[str, float]
+) -> tune.Tuner:
     workers = [worker_resources(spec.workers, spec.train.device, resources) for spec in left.values()]
     specs = {name: spec.to_dict() for name, spec in left.items()}
     n_threads = max(max(1, int(spec.workers.cpus)) for spec in left.values())
@@ -83,12 +85,12 @@ def _tuner(left: Mapping[str, Trained], out: Path, trial: Trial, told: Summaries
     )
 
 
-def _train(config: dict[str, Any], specs: dict[str, Any], out: Path, trial: Trial, n_threads: int) -> None:
+def _train(config: dict[str, Any], specs: dict[str, Any], out: Path, trial: ModelTrial, n_threads: int) -> None:
     """What a worker does for a trial; the last report carries the summary."""
     work_where_the_driver_does()
     torch.set_num_threads(n_threads)
 
-    def report(member: Member, row: Row) -> None:
+    def report(member: TrainState, row: Row) -> None:
         del member
         tune.report(_numbers(row))
 

@@ -19,10 +19,10 @@ HEADS_PER_KEY = 4
 
 def validated(tree: Mapping[str, Any], source: str) -> BlockOptions:
     """The options in plain values; ConfigError with all that is wrong."""
-    return resolved(validate(BlockOptions, tree, source), source)
+    return resolved_options(validate(BlockOptions, tree, source), source)
 
 
-def resolved(options: BlockOptions, source: str = "block") -> BlockOptions:
+def resolved_options(options: BlockOptions, source: str = "block") -> BlockOptions:
     """The same options with all that is derived filled in; of resolved ones, themselves. ConfigError where they do not fit."""
     attention_type, mode = options.attention_type, options.attention_mode
     if options.attention_preset is not None:
@@ -46,7 +46,7 @@ def resolved(options: BlockOptions, source: str = "block") -> BlockOptions:
 
 def block_of(options: BlockOptions) -> BlockSpec:
     """The spec of a block."""
-    said = resolved(options)
+    said = resolved_options(options)
     mlp: dict[str, Any] = {"kind": "swiglu", "d_ff": said.d_ff}
     if said.freeze_up_proj:
         mlp["parameters"] = {"up.weight": {"lr_scale": 0.0}}  # the weight alone: adapters on it may train

@@ -12,7 +12,7 @@ from configs.load import validate
 from models.architecture.block_options import block_of, validated
 from models.assembly.assemble import without_memory
 from models.assembly.initialise import freeze
-from models.assembly.parameter_settings import Settings
+from models.assembly.parameter_settings import ParameterSettings
 from models.linears import memory_bytes, stored_numbers
 from models.rack import modules as base
 from models.rack_spec import RackSpec
@@ -48,11 +48,11 @@ class Block(base.Block):
 class Stack(base.Stack):
     """Blocks in a row. `stack_id` is its number in the rack; with `freeze_blocks` nothing in it trains until `unfreeze`.
 
-    `thawed` is its spec where it is not frozen, `around` a rack that says of it what its own rack does.
+    `trainable` is its spec where it is not frozen, `around` a rack that says of it what its own rack does.
     """
 
     spec: StackSpec
-    thawed: StackSpec
+    trainable: StackSpec
     around: RackSpec
     d_model: int
     stack_id: int
@@ -67,7 +67,7 @@ class Stack(base.Stack):
             raise ValueError(f"the blocks of a stack have one d_model; these have {', '.join(map(str, widths))}")
         _check_apart([self])
         tree = {"blocks": [block.spec.to_dict() for block in made], "uid": stack_id}
-        self.spec = self.thawed = validate(StackSpec, tree, "Stack")
+        self.spec = self.trainable = validate(StackSpec, tree, "Stack")
         self.d_model, self.stack_id = widths[0], stack_id
         self.around = alone(self.spec, self.d_model, "Stack")
         if freeze_blocks:
@@ -124,7 +124,7 @@ class Rack(base.Rack):
                 block.__class__ = Block
                 block.spec, block.d_model = block_spec, spec.d_model
             module.__class__ = Stack
-            module.spec = module.thawed = stack_spec  # type: ignore[assignment]
+            module.spec = module.trainable = stack_spec  # type: ignore[assignment]
             module.d_model, module.stack_id, module.around = spec.d_model, module.uid, spec  # type: ignore[assignment]
         rack.__class__ = cls
         assert isinstance(rack, cls)  # for the type checker
@@ -146,7 +146,9 @@ class Rack(base.Rack):
         x, limit = tokens if hidden is None else hidden, self._spec.max_length
         if x is not None and limit is not None and x.shape[1] > limit:
             raise ValueError(f"the input has {x.shape[1]} positions, but the rack has max_seq_len = {limit}")
-        return super().forward(tokens, **given) if mask is None else super().forward(tokens, keep=_kept(mask, x), **given)
+        return (
+            super().forward(tokens, **given) if mask is None else super().forward(tokens, attention_mask=_kept(mask, x), **given)
+        )
 
     def get_parameter_count(self, *, trainable_only: bool = False) -> int:
         """All parameters, each once, those that are stored in few bits too; or those that train."""
@@ -166,12 +168,12 @@ def set_trainable(stack: Stack, *, is_trainable: bool) -> None:
         if shared := names[place] & names[other] if other != place else None:
             text = f"shares '{min(shared)}' with the stack at place {other}: either can only train, or not, with the other"
             raise ValueError(f"the stack at place {place} {text}")
-    spec = stack.thawed if is_trainable else stack.thawed.model_copy(update={"lr_scale": 0.0})
+    spec = stack.trainable if is_trainable else stack.trainable.model_copy(update={"lr_scale": 0.0})
     named = without_memory(stack.around)
     stacks = [stack if index == place else each for index, each in enumerate(named.stacks)]
     specs = [spec if index == place else each for index, each in enumerate(stack.around.stacks)]
     shell = base.Rack(named.embedding, stacks, named.head, time_embedding=named.time_embedding)  # type: ignore[arg-type]
-    freeze(Settings(shell, stack.around.model_copy(update={"stacks": tuple(specs)}), below=f"stacks.{place}"))
+    freeze(ParameterSettings(shell, stack.around.model_copy(update={"stacks": tuple(specs)}), below=f"stacks.{place}"))
     stack.spec = spec
 
 

@@ -13,12 +13,12 @@ from torch import nn
 from configs import ConfigError
 from configs.registry import Part
 from models.assembly.initialise import adapt, freeze, initialise, set_biases
-from models.assembly.parameter_settings import Settings
+from models.assembly.parameter_settings import ParameterSettings
 from models.assembly.precision import set_precision
 from models.rack.modules import Block, Rack, Stack
 from models.spec.backbone import stack_uids
 from models.spec.block import BlockSpec
-from models.spec.meta_device import Unfilled
+from models.spec.meta_device import FastMeta
 from models.spec.precision import COMPUTED
 from models.spec.rack_fields import RackFields
 from models.spec.registries import CHANNEL_MIXERS, EMBEDDINGS, HEADS, MIXERS, NORMS
@@ -32,7 +32,7 @@ def build(spec: RackFields, seed: int = 0) -> Rack:
     """
     with seeded(seed):
         rack = _assemble(spec)
-        settings = Settings(rack, spec)
+        settings = ParameterSettings(rack, spec)
         set_biases(settings)
         initialise(settings)
         adapt(settings)
@@ -60,7 +60,7 @@ def seeded(seed: int) -> Iterator[None]:
 @lru_cache(maxsize=2)
 def without_memory(spec: RackFields) -> Rack:
     """The rack of a spec on torch's meta device: all shapes and names, no weights. It is kept: do not change it."""
-    with torch.device("meta"), Unfilled():
+    with torch.device("meta"), FastMeta():
         return build(spec)
 
 

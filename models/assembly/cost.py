@@ -98,7 +98,7 @@ def space_cost(space: RackFields, seq_len: int) -> SpaceCost:
     outside: list[nn.Module] = [part for part in (rack.embedding, rack.time_embedding, rack.head) if part is not None]
     choices: list[dict[str, Count]] = []
     for block in rack.blocks():
-        for norm, part, post_norm in block.halves():
+        for norm, part, post_norm in block.sublayers():
             norms = [module for module in (norm, post_norm) if module is not None]
             if isinstance(part, Choice):
                 choices.append({name: _count([each, *norms], seq_len) if each else Count() for name, each in part.named()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.assembly.parameter_settings import Settings
+from models.assembly.parameter_settings import ParameterSettings
 from models.linears import with_adapters
 from models.linears.adapters import Adapter, adapters_of, replace
 from models.spec.parameters import INITS
@@ -13,7 +13,7 @@ from models.spec.parameters import INITS
 EMBEDDING_STD = 0.02
 
 
-def set_biases(settings: Settings) -> None:
+def set_biases(settings: ParameterSettings) -> None:
     """Give linears a bias, or take it, as their settings say; one that is part of a formula stays."""
     for name, linear in settings.linears.items():
         bias = settings.of(f"{name}.weight").bias
@@ -24,7 +24,7 @@ def set_biases(settings: Settings) -> None:
 
 
 @torch.no_grad()
-def initialise(settings: Settings) -> None:
+def initialise(settings: ParameterSettings) -> None:
     """Biases of linears at zero, embeddings from N(0, 0.02), the rest as its layers start, where no `init` says otherwise.
 
     Parameters whose start is part of a mixer's definition (mamba's time steps) carry `keep_init` and are left alone, unless a
@@ -45,7 +45,7 @@ def initialise(settings: Settings) -> None:
             nn.init.normal_(parameter, std=EMBEDDING_STD)
 
 
-def adapt(settings: Settings) -> None:
+def adapt(settings: ParameterSettings) -> None:
     """Put on every linear the adapters that its settings name and it has not got; they stand in the order of the settings."""
     like = settings.rack.embedding.weight
     for name, linear in settings.linears.items():
@@ -63,7 +63,7 @@ def adapt(settings: Settings) -> None:
             replace(settings.rack, name, adapted)
 
 
-def freeze(settings: Settings) -> None:
+def freeze(settings: ParameterSettings) -> None:
     """Leave in every parameter its `lr_scale` and `weight_decay`, where they say something; with a scale of 0 no gradient.
 
     A tied weight is the embedding's, whatever is said of the head. The norms in a head are the rack's `norm`, so they have the

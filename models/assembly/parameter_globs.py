@@ -13,7 +13,7 @@ from configs import Registry
 from configs.errors import Location, known_names, nearest_name
 from models.linears import QuantisedLinear
 from models.linears.adapters import AdaptedLinear, Adapter, replace
-from models.spec.meta_device import Unfilled
+from models.spec.meta_device import FastMeta
 from models.spec.parameters import GlobFields, Globs, LoraSpec, ModelPart, ParameterFields, is_matched
 
 
@@ -61,7 +61,7 @@ def part_glob_problems(
     here: list[tuple[tuple[str, ...], ModelPart]] = [((), part), *choices.items()]
     if not any(each.parameters or each.lora for _, each in here):
         return ()
-    with torch.device("meta"), Unfilled():
+    with torch.device("meta"), FastMeta():
         module = registry.build(part, d_model=d_model, max_length=max_length)
         for place, each in here:
             _shape(module.get_submodule(".".join(place)), each)

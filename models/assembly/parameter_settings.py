@@ -70,7 +70,7 @@ class Setting:
         return {name: lora for name, lora in said.items() if lora is not None}
 
 
-class Settings:
+class ParameterSettings:
     """The settings of the parameters and linears of a rack, by the names that they have there.
 
     `below` is the path of the part whose linears and parameters are gone through; all, if it is not told.

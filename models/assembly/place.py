@@ -15,7 +15,7 @@ from models.rack.choice import STOCHASTIC
 from models.spec.backbone import BackboneSpec
 from models.spec.block import BlockSpec
 from models.spec.parameters import GlobFields, Globs, ModelPart
-from models.spec.placement import Half, Placement, Slot
+from models.spec.placement import Placement, Slot, Sublayer
 from models.spec.rack_fields import RackFields
 
 AnyRack = TypeVar("AnyRack", bound=RackFields)
@@ -27,11 +27,11 @@ def searched(space: BackboneSpec) -> Iterator[tuple[str, Any, Slot]]:
         (f"stacks.{i}.blocks.{j}", block) for i, stack in enumerate(space.stacks) for j, block in enumerate(stack.expanded())
     ]
     for layer, (path, block) in enumerate(places):
-        for half, part in _choices(block).items():
-            yield f"{path}.{half}", part, Slot(layer, half, tuple(part.mixers), part.main)
+        for sublayer, part in _choices(block).items():
+            yield f"{path}.{sublayer}", part, Slot(layer, sublayer, tuple(part.mixers), part.main)
 
 
-def placed(space: AnyRack, placement: Placement) -> AnyRack:
+def apply_placement(space: AnyRack, placement: Placement) -> AnyRack:
     """The rack in which every stochastic part is replaced by the one that the placement names."""
     chosen: list[ModelPart | None] = []
     moved: dict[str, str | None] = {}
@@ -40,12 +40,12 @@ def placed(space: AnyRack, placement: Placement) -> AnyRack:
         chosen.append(None if inner is None else _chosen(space, path, part, name))
         moved |= {f"{path}.mixers.{name}.": f"{path}.", f"{path}.": None}
         if inner is None:  # without a part its half of the block has no norms
-            block = path.removesuffix(slot.half)
-            moved |= {f"{block}{slot.half}_norm.": None, f"{block}{slot.half}_post_norm.": None}
+            block = path.removesuffix(slot.sublayer)
+            moved |= {f"{block}{slot.sublayer}_norm.": None, f"{block}{slot.sublayer}_post_norm.": None}
     return _with_parts(space, chosen, partial(_renamed, moved))
 
 
-def thinned(space: AnyRack, placements: Sequence[Placement]) -> AnyRack:
+def keep_choices(space: AnyRack, placements: Sequence[Placement]) -> AnyRack:
     """The space of the choices that any of the placements makes; where the main choice goes, the first one left is the main."""
     parts: list[ModelPart | None] = []
     moved: dict[str, str | None] = {}
@@ -115,10 +115,10 @@ def _globs(tree: dict[str, Any]) -> dict[str, tuple[dict[str, Any], Globs]]:
 
 
 def _with_halves(block: BlockSpec, parts: Iterator[ModelPart | None]) -> dict[str, Any]:
-    made = {half: next(parts) for half in _choices(block)}
-    return {**block.to_dict(), **{half: part and part.to_dict() for half, part in made.items()}}
+    made = {sublayer: next(parts) for sublayer in _choices(block)}
+    return {**block.to_dict(), **{sublayer: part and part.to_dict() for sublayer, part in made.items()}}
 
 
-def _choices(block: BlockSpec) -> dict[Half, Any]:
-    halves: dict[Half, Any] = {"mixer": block.mixer, "mlp": block.mlp}
-    return {half: part for half, part in halves.items() if part is not None and part.kind == STOCHASTIC}
+def _choices(block: BlockSpec) -> dict[Sublayer, Any]:
+    sublayers: dict[Sublayer, Any] = {"mixer": block.mixer, "mlp": block.mlp}
+    return {sublayer: part for sublayer, part in sublayers.items() if part is not None and part.kind == STOCHASTIC}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from models.linears import fake_quantise, quantise
-from models.spec.precision import FORMATS, TRAINED_AS_STORED
+from models.spec.precision import STORED_AS, TRAINED_AS_STORED
 from models.spec.stack import StackSpec
 
 
@@ -16,6 +16,6 @@ def set_precision(stack: nn.Module, spec: StackSpec) -> None:
         ValueError: for weights that are stored in another format, or have no finite values.
     """
     if spec.stored:
-        quantise(stack, FORMATS[spec.precision])
+        quantise(stack, STORED_AS[spec.precision])
     elif spec.precision in TRAINED_AS_STORED:
-        fake_quantise(stack, FORMATS[spec.precision])
+        fake_quantise(stack, STORED_AS[spec.precision])

@@ -13,7 +13,7 @@ from models.rack.modules import Rack
 from models.spec.backbone import stack_uids
 from models.spec.block import BlockSpec
 from models.spec.parameters import ModelPart
-from models.spec.precision import FORMATS, TRAINED_AS_STORED
+from models.spec.precision import STORED_AS, TRAINED_AS_STORED
 from models.spec.rack_fields import RackFields
 from models.spec.registries import PARTS
 from models.spec.stack import StackSpec
@@ -104,7 +104,7 @@ def _stack_problems(before: RackFields, after: RackFields, uid: int, origins: li
 def _precision_problems(old: StackSpec, new: StackSpec) -> Iterator[str]:
     is_same = old.precision == new.precision
     if old.stored and not (new.stored and is_same):
-        yield f"its weights are stored as {FORMATS[old.precision]}, and stay so: give it precision '{old.precision}', stored"
+        yield f"its weights are stored as {STORED_AS[old.precision]}, and stay so: give it precision '{old.precision}', stored"
     elif old.precision in TRAINED_AS_STORED and not (new.stored or new.precision in TRAINED_AS_STORED):
         yield f"its weights have been trained as {old.precision}: as '{new.precision}' it would be another function"
 

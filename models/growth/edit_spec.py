@@ -26,7 +26,7 @@ __all__ = [
     "without_stack",
 ]
 
-Place = tuple[int, int]
+BlockPlace = tuple[int, int]
 """The uid of a stack, and a block in it."""
 
 
@@ -115,7 +115,7 @@ def _by_uid(spec: AnyRack) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _of_stacks(
-    spec: AnyRack, stacks: Sequence[tuple[int, dict[str, Any]]], moved: Mapping[Place, Place] | None = None
+    spec: AnyRack, stacks: Sequence[tuple[int, dict[str, Any]]], moved: Mapping[BlockPlace, BlockPlace] | None = None
 ) -> AnyRack:
     """The rack of other stacks, all with their uids; blocks stay where they are in their stack unless they are `moved`."""
     uids = [uid for uid, _ in stacks]
@@ -131,7 +131,7 @@ def _of_stacks(
     return validate(type(spec), tree, "rack")
 
 
-def _renaming(before: Sequence[int], after: Sequence[int], moved: Mapping[Place, Place]) -> Callable[[str], str | None]:
+def _renaming(before: Sequence[int], after: Sequence[int], moved: Mapping[BlockPlace, BlockPlace]) -> Callable[[str], str | None]:
     """What a parameter of the rack is called afterwards; None if its stack has gone."""
 
     def rename(name: str) -> str | None:

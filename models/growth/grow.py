@@ -8,7 +8,7 @@ from torch import nn
 
 from models.assembly.assemble import assemble_stack, seeded
 from models.assembly.initialise import adapt, freeze, initialise, set_biases
-from models.assembly.parameter_settings import Settings
+from models.assembly.parameter_settings import ParameterSettings
 from models.assembly.precision import set_precision
 from models.growth.checks import check_growth, origins_of
 from models.growth.start import Init, set_start
@@ -52,7 +52,7 @@ def grow(rack: Rack, before: RackFields, after: RackFields, *, seed: int, init: 
     for index, uid in enumerate(uids):
         if uid not in origins:
             _start(grown, after, f"stacks.{index}", _seed(seed, f"start of stack {uid}"))
-            freeze(Settings(grown, after, below=f"stacks.{index}"))  # how it starts hangs on what will train
+            freeze(ParameterSettings(grown, after, below=f"stacks.{index}"))  # how it starts hangs on what will train
             set_start(stacks[uid], init, list(trained.values()))
     if rack.time_embedding is None and after.time is not None:
         with seeded(_seed(seed, "time embedding")):
@@ -76,7 +76,7 @@ def _carried(stacks: list[Stack]) -> Stack:
 
 def _start(grown: Rack, after: RackFields, path: str, seed: int) -> None:
     """Draw a new part of the rack as its settings say."""
-    settings = Settings(grown, after, below=path)
+    settings = ParameterSettings(grown, after, below=path)
     with seeded(seed):
         set_biases(settings)
         initialise(settings)
@@ -87,12 +87,12 @@ def _convert(grown: Rack, after: RackFields, seed: int) -> None:
     parts = {f"stacks.{index}": f"stack {uid}" for index, uid in enumerate(stack_uids(after))}
     for path, name in {"time_embedding": "the time embedding", "head": "the head", **parts}.items():
         with seeded(_seed(seed, f"adapters of {name}")):
-            adapt(Settings(grown, after, below=path))
+            adapt(ParameterSettings(grown, after, below=path))
     for stack, spec in zip(grown.stacks, after.stacks, strict=True):
         assert isinstance(stack, Stack)
         set_precision(stack, spec)
         stack.compute_in(COMPUTED.get(spec.precision))
-    freeze(Settings(grown, after))
+    freeze(ParameterSettings(grown, after))
 
 
 def _seed(seed: int, purpose: str) -> int:

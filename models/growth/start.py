@@ -45,7 +45,7 @@ def add_nothing(stack: Stack) -> None:
     """
     for block in stack.blocks:
         assert isinstance(block, Block)
-        for norm, part, post_norm in block.halves():
+        for norm, part, post_norm in block.sublayers():
             if part is not None:
                 for module in _silenced(norm, part, post_norm):
                     for tensor in module.parameters():

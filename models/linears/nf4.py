@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from models.linears.float8 import LARGEST, from_e4m3, scale_to, to_e4m3
 
-BLOCK = 64
+NF4_BLOCK = 64
 GROUP = 256
 VALUES = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -49,17 +49,17 @@ def unpack(packed: Tensor, peaks: Tensor, scales: Tensor, mean: Tensor, *, shape
     library = _library(packed)
     # Of an odd number of weights bitsandbytes compiles something first.
     if library is not None and dtype in _DTYPES and n_weights % 2 == 0:
-        state = library.QuantState(largest, shape=torch.Size([n_weights]), blocksize=BLOCK, quant_type="nf4", dtype=dtype)
+        state = library.QuantState(largest, shape=torch.Size([n_weights]), blocksize=NF4_BLOCK, quant_type="nf4", dtype=dtype)
         weight: Tensor = library.dequantize_4bit(packed[:, None], state)
         return weight.view(shape)
     values = F.embedding(packed.int(), _PAIRS.to(packed.device)).flatten()
-    blocks = F.pad(values, (0, BLOCK * len(peaks) - len(values))).unflatten(0, (-1, BLOCK)) * largest[:, None]
+    blocks = F.pad(values, (0, NF4_BLOCK * len(peaks) - len(values))).unflatten(0, (-1, NF4_BLOCK)) * largest[:, None]
     return blocks.flatten()[:n_weights].view(shape).to(dtype)
 
 
 def _codes(weights: Tensor) -> tuple[Tensor, Tensor]:
     """[n] -> packed codes [n / 2], the largest magnitude of every block [n / 64]."""
-    blocks = F.pad(weights, (0, -len(weights) % BLOCK)).unflatten(0, (-1, BLOCK))
+    blocks = F.pad(weights, (0, -len(weights) % NF4_BLOCK)).unflatten(0, (-1, NF4_BLOCK))
     peaks = blocks.abs().amax(dim=1)
     scaled = (blocks * (1 / scale_to(1.0, peaks))[:, None]).flatten()[: len(weights) + len(weights) % 2]
     codes = torch.bucketize(scaled, _BOUNDS.to(weights.device), out_int32=True)
@@ -68,7 +68,7 @@ def _codes(weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def _foreign_codes(library: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The same by bitsandbytes."""
-    packed, state = library.quantize_4bit(weight.contiguous(), blocksize=BLOCK, compress_statistics=False, quant_type="nf4")
+    packed, state = library.quantize_4bit(weight.contiguous(), blocksize=NF4_BLOCK, compress_statistics=False, quant_type="nf4")
     return packed.flatten(), state.absmax
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.linears.adapters import AdaptedLinear, Adapter
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What PEFT's wrapper puts before the names of the model's modules."""
 
@@ -37,11 +37,11 @@ def export_adapters(model: nn.Module, folder: str | Path, name: str = "lora", *,
     folder.mkdir(parents=True, exist_ok=True)
     config = json.dumps({**config_of(adapters), "base_model_name_or_path": base_model}, indent=2)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights_of(adapters).items()}
-    unfinished = [folder / f".{file}.{os.getpid()}" for file in (WEIGHTS, CONFIG)]
+    unfinished = [folder / f".{file}.{os.getpid()}" for file in (PEFT_WEIGHTS, CONFIG)]
     try:
         save_file(tensors, unfinished[0], metadata={"format": "pt"})
         unfinished[1].write_text(config + "\n", encoding="utf-8")
-        for path, file in zip(unfinished, (WEIGHTS, CONFIG), strict=True):
+        for path, file in zip(unfinished, (PEFT_WEIGHTS, CONFIG), strict=True):
             path.replace(folder / file)
     finally:
         for path in unfinished:

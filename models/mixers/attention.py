@@ -30,7 +30,7 @@ class Attention(Mixer):
     `kernel`: auto, reference, flash-attn or flex.
     """
 
-    takes_keep = True
+    takes_attention_mask = True
     kernel_op = "attend"
 
     def __init__(
@@ -75,11 +75,13 @@ class Attention(Mixer):
         self.key_norm = RMSNorm(self.d_head) if qk_norm else None
         self.sinks = nn.Parameter(torch.zeros(n_heads)) if sinks else None
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> same."""
-        parts = self.convolutions(self.query(x), self.key(x), self.value(x), keep=keep)
+        parts = self.convolutions(self.query(x), self.key(x), self.value(x), attention_mask=attention_mask)
         query, key, value = self._heads(parts, torch.arange(x.shape[1], device=x.device))
-        return self._read_out(self._attend(query, key, value, causal=self.causal, window=self.window, keep=keep), x)
+        return self._read_out(
+            self._attend(query, key, value, causal=self.causal, window=self.window, attention_mask=attention_mask), x
+        )
 
     def initial_state(self, batch_size: int) -> AttentionState:
         """Keys and values [batch, n_kv_heads, 0, d_head], the position, and the convolutions' last inputs.
@@ -126,12 +128,18 @@ class Attention(Mixer):
         return query, key, value
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, window: int | None, keep: Tensor | None = None
+        self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, window: int | None, attention_mask: Tensor | None = None
     ) -> Tensor:
         """[batch, heads, time, d_head] each -> [batch, time, n_heads * d_head]."""
         if self.sinks is not None:
-            return merge_heads(attend(query, key, value, causal=causal, window=window, sinks=self.sinks, keep=keep))
-        return merge_heads(run_kernel(self.kernel_op, self.kernel, query, key, value, causal=causal, window=window, keep=keep))
+            return merge_heads(
+                attend(query, key, value, causal=causal, window=window, sinks=self.sinks, attention_mask=attention_mask)
+            )
+        return merge_heads(
+            run_kernel(
+                self.kernel_op, self.kernel, query, key, value, causal=causal, window=window, attention_mask=attention_mask
+            )
+        )
 
     def _read_out(self, mixed: Tensor, x: Tensor) -> Tensor:
         """What the heads return [..., n_heads * d_head] and the layer's input -> [..., d_model]."""

@@ -18,7 +18,7 @@ from models.ops.unit import unit
 from models.parts.norms.rmsnorm import RMSNorm
 from models.rack.contracts import Mixer
 
-DeltaState = tuple[Tensor, tuple[Tensor, ...]]
+GatedDeltaState = tuple[Tensor, tuple[Tensor, ...]]
 
 
 class GatedDeltaNet(Mixer):
@@ -62,12 +62,12 @@ class GatedDeltaNet(Mixer):
         mixed = run_kernel(self.kernel_op, self.kernel, query, key, value, rate.mT, log_decay.mT)
         return self._read_out(mixed.transpose(1, 2), x)
 
-    def initial_state(self, batch_size: int) -> DeltaState:
+    def initial_state(self, batch_size: int) -> GatedDeltaState:
         """The memory [batch, n_heads, d_key, d_value] and the convolutions' last inputs."""
         memory = self.A_log.new_zeros(batch_size, self.n_heads, self.d_key, self.d_value)
         return memory, self.convolutions.initial_state(batch_size)
 
-    def step(self, x: Tensor, state: DeltaState) -> tuple[Tensor, DeltaState]:
+    def step(self, x: Tensor, state: GatedDeltaState) -> tuple[Tensor, GatedDeltaState]:
         """Decay the memory, correct it at the key, read it at the query."""
         memory, inputs = state
         parts, inputs = self.convolutions.step(inputs, self.query(x), self.key(x), self.value(x))
@@ -89,7 +89,7 @@ class GatedDeltaNet(Mixer):
         return projections + heads + self.convolutions.flops(seq_len)
 
     @torch.no_grad()
-    def remember(self, n_positions: int) -> tuple[str, ...]:
+    def set_memory_length(self, n_positions: int) -> tuple[str, ...]:
         """By the bias: exp(A_log) softplus(dt_bias) = 1 / n_positions, where the input says nothing."""
         self.dt_bias.copy_(torch.expm1(1 / (n_positions * self.A_log.exp())).log())
         return ("dt_bias",)

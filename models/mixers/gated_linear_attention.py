@@ -101,7 +101,7 @@ class GatedLinearAttention(Mixer):
         return projections + heads + self.convolutions.flops(seq_len)
 
     @torch.no_grad()
-    def remember(self, n_positions: int) -> tuple[str, ...]:
+    def set_memory_length(self, n_positions: int) -> tuple[str, ...]:
         """By the bias: logsigmoid(b) / 16 = -1 / n_positions, where the input says nothing."""
         self.decay_up.bias.fill_(-math.log(math.expm1(self.gate_logit_normalizer / n_positions)))
         return ("decay_up.bias",)

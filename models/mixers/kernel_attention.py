@@ -34,7 +34,7 @@ class KernelAttention(Mixer):
     (0: none).
     """
 
-    takes_keep = True
+    takes_attention_mask = True
 
     def __init__(
         self,
@@ -75,14 +75,14 @@ class KernelAttention(Mixer):
         if self.log_scale is not None:
             self.log_scale.keep_init = True  # type: ignore[attr-defined]
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> same."""
-        parts = self.convolutions(self.query(x), self.key(x), self.value(x), keep=keep)
+        parts = self.convolutions(self.query(x), self.key(x), self.value(x), attention_mask=attention_mask)
         positions = torch.arange(x.shape[1], device=x.device)
         query, key, peak, value = self._heads(parts, positions)
-        count = positions[:, None] + 1 if keep is None else keep[:, None, :, None].cumsum(-2)
+        count = positions[:, None] + 1 if attention_mask is None else attention_mask[:, None, :, None].cumsum(-2)
         least = self._least(count if self.causal else count[..., -1:, :])
-        mixed = kernel_attention(query, key, peak, value, causal=self.causal, least=least, keep=keep)
+        mixed = kernel_attention(query, key, peak, value, causal=self.causal, least=least, attention_mask=attention_mask)
         return self.output(merge_heads(mixed).to(x.dtype))
 
     def initial_state(self, batch_size: int) -> KernelState:

@@ -21,7 +21,7 @@ from models.ops.unit import unit
 from models.parts.norms.rmsnorm import RMSNorm
 from models.rack.contracts import Mixer
 
-DeltaState = tuple[Tensor, tuple[Tensor, ...]]
+KimiDeltaState = tuple[Tensor, tuple[Tensor, ...]]
 
 
 class KimiDeltaAttention(Mixer):
@@ -78,12 +78,12 @@ class KimiDeltaAttention(Mixer):
         mixed = run_kernel(self.kernel_op, self.kernel, query, key, value, rate, log_decay)
         return self._read_out(mixed.transpose(1, 2), x)
 
-    def initial_state(self, batch_size: int) -> DeltaState:
+    def initial_state(self, batch_size: int) -> KimiDeltaState:
         """The memory [batch, n_heads, d_key, d_value] and the convolutions' last inputs."""
         memory = self.A_log.new_zeros(batch_size, self.n_heads, self.d_key, self.d_value)
         return memory, self.convolutions.initial_state(batch_size)
 
-    def step(self, x: Tensor, state: DeltaState) -> tuple[Tensor, DeltaState]:
+    def step(self, x: Tensor, state: KimiDeltaState) -> tuple[Tensor, KimiDeltaState]:
         """Decay the memory, correct it at the key, read it at the query."""
         memory, inputs = state
         parts, inputs = self.convolutions.step(inputs, self.query(x), self.key(x), self.value(x))
@@ -104,7 +104,7 @@ class KimiDeltaAttention(Mixer):
         return projections + heads + self.convolutions.flops(seq_len)
 
     @torch.no_grad()
-    def remember(self, n_positions: int) -> tuple[str, ...]:
+    def set_memory_length(self, n_positions: int) -> tuple[str, ...]:
         """By the bias: exp(A_log) softplus(dt_bias) = 1 / n_positions, where the input says nothing."""
         pace = torch.expm1(1 / (n_positions * self.A_log.exp())).log()
         self.dt_bias.copy_(pace.repeat_interleave(self.d_key))

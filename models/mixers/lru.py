@@ -69,7 +69,7 @@ class LRU(Mixer):
         return 2 * seq_len * (linears + 2 * self.d_inner) + self.convolution.flops(seq_len)
 
     @torch.no_grad()
-    def remember(self, n_positions: int) -> tuple[str, ...]:
+    def set_memory_length(self, n_positions: int) -> tuple[str, ...]:
         """By the decay: 8 softplus(decay) / 2 = 1 / n_positions, where the input says nothing."""
         self.decay.fill_(math.log(math.expm1(2 / (SHARPNESS * n_positions))))
         return ("decay",)

@@ -120,7 +120,7 @@ class Mamba2(Mixer):
         return 2 * seq_len * multiply_adds(*linears) + self.convolutions.flops(seq_len) + mixing
 
     @torch.no_grad()
-    def remember(self, n_positions: int) -> tuple[str, ...]:
+    def set_memory_length(self, n_positions: int) -> tuple[str, ...]:
         """By the speed: exp(A_log) softplus(dt_bias) = 1 / n_positions; the steps themselves also scale what is written."""
         self.A_log.copy_(-(n_positions * exact_softplus(self.dt_bias)).log())
         return ("A_log",)

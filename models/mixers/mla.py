@@ -33,7 +33,7 @@ class MLA(Mixer):
     """
 
     later_options: ClassVar[dict[str, Any]] = {"causal": True}
-    takes_keep = True
+    takes_attention_mask = True
     kernel_op = "attend"
 
     def __init__(
@@ -71,7 +71,7 @@ class MLA(Mixer):
         self.value_up = nn.Linear(self.kv_rank, n_heads * self.d_head, bias=False)
         self.output = nn.Linear(n_heads * self.d_head, d_model, bias=False)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> same."""
         positions = torch.arange(x.shape[1], device=x.device)
         latent, turned_key = self._cached(x, positions)
@@ -80,7 +80,9 @@ class MLA(Mixer):
         query = torch.cat(self._query(x, positions), dim=-1)
         # The fused kernels want values of the size of keys.
         value = F.pad(value, (0, self.d_rope))
-        mixed = run_kernel(self.kernel_op, self.kernel, query, key, value, causal=self.causal, window=None, keep=keep)
+        mixed = run_kernel(
+            self.kernel_op, self.kernel, query, key, value, causal=self.causal, window=None, attention_mask=attention_mask
+        )
         return self.output(merge_heads(mixed[..., : self.d_head]))
 
     def initial_state(self, batch_size: int) -> LatentState:

@@ -86,7 +86,7 @@ class RWKV6(Mixer):
         return projections + self.n_heads * rwkv6_recurrence_flops(seq_len, self.d_head, self.d_head)
 
     @torch.no_grad()
-    def remember(self, n_positions: int) -> tuple[str, ...]:
+    def set_memory_length(self, n_positions: int) -> tuple[str, ...]:
         """By the bias: exp(d) = 1 / n_positions, where the input says nothing."""
         self.decay.up.bias.fill_(-math.log(n_positions))
         return ("decay.up.bias",)

@@ -95,7 +95,7 @@ class RWKV7(Mixer):
         return projections + self.n_heads * rwkv7_recurrence_flops(seq_len, self.d_head, self.d_head)
 
     @torch.no_grad()
-    def remember(self, n_positions: int) -> tuple[str, ...]:
+    def set_memory_length(self, n_positions: int) -> tuple[str, ...]:
         """By the bias: e^-0.5 sigmoid(b) = 1 / n_positions, where the input says nothing; nothing forgets within one."""
         at_least(2, n_positions=n_positions)
         self.decay.up.bias.fill_(-math.log(n_positions * FASTEST - 1))

@@ -24,9 +24,9 @@ class Mixer(nn.Module):
     one: what a spec says of single linears is applied from outside. `fused` names, by linear, the parts of a matrix that cannot
     be set apart.
 
-    Mixers that set `takes_keep = True` take `forward(x, keep)` with `keep` [batch, time] bool, false at the pads, anywhere:
-    no position looks at a pad but the pad at itself, and what comes out at pads is finite and has no other meaning. Positions are
-    counted with the pads. The other mixers are causal: to them, pads at the end change nothing.
+    Mixers that set `takes_attention_mask = True` take `forward(x, attention_mask)`, a bool mask [batch, time], false at the pads,
+    anywhere: no position looks at a pad but the pad at itself, and what comes out at pads is finite and has no other meaning.
+    Positions are counted with the pads. The other mixers are causal: to them, pads at the end change nothing.
 
     `later_options` are options that a kind had not at first, with the values that leave it what it was: racks that do not use
     them are saved and named as before.
@@ -36,7 +36,7 @@ class Mixer(nn.Module):
     """
 
     has_step = False
-    takes_keep: ClassVar[bool] = False
+    takes_attention_mask: ClassVar[bool] = False
     fused: ClassVar[dict[str, tuple[str, ...]]] = {}
     later_options: ClassVar[dict[str, Any]] = {}
 
@@ -60,7 +60,7 @@ class Mixer(nn.Module):
         """
         raise NotImplementedError
 
-    def remember(self, n_positions: int) -> tuple[str, ...]:  # noqa: ARG002
+    def set_memory_length(self, n_positions: int) -> tuple[str, ...]:  # noqa: ARG002
         """Start anew with a memory that fades to 1/e over about `n_positions`; the names of the parameters that were set.
 
         There are none where nothing fades.

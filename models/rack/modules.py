@@ -48,21 +48,25 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout else None
         self.compute_dtype: torch.dtype | None = None
 
-    def halves(self) -> tuple[tuple[nn.Module | None, nn.Module | None, nn.Module | None], ...]:
+    def sublayers(self) -> tuple[tuple[nn.Module | None, nn.Module | None, nn.Module | None], ...]:
         """Norm, part and post-norm of the mixer, then of the channel mixer."""
         return (self.mixer_norm, self.mixer, self.mixer_post_norm), (self.mlp_norm, self.mlp, self.mlp_post_norm)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """[batch, time, d_model] -> [batch, time, d_model].
 
-        `keep` [batch, time] is false at pads. Mixers that take it do not look there; the others are causal, so that pads behind
-        a text change nothing in it.
+        `attention_mask` [batch, time] is false at pads. Mixers that take it do not look there; the others are causal, so pads
+        behind a text change nothing in it.
         """
         with self._autocast(x):
-            for norm, part, post_norm in self.halves():
+            for norm, part, post_norm in self.sublayers():
                 if part is not None and (active := _active(part)) is not None:
                     seen = self._read(x, norm)
-                    mixed = active(seen, keep=keep) if keep is not None and _takes_keep(active) else part(seen)
+                    mixed = (
+                        active(seen, attention_mask=attention_mask)
+                        if attention_mask is not None and _takes_attention_mask(active)
+                        else part(seen)
+                    )
                     x = x + self._finished(mixed, post_norm).to(x.dtype)
         return x
 
@@ -74,14 +78,14 @@ class Block(nn.Module):
 
     def initial_state(self, batch_size: int) -> BlockState:
         """The state before the first position; of a choice, that of the active part."""
-        mixer, mlp = (_active(part) for _, part, _ in self.halves())
+        mixer, mlp = (_active(part) for _, part, _ in self.sublayers())
         return _initial_state(mixer, batch_size), _initial_state(mlp, batch_size)
 
     def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         """One position: ([batch, d_model], state) -> ([batch, d_model], next state)."""
         next_state = []
         with self._autocast(x):
-            for (norm, part, post_norm), before in zip(self.halves(), state, strict=True):
+            for (norm, part, post_norm), before in zip(self.sublayers(), state, strict=True):
                 active, after = _active(part), None
                 if active is not None:
                     change, after = _step(active, self._read(x, norm), before)
@@ -131,13 +135,13 @@ class Stack(nn.Module):
         for block in self.blocks:
             block.compute_dtype = dtype  # type: ignore[assignment]
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """[batch, time, d_model] -> [batch, time, d_model]; `keep` [batch, time] is false at pads."""
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """[batch, time, d_model] -> [batch, time, d_model]; `attention_mask` [batch, time] is false at pads."""
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled() and _has_gradient(x, block):
-                x = checkpoint(block, x, keep, use_reentrant=False, context_fn=_reporting_once)
+                x = checkpoint(block, x, attention_mask, use_reentrant=False, context_fn=_reporting_once)
             else:
-                x = block(x) if keep is None else block(x, keep)
+                x = block(x) if attention_mask is None else block(x, attention_mask)
         return x
 
 
@@ -178,7 +182,7 @@ class Rack(nn.Module):
         tokens: Tensor | None,
         *,
         t: Tensor | None = None,
-        keep: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         hidden: Tensor | None = None,
         start: int = 0,
     ) -> Tensor:
@@ -187,7 +191,7 @@ class Rack(nn.Module):
         Args:
             tokens: not read where `hidden` is given.
             t: time steps [batch] int64 of a rack with a time embedding; they are part of `hidden` already.
-            keep: [batch, time] bool, false at pads.
+            attention_mask: [batch, time] bool, false at pads.
             hidden: [batch, time, d_model], the input of `stacks[start]`.
             start: where to go on from.
 
@@ -198,18 +202,19 @@ class Rack(nn.Module):
             if tokens is None or start:
                 raise ValueError(f"start = {start}: a rack starts from tokens at its first stack, elsewhere from hidden states")
             hidden = self.embed(tokens, t)
-        return self.head(self.run(hidden, start=start, keep=keep))
+        return self.head(self.run(hidden, start=start, attention_mask=attention_mask))
 
     def embed(self, tokens: Tensor, t: Tensor | None = None) -> Tensor:
         """What the first stack gets: tokens [batch, time] and time steps [batch], if there are any -> [batch, time, d_model]."""
         return self._timed(self.embedding(tokens), t)
 
-    def run(self, x: Tensor, *, start: int = 0, stop: int | None = None, keep: Tensor | None = None) -> Tensor:
+    def run(self, x: Tensor, *, start: int = 0, stop: int | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """Through the stacks [start:stop]: [batch, time, d_model] -> same."""
-        if keep is not None and (keep.dtype != torch.bool or keep.shape != x.shape[:2]):
-            raise ValueError(f"keep must be bool {list(x.shape[:2])}, true at tokens; got {keep.dtype} {list(keep.shape)}")
+        if attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.shape != x.shape[:2]):
+            found = f"{attention_mask.dtype} {list(attention_mask.shape)}"
+            raise ValueError(f"attention_mask must be bool {list(x.shape[:2])}, true at tokens; got {found}")
         for stack in list(self.stacks)[start:stop]:
-            x = stack(x) if keep is None else stack(x, keep)
+            x = stack(x) if attention_mask is None else stack(x, attention_mask)
         return x
 
     def _timed(self, x: Tensor, t: Tensor | None) -> Tensor:
@@ -251,8 +256,8 @@ def _active(part: nn.Module | None) -> nn.Module | None:
     return part.part if isinstance(part, Choice) else part
 
 
-def _takes_keep(part: nn.Module) -> bool:
-    return isinstance(part, Mixer) and part.takes_keep
+def _takes_attention_mask(part: nn.Module) -> bool:
+    return isinstance(part, Mixer) and part.takes_attention_mask
 
 
 def _reporting_once() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:

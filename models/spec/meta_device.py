@@ -14,7 +14,7 @@ ELEMENTWISE = frozenset(
 )
 
 
-class Unfilled(TorchFunctionMode):
+class FastMeta(TorchFunctionMode):
     """On the meta device: what only fills does nothing, and what computes element by element gives the shape of its result.
 
     Torch can do both there, but imports its compiler for it, which takes over a second.

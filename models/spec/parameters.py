@@ -92,7 +92,7 @@ class LoraSpec(Spec):
         return {"alpha": self.alpha or rank, "dropout": self.dropout, "rslora": self.rslora}
 
     @property
-    def how_fields(self) -> tuple[str, ...]:  # type: ignore[override]
+    def outside_fingerprint(self) -> tuple[str, ...]:  # type: ignore[override]
         """No part of the content: the later fields, where they say nothing. A dump in full has them, an older one had not."""
         return tuple(name for name, value in LATER.items() if getattr(self, name) == value)
 
@@ -170,7 +170,7 @@ class ModelPart(ParameterFields, Part):
     short_forms: ClassVar[tuple[str, ...]] = ("bias",)
 
     @property
-    def how_fields(self) -> tuple[str, ...]:  # type: ignore[override]
+    def outside_fingerprint(self) -> tuple[str, ...]:  # type: ignore[override]
         """What is no part of the content."""
         return "kernel", *(name for name, value in self.later_options.items() if getattr(self, name) == value)
 

@@ -33,7 +33,7 @@ class PatternSpec(Spec):
 
 
 @dataclass(frozen=True)
-class Placed:
+class BlockWithPath:
     """A block of the laid-out stack and the place in the stack's spec where it is written."""
 
     block: BlockSpec
@@ -69,7 +69,7 @@ def _names(pattern: Sequence[Any], n_blocks: int | None) -> list[str]:
     return once if n_blocks is None else list(islice(cycle(once), n_blocks))
 
 
-def expand_blocks(stack: Layout) -> tuple[Placed, ...]:
+def expand_blocks(stack: Layout) -> tuple[BlockWithPath, ...]:
     """The blocks of a stack, first block first; ValidationError where the spec contradicts itself."""
     problems = Problems()
     placed = list(_lay_out(stack, problems))
@@ -87,24 +87,24 @@ def expand_blocks(stack: Layout) -> tuple[Placed, ...]:
             except ValidationError as error:
                 problems.adopt(("layers", key), error)
                 break
-            placed[index] = Placed(block, ("layers", key))
+            placed[index] = BlockWithPath(block, ("layers", key))
     problems.raise_if_any("StackSpec")
     return tuple(placed)
 
 
-def _lay_out(stack: Layout, problems: Problems) -> Iterator[Placed]:
+def _lay_out(stack: Layout, problems: Problems) -> Iterator[BlockWithPath]:
     if stack.block is not None:
         if stack.pattern is not None or stack.blocks is not None:
             problems.add((), "give one of block, pattern with blocks, or a list of blocks")
         if stack.n_blocks is None:
             problems.add(("n_blocks",), "required beside block: how often the block is repeated")
-        yield from [Placed(stack.block, ("block",))] * (stack.n_blocks or 0)
+        yield from [BlockWithPath(stack.block, ("block",))] * (stack.n_blocks or 0)
     elif isinstance(stack.blocks, tuple):
         if stack.pattern is not None:
             problems.add(("pattern",), "a pattern needs named blocks, but blocks is a list")
         if not stack.blocks or stack.n_blocks not in (None, len(stack.blocks)):
             problems.add(("blocks",), f"a list of {len(stack.blocks)} blocks, but n_blocks is {stack.n_blocks}")
-        yield from (Placed(block, ("blocks", index)) for index, block in enumerate(stack.blocks))
+        yield from (BlockWithPath(block, ("blocks", index)) for index, block in enumerate(stack.blocks))
     elif stack.blocks and stack.pattern:
         names = _names(stack.pattern, stack.n_blocks)
         unknown = [name for name in dict.fromkeys(names) if name not in stack.blocks]
@@ -113,7 +113,7 @@ def _lay_out(stack: Layout, problems: Problems) -> Iterator[Placed]:
         unused = [name for name in stack.blocks if name not in _names(stack.pattern, None)]
         for name in () if unknown else unused:
             problems.add(("blocks", name), "not used in the pattern")
-        yield from (Placed(stack.blocks[name], ("blocks", name)) for name in names if name not in unknown)
+        yield from (BlockWithPath(stack.blocks[name], ("blocks", name)) for name in names if name not in unknown)
     else:
         problems.add((), "give block and n_blocks, or pattern and blocks, or a list of blocks")
 

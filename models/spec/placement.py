@@ -12,7 +12,7 @@ from configs import ConfigError
 from configs.errors import known_names
 
 Placement = tuple[str, ...]
-Half = Literal["mixer", "mlp"]
+Sublayer = Literal["mixer", "mlp"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Slot:
     """
 
     layer: int
-    half: Half
+    sublayer: Sublayer
     names: tuple[str, ...]
     main: str
 
     def __str__(self) -> str:
-        return f"layer {self.layer}" if self.half == "mixer" else f"channel mixer of layer {self.layer}"
+        return f"layer {self.layer}" if self.sublayer == "mixer" else f"channel mixer of layer {self.layer}"
 
 
 def parse_placement(value: str | Sequence[str], slots: Sequence[Slot]) -> Placement:

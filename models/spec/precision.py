@@ -13,7 +13,7 @@ Precision = Literal["full", "half", "bfloat16", "fp8", "nvfp4", "qlora"]
 COMPUTED: dict[str, torch.dtype] = {"half": torch.float16, "bfloat16": torch.bfloat16}
 """What products are computed in, by autocast, while the weights that train are float32; the others: as around the stack."""
 
-FORMATS: dict[str, str] = {"half": "half", "bfloat16": "bfloat16", "fp8": "fp8", "nvfp4": "nvfp4", "qlora": "nf4"}
+STORED_AS: dict[str, str] = {"half": "half", "bfloat16": "bfloat16", "fp8": "fp8", "nvfp4": "nvfp4", "qlora": "nf4"}
 """The formats of stored weights; `full` has none."""
 
 TRAINED_AS_STORED = frozenset(("fp8", "nvfp4"))

@@ -14,7 +14,7 @@ from configs.errors import Location
 from configs.registry import Part
 from models.rack.choice import STOCHASTIC, Choice
 from models.spec.block import BlockSpec
-from models.spec.meta_device import Unfilled
+from models.spec.meta_device import FastMeta
 
 UNKNOWN_LENGTH = -1
 """Stands for the `max_length` of a backbone, which only the rack around it will know."""
@@ -41,7 +41,7 @@ def check_part(registry: Registry, part: Part | None, d_model: int, max_length: 
     sizes = {"d_model": d_model, "max_length": max_length, "vocab_size": 1, "make_norm": nn.Identity}
     named = inspect.signature(registry[part.kind]).parameters
     try:
-        with torch.device("meta"), Unfilled():
+        with torch.device("meta"), FastMeta():
             registry[part.kind](**options, **{name: value for name, value in sizes.items() if name in named})
     except (ValueError, RuntimeError) as error:  # torch's own, for sizes whose product overflows
         return str(error)

@@ -10,8 +10,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, model_vali
 from configs import Problems
 from models.spec.block import Blocks, BlockSpec
 from models.spec.parameters import IN_FULL, SILENT, LoraSpec, ParameterFields
-from models.spec.patterns import PatternItem, Placed, expand_blocks
-from models.spec.precision import FORMATS, Precision
+from models.spec.patterns import BlockWithPath, PatternItem, expand_blocks
+from models.spec.precision import STORED_AS, Precision
 
 
 class StackSpec(ParameterFields):
@@ -47,7 +47,7 @@ class StackSpec(ParameterFields):
     precision: Precision = "full"
     stored: bool = False
     progressive_lora: LoraSpec | None = None
-    _placed: tuple[Placed, ...] = PrivateAttr()
+    _placed: tuple[BlockWithPath, ...] = PrivateAttr()
 
     @classmethod
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
@@ -74,9 +74,9 @@ class StackSpec(ParameterFields):
 
     @model_validator(mode="after")
     def _check_storage(self) -> Self:
-        if self.stored and self.precision not in FORMATS:
+        if self.stored and self.precision not in STORED_AS:
             problems = Problems()
-            problems.add(("stored",), f"precision '{self.precision}' is not stored: choose one of {', '.join(FORMATS)}")
+            problems.add(("stored",), f"precision '{self.precision}' is not stored: choose one of {', '.join(STORED_AS)}")
             problems.raise_if_any(type(self).__name__)
         if self.precision == "qlora":
             object.__setattr__(self, "stored", True)
@@ -92,6 +92,6 @@ class StackSpec(ParameterFields):
         """The blocks, first block first, with patterns laid out and overrides applied."""
         return tuple(placed.block for placed in self._placed)
 
-    def placed(self) -> tuple[Placed, ...]:
+    def placed(self) -> tuple[BlockWithPath, ...]:
         """The same blocks, each with the place in the spec that it comes from."""
         return self._placed

@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveInt, model_validator
 
 from models.rack.time_embedding import TimeEmbedding
-from models.spec.meta_device import Unfilled
+from models.spec.meta_device import FastMeta
 from models.spec.parameters import ParameterFields
 
 
@@ -22,7 +22,7 @@ class TimeSpec(ParameterFields):
     @model_validator(mode="after")
     def _check(self) -> Self:
         """Its constructor is the one place where its rules are written."""
-        with torch.device("meta"), Unfilled():
+        with torch.device("meta"), FastMeta():
             self.build(d_model=1)
         return self
 

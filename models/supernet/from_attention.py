@@ -59,7 +59,7 @@ def convert(attention: Attention, target: Mixer) -> Conversion:
     shared = _n_kv_heads(target) // attention.n_kv_heads
     repeats = {"query": 1, "key": shared, "value": shared, "output": 1}
     repeats |= {f"convolutions.{index}": repeats[name] for index, name in enumerate(PROJECTIONS)}
-    trained, remembered = _merged(attention), target.remember(MEMORY)
+    trained, remembered = _merged(attention), target.set_memory_length(MEMORY)
     names: dict[str, list[str]] = {"copied": [], "set": list(remembered), "kept": []}
     for name, parameter in target.named_parameters():
         module = name.rpartition(".")[0]

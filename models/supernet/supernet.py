@@ -8,7 +8,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from configs import ConfigError
-from models.assembly.place import thinned
+from models.assembly.place import keep_choices
 from models.rack.choice import Choice
 from models.rack.modules import Rack
 from models.rack_spec import RackSpec
@@ -67,7 +67,7 @@ class Supernet(nn.Module):
         kept = [parse_placement(each, self.slots) for each in placements]
         if not kept:
             raise ConfigError("a supernet is thinned to the parts of some placements, but none is given")
-        supernet = Supernet(thinned(self.space, kept))
+        supernet = Supernet(keep_choices(self.space, kept))
         self._filled(supernet.rack, self.rack.state_dict())
         return supernet.train(self.training)
 

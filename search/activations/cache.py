@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from configs import ConfigError
-from search.activations.choice import Decision, Limits, Reuse, choose
+from search.activations.choice import Decision, Limits, Reuse, choose_cache_mode
 from search.activations.folder import ArrowStore
 from search.activations.key import CacheKey
 from search.activations.memory import MemoryStore, Store
@@ -20,8 +20,8 @@ from search.activations.rows import ComputeRows, Ids, Names, checksums, from_byt
 from search.activations.statistics import Statistics
 from search.activations.trunk import Trunk
 
-Mode = Literal["memory", "arrow", "stream", "auto"]
-Batch = tuple[Ids, Ids, Tensor]
+CacheMode = Literal["memory", "arrow", "stream", "auto"]
+RowBatch = tuple[Ids, Ids, Tensor]
 """Sample ids [n], variants [n], inputs [n, ...]."""
 
 
@@ -30,7 +30,7 @@ class ActivationCache:
 
     `memory` keeps what it computes, in this process. `arrow` reads a folder that `fill` has written and any number of processes
     share; rows that were not there when it was opened are computed and not kept. `stream` computes always. `auto` is one of
-    these, by `choose`; `decision` says which and why.
+    these, by `choose_cache_mode`; `decision` says which and why.
 
     Args:
         key: what the hidden states are of.
@@ -50,7 +50,7 @@ class ActivationCache:
         key: CacheKey,
         trunk: Trunk,
         *,
-        mode: Mode,
+        mode: CacheMode,
         n_rows: int,
         folder: Path | None = None,
         limits: Limits | None = None,
@@ -65,7 +65,7 @@ class ActivationCache:
         if mode == "auto":
             if reuse is None:
                 raise ValueError("mode auto needs `reuse`: epochs, parameters of the trunk, measured rates")
-            self.decision = choose(key, n_rows, reuse, limits=limits, has_folder=folder is not None)
+            self.decision = choose_cache_mode(key, n_rows, reuse, limits=limits, has_folder=folder is not None)
         else:
             self.decision = Decision(mode, "asked for")
         self.mode = self.decision.mode
@@ -105,7 +105,7 @@ class ActivationCache:
         hidden[~is_hit] = self._compute(names[is_missing], inputs[~is_hit], keep=self.mode == "memory")
         return hidden
 
-    def fill(self, batches: Iterable[Batch], *, compute: ComputeRows | None = None, waits: bool = False) -> None:
+    def fill(self, batches: Iterable[RowBatch], *, compute: ComputeRows | None = None, waits: bool = False) -> None:
         """Compute the rows that are not there yet and keep them; what a killed call has finished is not computed again.
 
         Files that another process is filling are an error; or, if this one `waits`, there when it is done.

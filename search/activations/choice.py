@@ -62,7 +62,7 @@ def break_even_parameters(key: CacheKey, *, flops_per_second: float, bytes_per_s
     return key.d_model * key.torch_dtype.itemsize * flops_per_second / (2 * bytes_per_second)
 
 
-def choose(key: CacheKey, n_rows: int, reuse: Reuse, *, limits: Limits, has_folder: bool) -> Decision:
+def choose_cache_mode(key: CacheKey, n_rows: int, reuse: Reuse, *, limits: Limits, has_folder: bool) -> Decision:
     """Memory where it fits and pays, else files where they fit and pay, else the trunk at every step.
 
     In memory, rows are kept as they are first computed: E epochs save E - 1 forward passes for E - 1 reads. Files are written

@@ -14,7 +14,7 @@ import numpy as np
 from configs import ConfigError
 from search.activations.key import CacheKey
 from search.activations.rows import Names, RowIndex
-from search.activations.shard import Shard, write_shard
+from search.activations.shard import CacheShard, write_shard
 from search.runs.run_folder import make_folder, write_text
 
 MANIFEST = "manifest.json"
@@ -34,7 +34,7 @@ class ArrowStore:
 
     def __init__(self, folder: Path, key: CacheKey) -> None:
         self.folder, self.key = folder, key
-        self._shards: dict[Path, Shard] = {}
+        self._shards: dict[Path, CacheShard] = {}
         self._pending: list[tuple[Names, np.ndarray, np.ndarray]] = []
         self._added: set[tuple[int, int]] = set()
         if not (folder / MANIFEST).exists():  # readers need not be able to write
@@ -61,7 +61,7 @@ class ArrowStore:
     def _open(self) -> None:
         """Map the files that are new, and find out where each row lies."""
         paths = sorted(self.folder.glob("shard-*.arrow"))
-        self._shards = {path: self._shards.get(path) or Shard(path, self.key) for path in paths}
+        self._shards = {path: self._shards.get(path) or CacheShard(path, self.key) for path in paths}
         shards = self._shards.values()
         self._ends = np.cumsum([0, *map(len, shards)])
         self._index = RowIndex(Names.together([shard.names for shard in shards]))

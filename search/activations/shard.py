@@ -35,7 +35,7 @@ def write_shard(path: Path, key: CacheKey, names: Names, *, inputs_checksums: np
         unfinished.unlink(missing_ok=True)
 
 
-class Shard:
+class CacheShard:
     """A file, mapped into memory: processes that read it share its pages. A row is checked when it is first read.
 
     Raises:
@@ -52,12 +52,12 @@ class Shard:
             hidden = batch.column("hidden")
             self._rows = np.frombuffer(hidden.buffers()[1], dtype=np.uint8).reshape(-1, key.row_bytes)[: len(batch)]
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            raise damaged(path, str(error)) from None
+            raise is_damaged(path, str(error)) from None
         metadata = batch.schema.metadata or {}
         if metadata.get(b"key") != key.fingerprint().encode():
-            raise damaged(path, f"it should be of the key {key.fingerprint()}, but is of {metadata.get(b'key')!r}")
+            raise is_damaged(path, f"it should be of the key {key.fingerprint()}, but is of {metadata.get(b'key')!r}")
         if metadata.get(b"checksum") != _checksum(small).encode() or len(self._rows) != len(small[0]):
-            raise damaged(path, "its checksum does not match")
+            raise is_damaged(path, "its checksum does not match")
         self.names = Names(small[0], small[1])
         self.inputs_checksums, self._checksums = small[2], small[3]
         self._is_checked = np.zeros(len(batch), dtype=bool)
@@ -70,7 +70,7 @@ class Shard:
         rows: np.ndarray = self._rows[places]
         new = np.flatnonzero(~self._is_checked[places])
         if (checksums(rows[new]) != self._checksums[places[new]]).any():
-            raise damaged(self.path, "the checksum of a row does not match")
+            raise is_damaged(self.path, "the checksum of a row does not match")
         self._is_checked[places[new]] = True
         return rows
 
@@ -82,6 +82,6 @@ def _checksum(columns: list[np.ndarray]) -> str:
     return f"{checksum:08x}"
 
 
-def damaged(path: Path, reason: str) -> ConfigError:
+def is_damaged(path: Path, reason: str) -> ConfigError:
     """The error for a file that is not as it was written."""
     return ConfigError(f"{path}: damaged: {reason}; delete this file: filling the cache again computes its rows, and no others")

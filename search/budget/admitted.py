@@ -8,7 +8,7 @@ import numpy as np
 
 from models.spec.placement import Placement
 from search.budget.budget import Budget
-from search.budget.program import Row
+from search.budget.program import ConstraintRow
 
 MOST_LISTED = 200_000
 """As many ways to share out the names are listed; beyond that they are walked through slot by slot."""
@@ -81,7 +81,9 @@ class Admitted:
         return found
 
 
-def _admitted_counts(allowed: np.ndarray, sizes: np.ndarray, rows: Sequence[Row], first: np.ndarray) -> np.ndarray | None:
+def _admitted_counts(
+    allowed: np.ndarray, sizes: np.ndarray, rows: Sequence[ConstraintRow], first: np.ndarray
+) -> np.ndarray | None:
     """All admitted counts [n, n_groups, n_names], or None where there are too many ways to look through."""
     listed = np.zeros((1, 0, allowed.shape[1]), dtype=int)
     for names, size in zip(allowed, sizes, strict=True):

@@ -19,7 +19,7 @@ from search.budget.costs import DIMENSIONS, CostTable, Latencies
 from search.budget.feasibility import impossible
 from search.budget.limits import Limit, parse_cost, parse_count
 from search.budget.pins import SETTINGS, check_memory, forbidden, main_name, pins
-from search.budget.program import Row, solve
+from search.budget.program import ConstraintRow, solve
 
 
 def _with_text_keys(value: Any) -> Any:
@@ -97,7 +97,7 @@ class Budget:
         return CostTable.of(self.space, self._settings.get("context"), self._settings.get("dtype", "bf16"), self._latency)
 
     @cached_property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[ConstraintRow, ...]:
         """The limits on what the choices add."""
         return tuple(limit.row for limit in self.limits)
 
@@ -113,7 +113,7 @@ class Budget:
         return admitted
 
     def solve(
-        self, objective: np.ndarray | None = None, *, allowed: np.ndarray | None = None, also: Sequence[Row] = ()
+        self, objective: np.ndarray | None = None, *, allowed: np.ndarray | None = None, also: Sequence[ConstraintRow] = ()
     ) -> np.ndarray | None:
         """The code [n_slots] within the budget with the greatest sum of `objective` [n_slots, n_names], or None.
 

@@ -43,7 +43,7 @@ class Coding:
 
 def slot_key(slot: Slot) -> str:
     """How a slot is named in budgets and weights: its layer, and `.mlp` where it is the channel mixer."""
-    return str(slot.layer) if slot.half == "mixer" else f"{slot.layer}.mlp"
+    return str(slot.layer) if slot.sublayer == "mixer" else f"{slot.layer}.mlp"
 
 
 def find_slot(key: object, slots: Sequence[Slot], where: str) -> int:

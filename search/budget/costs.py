@@ -73,7 +73,7 @@ class CostTable:
         parts = [(share, choice[name]) for choice, each in zip(self.choices, shares, strict=True) for name, share in each.items()]
         return {key: value + sum(share * costs[key] for share, costs in parts) for key, value in self.base.items()}
 
-    def dear_to_cheap(self, names: Iterable[str] | None = None) -> tuple[str, ...]:
+    def by_cost(self, names: Iterable[str] | None = None) -> tuple[str, ...]:
         """Names (all, if not given) by what a sequence keeps in memory, then operations, then parameters; means over slots."""
         offered = dict.fromkeys(name for slot in self.slots for name in slot.names)
         found = {name: [choice[name] for choice in self.choices if name in choice] for name in offered}

@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR
 import numpy as np
 
 from search.budget.limits import Limit, number_text
-from search.budget.program import Row, solve
+from search.budget.program import ConstraintRow, solve
 
 
 def impossible(limits: Sequence[Limit], allowed: np.ndarray) -> str | None:
@@ -83,6 +83,6 @@ def _extreme(
     limit: Limit, others: Sequence[Limit], allowed: np.ndarray, *, sign: int, low: float = -math.inf, high: float = math.inf
 ) -> float | None:
     """The most (sign 1) or least (-1) that the limited quantity can be beside the others, between `low` and `high`."""
-    rows = [Row(limit.weights, low - limit.base, high - limit.base), *(other.row for other in others)]
+    rows = [ConstraintRow(limit.weights, low - limit.base, high - limit.base), *(other.row for other in others)]
     code = solve(sign * limit.weights, allowed, rows)
     return None if code is None else limit.base + float(rows[0].total(code))

@@ -10,7 +10,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 import numpy as np
 
 from configs import ConfigError
-from search.budget.program import Row
+from search.budget.program import ConstraintRow
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d[\d_]*)(?:\.\d+)?(?:[eE][+-]?\d+)?%?"
 _RANGE = re.compile(rf"({_NUMBER})?\s*\.\.\s*({_NUMBER})?")
@@ -32,9 +32,9 @@ class Limit:
     is_cost: bool = False
 
     @property
-    def row(self) -> Row:
+    def row(self) -> ConstraintRow:
         """The limit on what the choices add."""
-        return Row(self.weights, self.low - self.base, self.high - self.base)
+        return ConstraintRow(self.weights, self.low - self.base, self.high - self.base)
 
     def text(self) -> str:
         """Such as `attention = 4`, `kv_bytes <= 1,048,576`."""

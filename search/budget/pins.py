@@ -11,18 +11,18 @@ from search.budget.coding import check_name, find_slot
 from search.budget.costs import n_bytes
 
 SETTINGS = ("pin", "forbid", "context", "dtype")
-Settings = Mapping[str, Any]
+PinSettings = Mapping[str, Any]
 
 
 def main_name(slots: Sequence[Slot]) -> str:
     """The main mixer of all layers; ConfigError if there are several."""
-    mains = dict.fromkeys(slot.main for slot in slots if slot.half == "mixer") or dict.fromkeys(slot.main for slot in slots)
+    mains = dict.fromkeys(slot.main for slot in slots if slot.sublayer == "mixer") or dict.fromkeys(slot.main for slot in slots)
     if len(mains) > 1:
         raise ConfigError(f"budget: a number means layers of the main mixer, but there are several: {', '.join(mains)}; name one")
     return next(iter(mains), "")
 
 
-def pins(settings: Settings, slots: Sequence[Slot]) -> dict[int, str]:
+def pins(settings: PinSettings, slots: Sequence[Slot]) -> dict[int, str]:
     """`pin: {0: attention}`: names by the index of their slot."""
     pinned: dict[int, str] = {}
     for key, name in _mapping(settings, "pin", "{0: attention}").items():
@@ -32,7 +32,7 @@ def pins(settings: Settings, slots: Sequence[Slot]) -> dict[int, str]:
     return pinned
 
 
-def forbidden(settings: Settings, slots: Sequence[Slot]) -> dict[int, list[str]]:
+def forbidden(settings: PinSettings, slots: Sequence[Slot]) -> dict[int, list[str]]:
     """`forbid: {3: [linear]}`: what each slot may not hold, by the index of the slot."""
     found: dict[int, list[str]] = {}
     for key, names in _mapping(settings, "forbid", "{3: [linear]}").items():
@@ -44,7 +44,7 @@ def forbidden(settings: Settings, slots: Sequence[Slot]) -> dict[int, list[str]]
     return found
 
 
-def check_memory(settings: Settings) -> None:
+def check_memory(settings: PinSettings) -> None:
     """ConfigError for a context or dtype that is none."""
     context = settings.get("context", 1)
     if isinstance(context, bool) or not isinstance(context, int) or context < 1:
@@ -52,7 +52,7 @@ def check_memory(settings: Settings) -> None:
     n_bytes(settings.get("dtype", "bf16"))
 
 
-def _mapping(settings: Settings, key: str, example: str) -> Mapping[Any, Any]:
+def _mapping(settings: PinSettings, key: str, example: str) -> Mapping[Any, Any]:
     value = settings.get(key, {})
     if not isinstance(value, Mapping):
         raise ConfigError(f"budget: {key}: {value!r}: expected a mapping such as {example}")

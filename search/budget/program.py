@@ -11,7 +11,7 @@ MARGIN = 4e-6
 """HiGHS keeps rows to 1e-6; a row that was not kept exactly is tightened by this much and solved again."""
 
 
-class Row(NamedTuple):
+class ConstraintRow(NamedTuple):
     """A linear limit: what the choices add up to lies between `low` and `high`. `weights`: [n_slots, n_names]."""
 
     weights: np.ndarray
@@ -31,7 +31,7 @@ class Row(NamedTuple):
         return (total >= self.low - 1e-12 * abs(self.low)) & (total <= self.high + 1e-12 * abs(self.high))
 
 
-def solve(objective: np.ndarray, allowed: np.ndarray, rows: Sequence[Row]) -> np.ndarray | None:
+def solve(objective: np.ndarray, allowed: np.ndarray, rows: Sequence[ConstraintRow]) -> np.ndarray | None:
     """The code [n_slots] with the greatest sum of `objective` [n_slots, n_names] among those allowed, or None.
 
     Slots to which all the same applies are one integer variable a name, a count: most budgets become programs of a few
@@ -55,7 +55,7 @@ def solve(objective: np.ndarray, allowed: np.ndarray, rows: Sequence[Row]) -> np
     return None
 
 
-def _counts(objective: np.ndarray, allowed: np.ndarray, rows: Sequence[Row], group: np.ndarray) -> np.ndarray | None:
+def _counts(objective: np.ndarray, allowed: np.ndarray, rows: Sequence[ConstraintRow], group: np.ndarray) -> np.ndarray | None:
     """How many slots of each group take each name: [n_groups, n_names]."""
     from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415 - most budgets need no program, and no wait for it
 
@@ -83,17 +83,17 @@ def _laid_out(counts: np.ndarray, group: np.ndarray) -> np.ndarray:
     return codes
 
 
-def _scale(row: Row, allowed: np.ndarray) -> Row:
+def _scale(row: ConstraintRow, allowed: np.ndarray) -> ConstraintRow:
     weights = np.where(allowed, row.weights, 0)
     largest = float(np.abs(weights).max()) or 1.0
     if largest >= 2**53 or np.any(weights != np.rint(weights)):
-        return Row(weights / largest, row.low / largest, row.high / largest)
+        return ConstraintRow(weights / largest, row.low / largest, row.high / largest)
     divisor = float(np.gcd.reduce(weights.astype(np.int64), axis=None)) or 1.0
     if largest / divisor > 1e6:
-        return Row(weights / largest, row.low / largest, row.high / largest)
+        return ConstraintRow(weights / largest, row.low / largest, row.high / largest)
     # Half-way between two sums that can be is far from both.
-    return Row(weights / divisor, np.ceil(row.low / divisor - 1e-9) - 0.5, np.floor(row.high / divisor + 1e-9) + 0.5)
+    return ConstraintRow(weights / divisor, np.ceil(row.low / divisor - 1e-9) - 0.5, np.floor(row.high / divisor + 1e-9) + 0.5)
 
 
-def _tighter(row: Row) -> Row:
-    return Row(row.weights, row.low + MARGIN, row.high - MARGIN)
+def _tighter(row: ConstraintRow) -> ConstraintRow:
+    return ConstraintRow(row.weights, row.low + MARGIN, row.high - MARGIN)

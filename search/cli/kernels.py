@@ -13,7 +13,7 @@ from rich.table import Table
 from configs import ConfigError
 from models import MIXERS
 from models.ops.kernels.kernel import Kernel
-from models.ops.kernels.package import Package, load
+from models.ops.kernels.package import Package, load_package
 from models.ops.kernels.table import OPS
 from search.runs.console import make_console
 
@@ -56,7 +56,7 @@ def state(kernel: Kernel) -> str:
 
 def is_ready(kernel: Kernel) -> bool:
     """Whether the kernel is installed and can be imported."""
-    return not isinstance(load(kernel.package, kernel.function), str)
+    return not isinstance(load_package(kernel.package, kernel.function), str)
 
 
 def mixers_of(op: str) -> list[str]:
@@ -71,7 +71,7 @@ def reasons(device: str | None) -> list[str]:
     kernels = [kernel for op in OPS.values() for kernel in op.kernels]
     lines = ["auto is the reference: there is no CUDA device here, and no kernel runs without one."] if device is None else []
     broken = [kernel for kernel in kernels if kernel.package.version() is not None and not is_ready(kernel)]
-    lines += dict.fromkeys(str(load(kernel.package, kernel.function)) for kernel in broken)
+    lines += dict.fromkeys(str(load_package(kernel.package, kernel.function)) for kernel in broken)
     if device is not None and torch.get_float32_matmul_precision() == "highest":
         rounding = sorted({kernel.name for kernel in kernels if kernel.rounds_float32})
         lines.append(

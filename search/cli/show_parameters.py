@@ -14,7 +14,7 @@ from rich.table import Table
 from models import RackSpec
 from models.assembly.assemble import build
 from models.assembly.initialise import EMBEDDING_STD
-from models.assembly.parameter_settings import Settings
+from models.assembly.parameter_settings import ParameterSettings
 from models.linears import stored_numbers
 from search.training.optimizer import parameter_groups
 
@@ -36,12 +36,12 @@ def print_parameters(console: Console, spec: RackSpec) -> None:
         groups.add_row("stored", "", "", f"{n_stored:,}")
     console.print(groups)
     table = _table("parameters", "name", "shape", "start", "learning rate", "weight decay")
-    for name, *cells in _rows(Settings(rack, spec)):
+    for name, *cells in _rows(ParameterSettings(rack, spec)):
         table.add_row(escape(name), *map(escape, cells))
     console.print(table)
 
 
-def _rows(settings: Settings) -> Iterator[tuple[str, ...]]:
+def _rows(settings: ParameterSettings) -> Iterator[tuple[str, ...]]:
     rows = [_row(name, settings) for name, _ in settings.rack.named_parameters()]
     seen: dict[tuple[str, ...], list[tuple[int, str]]] = {}
     for row in rows:
@@ -63,7 +63,7 @@ def _name(run: list[tuple[int, str]]) -> str:
     return name if first == last else PLACE.sub(f".blocks.{first}-{last}.", name)
 
 
-def _row(name: str, settings: Settings) -> tuple[str, ...]:
+def _row(name: str, settings: ParameterSettings) -> tuple[str, ...]:
     parameter, setting, init = settings.rack.get_parameter(name), settings.of(name), settings.init_of(name)
     start = "as its layer starts it"
     if init is not None:

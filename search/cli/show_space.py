@@ -26,8 +26,8 @@ def print_space(console: Console, space: RackSpec, context: int | None = None) -
     costs = CostTable.of(space, context)
     title = f"space: {len(costs.slots)} searchable slots, sequences of {costs.context}, {costs.dtype}"
     table = _table(title, "where", "choice")
-    by_half = sorted(range(len(costs.slots)), key=lambda index: costs.slots[index].half != "mixer")
-    for _, group in groupby(by_half, key=lambda index: str((costs.slots[index].half, costs.choices[index]))):
+    by_sublayer = sorted(range(len(costs.slots)), key=lambda index: costs.slots[index].sublayer != "mixer")
+    for _, group in groupby(by_sublayer, key=lambda index: str((costs.slots[index].sublayer, costs.choices[index]))):
         indices = list(group)
         first, last = (slot_key(costs.slots[index]) for index in (indices[0], indices[-1]))
         for number, (name, spent) in enumerate(costs.choices[indices[0]].items()):
@@ -35,7 +35,7 @@ def print_space(console: Console, space: RackSpec, context: int | None = None) -
             table.add_row(where, escape(name), *_cells(spent))
     table.add_row("outside", "", *_cells(costs.base))
     table.add_section()
-    order = costs.dear_to_cheap
+    order = costs.by_cost
     for label, placement in (
         ("main rack", tuple(slot.main for slot in costs.slots)),
         ("dearest", tuple(order(slot.names)[0] for slot in costs.slots)),

@@ -13,14 +13,14 @@ from models import Placement, placement_text
 from search.evaluation.racing import FIRST_LOOK, beaten, level_of, looks
 from search.evaluation.score import Score, combine
 from search.evaluation.score_batches import Values
-from search.evaluation.score_log import Measured, ScoreLog
+from search.evaluation.score_log import MeasuredScores, ScoreLog
 
 Scorer = Callable[[Sequence[Placement], range], Values]
 """Distinct placements and which of the batches -> by task, [placements, batches], higher is better."""
 
 
 @dataclass
-class Counts:
+class EvaluationCounts:
     """What an evaluator has been spared and has done, in evaluations of one batch (of every task) and of one block on one."""
 
     n_batch_evaluations: int = 0
@@ -69,8 +69,8 @@ class Evaluator:
             raise ConfigError(f"{text}; give more (smaller ones cost no more), or race: false")
         self._scorer, self._log, self._key = scorer, log, key
         self.n_batches, self.shares, self.races, self.confidence = n_batches, dict(shares), race, confidence
-        self.counts = Counts()
-        self._known: dict[Placement, Measured] = {}
+        self.counts = EvaluationCounts()
+        self._known: dict[Placement, MeasuredScores] = {}
 
     def __call__(self, placements: Sequence[Placement], keep: int | None = None) -> list[Score]:
         """The scores of placements, in order. `keep`: how many of the best must be told apart (None: all)."""

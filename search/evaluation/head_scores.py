@@ -14,7 +14,7 @@ from tasks import IGNORED
 Metric = Literal["loss", "accuracy", "kl"]
 
 
-class Leaves:
+class HeadScorer:
     """Scores hidden states: sums over the asked positions of each row, higher is better.
 
     `loss` sums log probabilities of the targets, `accuracy` right answers, `kl` negative KL divergences from the reference's
@@ -44,16 +44,16 @@ class Leaves:
     def _rows(self, states: Sequence[Tensor], targets: Tensor, expected: Tensor | None) -> Tensor:
         logits = self._head(states[0] if len(states) == 1 else torch.cat(list(states)))
         logits = logits.unflatten(0, (len(states), len(targets)))
-        asked = targets != IGNORED
+        supervised = targets != IGNORED
         if self._metric == "accuracy":
-            return ((logits.argmax(-1) == targets) & asked).double().sum(-1)
+            return ((logits.argmax(-1) == targets) & supervised).double().sum(-1)
         found = self._log_probabilities(logits)
         del logits
         if expected is None:
             scores = found.gather(-1, targets.clamp(min=0).expand(found.shape[:-1])[..., None])[..., 0]
         else:
             scores = (expected.exp() * found.sub_(expected)).sum(-1)
-        return torch.where(asked, scores, 0.0).double().sum(-1)
+        return torch.where(supervised, scores, 0.0).double().sum(-1)
 
     @staticmethod
     def _log_probabilities(logits: Tensor) -> Tensor:

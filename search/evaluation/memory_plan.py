@@ -13,9 +13,9 @@ from torch import Tensor
 
 from configs import ConfigError
 from models import Supernet
-from search.evaluation.head_scores import Leaves
+from search.evaluation.head_scores import HeadScorer
 from search.evaluation.memory_count import Need
-from search.evaluation.trie import Walk
+from search.evaluation.trie import PlacementTrie
 
 CPU_CALL_BYTES = 2**19
 """Of the hidden states that go into one call on a CPU (of logits, eight times as much). Larger ones leave the caches, and each of
@@ -23,7 +23,7 @@ their tensors is a fresh mapping of pages: with 32 MiB a position takes twice as
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryPlan:
     """Half of the memory is for the hidden states that are held, half for what one call needs inside.
 
     `rows` is how many rows of a batch may be walked together at most, `rows_level_by_level` how many so that no level has to be
@@ -38,7 +38,9 @@ class Room:
     """Hidden states of one row that may be held."""
 
     @classmethod
-    def of(cls, supernet: Supernet, walk: Walk, leaves: Leaves, row: tuple[Tensor, Tensor], max_eval_memory: int) -> Self:
+    def of(
+        cls, supernet: Supernet, walk: PlacementTrie, leaves: HeadScorer, row: tuple[Tensor, Tensor], max_eval_memory: int
+    ) -> Self:
         """Measure one row of a batch, its inputs and targets [1, time]; ConfigError if even that does not fit."""
         inputs, targets = (tensor.expand(2, -1) for tensor in row)
         state = supernet.rack.embedding(inputs)
@@ -74,7 +76,7 @@ class _Meter:
         self._kinds = [first[spec] for spec in specs]
         self._needs: dict[tuple[object, ...], Need] = {}
 
-    def need(self, walk: Walk, state: Tensor) -> Need:
+    def need(self, walk: PlacementTrie, state: Tensor) -> Need:
         """The most that any block of the walk needs."""
         settings = (state.shape[1], state.dtype, state.device.type, torch.is_autocast_enabled(state.device.type))
         most = Need(0, 0)

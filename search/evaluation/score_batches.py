@@ -12,12 +12,12 @@ from torch import Tensor
 
 from configs import ConfigError
 from models import Placement, Supernet
-from search.evaluation.head_scores import Leaves, Metric
-from search.evaluation.memory_plan import Room
+from search.evaluation.head_scores import HeadScorer, Metric
+from search.evaluation.memory_plan import MemoryPlan
 from search.evaluation.reference import Reference, main_of
-from search.evaluation.trie import Walk
+from search.evaluation.trie import PlacementTrie
 from search.training.batches import Batch
-from search.training.devices import Precision, autocast
+from search.training.devices import TrainPrecision, autocast
 from tasks import IGNORED
 
 Values = dict[str, np.ndarray]
@@ -34,8 +34,8 @@ def score_batches(
     *,
     reference: Reference | None = None,
     max_eval_memory: int = MAX_EVAL_MEMORY,
-    precision: Precision = "auto",
-    walk: Walk | None = None,
+    precision: TrainPrecision = "auto",
+    walk: PlacementTrie | None = None,
 ) -> Values:
     """Score placements on batches, each distinct (prefix, choice) once.
 
@@ -60,10 +60,10 @@ def score_batches(
     n_batches = check_batches(batches)
     if not placements:
         return {task: np.empty((0, n_batches)) for task in batches}
-    walk = walk or Walk(supernet, placements)
+    walk = walk or PlacementTrie(supernet, placements)
     place = {placement: index for index, placement in enumerate(walk.placements)}
     order = [place[placement] for placement in placements]
-    leaves = Leaves(supernet.rack.head, metric, reference or main_of(supernet))
+    leaves = HeadScorer(supernet.rack.head, metric, reference or main_of(supernet))
     values = {}
     # Not inference mode: what a mixer keeps between calls (a mask, a table) would be of no use to training afterwards.
     with torch.no_grad(), evaluating(supernet), autocast(supernet.rack.embedding.weight.device, precision):
@@ -89,7 +89,7 @@ def evaluating(supernet: Supernet) -> Iterator[None]:
 class _TaskWalk:
     """The batches of one task, taken through the walk some rows at a time: several batches, one, or a part of one."""
 
-    def __init__(self, supernet: Supernet, walk: Walk, leaves: Leaves, max_eval_memory: int) -> None:
+    def __init__(self, supernet: Supernet, walk: PlacementTrie, leaves: HeadScorer, max_eval_memory: int) -> None:
         self._supernet, self._walk, self._leaves, self._max_eval_memory = supernet, walk, leaves, max_eval_memory
         self._index = {placement: index for index, placement in enumerate(walk.placements)}
 
@@ -104,7 +104,7 @@ class _TaskWalk:
         sizes = torch.tensor([len(own) for own, _ in batches], device=inputs.device)
         owners = torch.arange(len(batches), device=inputs.device).repeat_interleave(sizes)
         sums = torch.zeros(len(self._index), len(batches), dtype=torch.float64, device=inputs.device)
-        room = Room.of(self._supernet, self._walk, self._leaves, (inputs[:1], targets[:1]), self._max_eval_memory)
+        room = MemoryPlan.of(self._supernet, self._walk, self._leaves, (inputs[:1], targets[:1]), self._max_eval_memory)
         # A batch stays whole, its levels cut into chunks, unless it is too large even for the walk node by node.
         n_rows = max(room.rows_level_by_level, min(room.rows, int(sizes.max())))
         for rows in torch.arange(len(inputs)).split(n_rows):
@@ -112,7 +112,7 @@ class _TaskWalk:
             self._add(sums, inputs[piece], targets[piece], owners[piece], room)
         return sums
 
-    def _add(self, sums: Tensor, inputs: Tensor, targets: Tensor, owners: Tensor, room: Room) -> None:
+    def _add(self, sums: Tensor, inputs: Tensor, targets: Tensor, owners: Tensor, room: MemoryPlan) -> None:
         def take(leaves: list[tuple[Placement, Tensor]]) -> None:
             scores = self._leaves.score([state for _, state in leaves], inputs, targets, room.leaf_rows)
             for (placement, _), row_scores in zip(leaves, scores, strict=True):

@@ -13,7 +13,7 @@ from models import Placement, Supernet, placement_text
 from search.runs.run_folder import Row, TrialLog
 from search.training.checkpoint import weights
 
-Measured = dict[str, list[float]]
+MeasuredScores = dict[str, list[float]]
 """By task, a number for each batch so far."""
 
 
@@ -24,12 +24,12 @@ class ScoreLog(TrialLog):
     repeated. `n_torn` lines were cut short by a kill and dropped; whoever opens the log says so.
     """
 
-    def measured(self, key: str) -> Measured:
+    def measured(self, key: str) -> MeasuredScores:
         """What is known, perhaps nothing. Numbers that JSON has no word for were not finite, and are minus infinity again."""
         batches = self.rows.get(key, {"batches": {}})["batches"]
         return {task: [-math.inf if value is None else value for value in values] for task, values in batches.items()}
 
-    def add_round(self, measured: Mapping[str, tuple[Placement, Measured]]) -> None:
+    def add_round(self, measured: Mapping[str, tuple[Placement, MeasuredScores]]) -> None:
         """Append a row a key; they are on the disk when this returns."""
         rows: list[Row] = [
             {

@@ -9,17 +9,14 @@ import torch
 from torch import nn
 
 from models import Placement, Supernet
-from search.evaluation.evaluator import Counts, Evaluator
+from search.evaluation.evaluator import Evaluator
 from search.evaluation.head_scores import Metric
 from search.evaluation.reference import KeptLogits, Reference, main_of
-from search.evaluation.score import Score, paired_difference
 from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, check_batches, evaluating, score_batches
 from search.evaluation.score_log import ScoreLog, weights_fingerprint
-from search.evaluation.trie import Walk
+from search.evaluation.trie import PlacementTrie
 from search.training.batches import Batch
-from search.training.devices import Precision, autocast
-
-__all__ = ["Counts", "Evaluator", "Score", "SupernetEvaluator", "paired_difference", "score_key"]
+from search.training.devices import TrainPrecision, autocast
 
 
 class SupernetEvaluator(Evaluator):
@@ -39,7 +36,7 @@ class SupernetEvaluator(Evaluator):
         teacher: nn.Module | None = None,
         log: ScoreLog | None = None,
         max_eval_memory: int = MAX_EVAL_MEMORY,
-        precision: Precision = "auto",
+        precision: TrainPrecision = "auto",
         race: bool = False,
         confidence: float = 0.99,
     ) -> None:
@@ -94,7 +91,7 @@ class SupernetEvaluator(Evaluator):
         )
 
     def _measured(self, placements: Sequence[Placement], batches: range) -> Values:
-        walk = Walk(self._supernet, placements)
+        walk = PlacementTrie(self._supernet, placements)
         self.counts.n_layer_evaluations += walk.n_nodes * len(batches)
         self.counts.n_layer_evaluations_alone += walk.n_alone * len(batches)
         chosen = {task: own[batches.start : batches.stop] for task, own in self._batches.items()}
@@ -102,7 +99,12 @@ class SupernetEvaluator(Evaluator):
 
 
 def score_key(
-    supernet: Supernet, data_fingerprint: str, metric: Metric, *, teacher: nn.Module | None = None, precision: Precision = "auto"
+    supernet: Supernet,
+    data_fingerprint: str,
+    metric: Metric,
+    *,
+    teacher: nn.Module | None = None,
+    precision: TrainPrecision = "auto",
 ) -> str:
     """What numbers depend on beside the placement: weights, data, metric, and what they were computed in and compared with."""
     device = supernet.rack.embedding.weight.device

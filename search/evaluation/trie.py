@@ -14,7 +14,7 @@ from models.rack.choice import Choice
 from models.spec.placement import check_placement
 
 Key = tuple[str, ...]
-Leaves = list[tuple[Placement, Tensor]]
+LeafStates = list[tuple[Placement, Tensor]]
 
 
 @dataclass
@@ -27,7 +27,7 @@ class _Frame:
     """Children, in order: the index of the parent, and the leaves first to last that lie below the child."""
 
 
-class Walk:
+class PlacementTrie:
     """The trie of some placements over the blocks of a supernet.
 
     A node is a prefix of placements; its key is what its block's slots hold. Nodes of a level that have the same key differ in
@@ -69,7 +69,7 @@ class Walk:
         """The distinct keys of each block."""
         return [list(dict.fromkeys(keys[level] for keys in self._keys)) for level in range(len(self._blocks))]
 
-    def run(self, state: Tensor, take: Callable[[Leaves], None], *, n_states: int, n_at_once: int) -> None:
+    def run(self, state: Tensor, take: Callable[[LeafStates], None], *, n_states: int, n_at_once: int) -> None:
         """Take a batch's embeddings [rows, time, d_model] through all blocks.
 
         Level by level as long as that fits; where it does not, the children that fit go first, down to the leaves.

@@ -13,7 +13,7 @@ from typing import Any
 from configs import ConfigError
 from search.jobs.backend import QUIET_SECONDS, Backend
 from search.jobs.progressive.candidates import CandidateSpec, run_candidate
-from search.jobs.progressive.stages import train_here
+from search.jobs.progressive.stages import run_stages
 from search.jobs.supernet.job import run, train_rack
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.console import make_console
@@ -21,12 +21,12 @@ from search.runs.outcome import outcome, outcome_text
 from search.runs.run_folder import Row
 
 
-def _in_turn(specs: Mapping[str, Any], out: Path, train: Callable[[Any, Path, Seldom], Row]) -> dict[str, Row]:
+def _in_turn(specs: Mapping[str, Any], out: Path, train: Callable[[Any, Path, RateLimitedLog], Row]) -> dict[str, Row]:
     """One after the other; one that fails is told by its error, and the next one starts."""
     say, summaries = partial(make_console().print, markup=False), {}
     for number, (name, spec) in enumerate(specs.items(), start=1):
         try:
-            summaries[name] = train(spec, out / name, Seldom(name, say))
+            summaries[name] = train(spec, out / name, RateLimitedLog(name, say))
         except ConfigError:
             raise
         except Exception:  # noqa: BLE001 - whatever a model raises is that model's result
@@ -43,7 +43,7 @@ def _train_candidates(candidates: Mapping[str, CandidateSpec], out: Path) -> dic
     return _in_turn(candidates, out, run_candidate)
 
 
-class Seldom:
+class RateLimitedLog:
     """Passes on a rack's lines with its name, but no more than one every `QUIET_SECONDS`: a short run says nothing."""
 
     def __init__(self, name: str, say: Callable[[str], None]) -> None:
@@ -63,7 +63,7 @@ HERE = Backend(
     train_supernet=run,
     train_racks=_train_racks,
     open_scorer=lambda *_: nullcontext(),
-    train_growth=train_here,
+    train_growth=run_stages,
     train_candidates=_train_candidates,
     session=nullcontext,
 )

@@ -17,12 +17,12 @@ from configs import ConfigError, Spec
 from models import RackSpec
 from models.rack.contracts import Mixer
 from search.profiling.decoding import state_at
-from search.profiling.latency import EMBEDDING, LatencyTable, Mode
+from search.profiling.latency import EMBEDDING, LatencyMode, LatencyTable
 from search.profiling.rack_parts import parts_of
 from search.profiling.timing import median_milliseconds
 from search.runs.console import make_console
 from search.runs.run_folder import run_folder
-from search.training.devices import Device, Precision, autocast, hardware, reseed, resolve_device
+from search.training.devices import Device, TrainPrecision, autocast, hardware, reseed, resolve_device
 
 
 class ProfileSpec(Spec):
@@ -34,12 +34,12 @@ class ProfileSpec(Spec):
 
     job: Literal["profile"] = "profile"
     rack: RackSpec
-    mode: Mode = "prefill"
+    mode: LatencyMode = "prefill"
     batch_size: PositiveInt = 1
     seq_len: PositiveInt = 1024
     repeats: PositiveInt = 20
     device: Device = "auto"
-    precision: Precision = "auto"
+    precision: TrainPrecision = "auto"
 
 
 def run(spec: ProfileSpec, out: Path) -> int:

@@ -20,7 +20,7 @@ from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.validate import job as validate
 from search.jobs.validate.spec import ValidateSpec
-from search.runs.report import divergence
+from search.runs.report import diverged_message
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Job:
 
 
 def _train_supernet(spec: SupernetSpec, out: Path, backend: Backend) -> int:
-    return 1 if divergence(backend.train_supernet(spec, out)) else 0
+    return 1 if diverged_message(backend.train_supernet(spec, out)) else 0
 
 
 def _profile(spec: ProfileSpec, out: Path, backend: Backend) -> int:

@@ -12,10 +12,10 @@ from pydantic import NonNegativeFloat, PositiveInt
 from configs import ConfigError, Spec
 from configs.load import validate
 from models import RackSpec
-from search.profiling.rack_parts import RackPart, halves, head_of, parts_of
+from search.profiling.rack_parts import RackPart, head_of, parts_of, sublayers_of
 from search.runs.run_folder import write_text
 
-Mode = Literal["prefill", "decode"]
+LatencyMode = Literal["prefill", "decode"]
 EMBEDDING = "embedding"
 
 
@@ -31,7 +31,7 @@ class LatencyTable(Spec):
     torch_version: str
     device: str
     precision: Literal["fp32", "bf16"]
-    mode: Mode
+    mode: LatencyMode
     batch_size: PositiveInt
     seq_len: PositiveInt
     d_model: PositiveInt
@@ -73,11 +73,11 @@ class LatencyTable(Spec):
             )
         outside = self.milliseconds[EMBEDDING] + self._time(head_of(space))
         slots = []
-        for half in halves(space):
-            if half.choices is None:
-                outside += self._half(half.part, half.norms)
+        for sublayer in sublayers_of(space):
+            if sublayer.choices is None:
+                outside += self._half(sublayer.part, sublayer.norms)
             else:
-                slots.append({name: self._half(part, half.norms) for name, part in half.choices.items()})
+                slots.append({name: self._half(part, sublayer.norms) for name, part in sublayer.choices.items()})
         return outside, slots
 
     def _half(self, part: RackPart | None, norms: Sequence[RackPart]) -> float:

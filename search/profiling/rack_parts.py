@@ -99,7 +99,7 @@ def _made(linear: nn.Linear, as_built: Linear) -> nn.Linear:
     return with_adapters(linear, {"lora": adapter})
 
 
-class Half(NamedTuple):
+class SublayerParts(NamedTuple):
     """A mixer or channel mixer: the part that it is, or those that it may be by name, where there is a choice; and its norms."""
 
     part: RackPart | None
@@ -110,7 +110,7 @@ class Half(NamedTuple):
 def parts_of(space: RackSpec) -> list[RackPart]:
     """Everything that a rack of the space may consist of, but for the embedding: every choice; equal parts once."""
     found = [head_of(space)]
-    for half in halves(space):
+    for half in sublayers_of(space):
         parts = [half.part] if half.choices is None else list(half.choices.values())
         if parts != [None]:
             found += [part for part in (*parts, *half.norms) if part is not None]
@@ -122,7 +122,7 @@ def head_of(space: RackSpec) -> RackPart:
     return _as_built(space, HEADS, space.head, without_memory(space).head)
 
 
-def halves(space: RackSpec) -> Iterator[Half]:
+def sublayers_of(space: RackSpec) -> Iterator[SublayerParts]:
     """The halves of the blocks in the order of the data flow."""
     blocks = (block for stack in space.stacks for block in stack.expanded())
     for block, module in zip(blocks, without_memory(space).blocks(), strict=True):
@@ -130,19 +130,19 @@ def halves(space: RackSpec) -> Iterator[Half]:
         yield _half(space, CHANNEL_MIXERS, block.mlp, module, (block.mlp_norm, block.mlp_post_norm))
 
 
-def _half(space: RackSpec, registry: Registry, part: Part | None, block: Block, norms: tuple[Part | None, ...]) -> Half:
+def _half(space: RackSpec, registry: Registry, part: Part | None, block: Block, norms: tuple[Part | None, ...]) -> SublayerParts:
     around = [RackPart(NORMS, norm) for norm in norms if norm is not None]
     if part is None:
-        return Half(None, None, around)
+        return SublayerParts(None, None, around)
     module: Any = block.mixer if registry is MIXERS else block.mlp
     if part.kind != STOCHASTIC:
-        return Half(_as_built(space, registry, part, module, block.compute_dtype), None, around)
+        return SublayerParts(_as_built(space, registry, part, module, block.compute_dtype), None, around)
     inner: dict[str, Part | None] = part.options()["mixers"]
     choices = {
         name: None if each is None else _as_built(space, registry, each, module.get(name), block.compute_dtype)
         for name, each in inner.items()
     }
-    return Half(None, choices, around)
+    return SublayerParts(None, choices, around)
 
 
 def _as_built(

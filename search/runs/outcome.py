@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from search.runs.console import duration
-from search.runs.report import divergence
+from search.runs.report import diverged_message
 from search.runs.run_folder import Row
 
 
 def outcome(summary: Row) -> Row:
     """What `TrainRacks` gives for a rack whose run has ended with this summary."""
-    text = divergence(summary)
+    text = diverged_message(summary)
     return {"error": text} if text else summary
 
 

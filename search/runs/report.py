@@ -8,7 +8,7 @@ from pathlib import Path
 
 from search.runs.console import duration
 from search.runs.run_folder import Row, to_json, write_text
-from search.training.state import Member
+from search.training.state import TrainState
 
 HISTORY = "history.jsonl"
 
@@ -35,7 +35,7 @@ class Report:
             if self.first:
                 self.say(f"going on from step {self.first} of {self.n_steps}")
 
-    def evaluated(self, member: Member, row: dict[str, float]) -> None:
+    def evaluated(self, member: TrainState, row: dict[str, float]) -> None:
         """An evaluation; the first one of this process writes what came before it, too, and cuts off what a kill left."""
         if not self.is_main:
             return
@@ -53,7 +53,7 @@ class Report:
         self.say(told + (f"; about {duration(seconds)} to go" if step < self.n_steps and member.status == "running" else ""))
 
 
-def divergence(results: Row) -> str | None:
+def diverged_message(results: Row) -> str | None:
     """What there is to say of a run that diverged, by its summary; None of any other."""
     if results["status"] != "diverged":
         return None

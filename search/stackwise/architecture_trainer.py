@@ -24,7 +24,7 @@ from configs import ConfigError, StackWiseConfig
 from configs.load import validate
 from models import Rack
 from search.jobs.progressive.training.batches import GrowthBatches, StageTime
-from search.jobs.progressive.training.growing_model import is_causal, needs_keep
+from search.jobs.progressive.training.growing_model import is_causal, needs_attention_mask
 from search.stackwise.loader_samples import (
     Mode,
     evaluated_batches,
@@ -38,7 +38,7 @@ from search.training.local_losses import ExitEvaluation, LocalLosses, LocalLossS
 from search.training.loop import train
 from search.training.ranks import Ranks
 from search.training.spec import TrainSpec
-from search.training.state import Member
+from search.training.state import TrainState
 from tasks import IGNORED
 from tasks.objectives import OBJECTIVES
 from tasks.objectives.shared.objective import Objective
@@ -107,9 +107,11 @@ class ArchitectureTrainer:
             "seconds": member.seconds,
         }
 
-    def _trained(self, model: LocalUnits, samples: ArraySamples, objective: Objective) -> tuple[Member, list[dict[str, float]]]:
+    def _trained(
+        self, model: LocalUnits, samples: ArraySamples, objective: Objective
+    ) -> tuple[TrainState, list[dict[str, float]]]:
         """The member that has been trained, and its rows, with one of before."""
-        training, ranks, uses_keep = self.config.training, Ranks(), needs_keep(model.rack, samples)
+        training, ranks, uses_attention_mask = self.config.training, Ranks(), needs_attention_mask(model.rack, samples)
         batches = GrowthBatches(
             samples,
             objective,
@@ -121,18 +123,20 @@ class ArchitectureTrainer:
             rank=ranks.rank,
             n_ranks=ranks.n_ranks,
         )
-        evaluation = ExitEvaluation(model, batches.evaluation(*evaluated_batches(training, samples)), uses_keep=uses_keep)
+        evaluation = ExitEvaluation(
+            model, batches.evaluation(*evaluated_batches(training, samples)), uses_attention_mask=uses_attention_mask
+        )
         model.eval()
         first = {"step": 0.0, **{name: value.item() for name, value in evaluation.score().items()}}
         lr = training.learning_rate if self.mode == "rackwise" else training.current_block_lr or training.learning_rate
-        member = Member(model, batches, lr, training.weight_decay, keeps_best=False)
+        member = TrainState(model, batches, lr, training.weight_decay, keeps_best=False)
         train(
             [member],
             TrainSpec(device=training.device, grad_clip=training.grad_clip),
             n_steps=training.max_steps,
             eval_every=steps_between_evaluations(training),
             evaluate=evaluation,
-            gradients=LocalLosses(model, n_steps=training.max_steps, ranks=ranks, uses_keep=uses_keep),
+            gradients=LocalLosses(model, n_steps=training.max_steps, ranks=ranks, uses_attention_mask=uses_attention_mask),
             seed=training.seed + (ranks.rank << 32),  # ranks have other rows, and drop out other units
             ranks=ranks,
         )

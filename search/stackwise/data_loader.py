@@ -15,7 +15,7 @@ from search.activations import ActivationCache
 from tasks import IGNORED
 from tasks.objectives.shared.objective import Sequences
 from tasks.samples.loader_batches import as_sequences
-from tasks.samples.objective_batches import AskedBatch
+from tasks.samples.objective_batches import TargetBatch
 from tasks.samples.time_step_masking import TimeStepMasking
 
 HiddenBySample = Mapping[int, Tensor] | Tensor
@@ -104,7 +104,7 @@ class ProgressiveDataLoader:
         for position, found in enumerate(self.base_dataloader):
             batch = as_sequences(found)
             step = (epoch << 32) + position  # a loader need not have a length
-            asked = self.masking_strategy.ask(batch, self.stack_idx, variant=variant, step=step)
+            asked = self.masking_strategy.apply(batch, self.stack_idx, variant=variant, step=step)
             yield self._batch(batch, asked, variant)
 
     def _variant(self, epoch: int) -> int:
@@ -115,9 +115,9 @@ class ProgressiveDataLoader:
         is_cache = isinstance(self.trunk_activations, ActivationCache)
         return epoch % self.masking_strategy.options.cache_variants if is_cache else 0
 
-    def _batch(self, batch: Sequences, asked: AskedBatch, variant: int) -> dict[str, Any]:
+    def _batch(self, batch: Sequences, asked: TargetBatch, variant: int) -> dict[str, Any]:
         inputs, targets = torch.from_numpy(asked.inputs), torch.from_numpy(asked.targets)
-        is_asked = targets != IGNORED
+        is_supervised = targets != IGNORED
         sample_ids = torch.from_numpy(batch.sample_ids.astype(np.int64))
         variants = torch.full((len(inputs),), variant, dtype=torch.int32)
         time_step = None if self._time.interpretation == "none" else torch.from_numpy(asked.time_steps)
@@ -126,11 +126,11 @@ class ProgressiveDataLoader:
             "input_ids": inputs,
             "targets": targets,
             "training_objective": self.masking_strategy.options.training_objective,
-            "combined_masks": is_asked,
-            "masks": is_asked if self._objective.corrupts else torch.zeros_like(is_asked),
+            "combined_masks": is_supervised,
+            "masks": is_supervised if self._objective.corrupts else torch.zeros_like(is_supervised),
             "clm_mask": torch.from_numpy(asked.clm_mask),
             "weights": torch.from_numpy(asked.weights),
-            "attention_mask": None if batch.keep is None else torch.from_numpy(batch.keep),
+            "attention_mask": None if batch.attention_mask is None else torch.from_numpy(batch.attention_mask),
             "sample_id": sample_ids,
             "masking_ids": variants,
             "stack_idx": self.stack_idx,

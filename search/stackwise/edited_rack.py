@@ -36,7 +36,7 @@ class EditedRack:
         self.moments: dict[nn.Parameter, dict[str, Tensor]] = {}
         self.stages_in: set[Path] = set()
         self._rack: Rack | None = None
-        self._born: dict[int, StackSpec] = {}
+        self._initial: dict[int, StackSpec] = {}
         self._warnings: set[str] = set()
 
     @property
@@ -45,14 +45,14 @@ class EditedRack:
         return self.build_rack().spec
 
     @property
-    def born(self) -> dict[int, StackSpec]:
+    def initial(self) -> dict[int, StackSpec]:
         """The stacks by uid as they were when they were new: what they go back to when they are thawed."""
-        return dict(self._born)
+        return dict(self._initial)
 
     @property
     def current_stacks(self) -> int:
         """How many stacks there are."""
-        return len(self._born)
+        return len(self._initial)
 
     @property
     def qlora_adapters(self) -> dict[int, dict[str, Any]]:
@@ -66,15 +66,15 @@ class EditedRack:
             raise ValueError("there are no stacks yet: append_stack makes the first")
         return self._rack
 
-    def adopt(self, rack: base.Rack, spec: RackSpec, born: Mapping[int, StackSpec]) -> None:
-        """Go on with a rack of a spec that others have built or grown; `born` are its stacks as they were when they were new.
+    def adopt(self, rack: base.Rack, spec: RackSpec, initial: Mapping[int, StackSpec]) -> None:
+        """Go on with a rack of a spec that others have built or grown; `initial` are its stacks as they were when they were new.
 
         A warning says, once, where all adapters of a stack are smaller than was asked for.
         """
-        self._rack, self._born = Rack.of(rack, spec), {uid: born[uid] for uid in sorted(stack_uids(spec))}
+        self._rack, self._initial = Rack.of(rack, spec), {uid: initial[uid] for uid in sorted(stack_uids(spec))}
         for place, stack in enumerate(self._rack.stacks):
             assert isinstance(stack, Stack)
-            stack.stack_id, stack.thawed = place, stack_edits.thawed(stack.spec, self._born[stack.uid])
+            stack.stack_id, stack.trainable = place, stack_edits.trainable(stack.spec, self._initial[stack.uid])
         for text in capped_notes(self._rack, spec):
             if text not in self._warnings:
                 warnings.warn(text, stacklevel=4)
@@ -85,7 +85,7 @@ class EditedRack:
         rack, before = self.build_rack(), self.spec
         grown = grow(rack, before, after, seed=self.seed, init=init)
         new = set(stack_uids(after)) - set(stack_uids(before))
-        self.adopt(grown, after, self._born if fresh is None else {**self._born, **dict.fromkeys(new, fresh)})
+        self.adopt(grown, after, self._initial if fresh is None else {**self._initial, **dict.fromkeys(new, fresh)})
         return self.at(stack_position(after, new.pop()) if new else 0)
 
     def at(self, place: int) -> Stack:
@@ -105,7 +105,7 @@ class EditedRack:
 
     def quantize_stack(self, uid: int, precision: str, *, trains: bool = False) -> None:
         """Store the weights of a stack in a format or precision; with `trains` they train as they will be stored (fp8, nvfp4)."""
-        self._change([uid], lambda _, stack: stack_edits.quantised(stack, precision, trains=trains))
+        self._change([uid], lambda _, stack: stack_edits.quantised_stack(stack, precision, trains=trains))
 
     def freeze_trunk(self, trunk_indices: Iterable[int]) -> None:
         """Let nothing in these stacks train, adapters included."""
@@ -113,11 +113,11 @@ class EditedRack:
 
     def freeze_all_but_qlora(self, trunk_indices: Iterable[int]) -> None:
         """Let nothing but the adapters of these stacks train; their weights stay in the precision that they have."""
-        self._change(self.uids(trunk_indices), lambda uid, stack: stack_edits.adapters_alone(stack, self._born[uid]))
+        self._change(self.uids(trunk_indices), lambda uid, stack: stack_edits.with_adapters_alone(stack, self._initial[uid]))
 
     def unfreeze_trunk(self, trunk_indices: Iterable[int]) -> None:
         """Let train in these stacks what trained when they were new, but for weights that are stored by now."""
-        self._change(self.uids(trunk_indices), lambda uid, stack: stack_edits.thawed(stack, self._born[uid]))
+        self._change(self.uids(trunk_indices), lambda uid, stack: stack_edits.trainable(stack, self._initial[uid]))
 
     enable_qlora_training = freeze_all_but_qlora
     disable_qlora_training = freeze_trunk

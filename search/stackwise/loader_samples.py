@@ -31,13 +31,15 @@ def loader_samples(dataloader: Iterable[Any], data: DataConfig, *, vocab_size: i
     longest = max(each.tokens.shape[1] for each in found)
     length = longest if data.seq_len is None else min(longest, data.seq_len)
     tokens = np.concatenate([_fitted(each.tokens, length, 0) for each in found])
-    keep = np.concatenate([_fitted(each.kept, length, 0) for each in found])
+    attention_mask = np.concatenate([_fitted(each.kept, length, 0) for each in found])
     if data.pad_token_id is not None:
-        keep &= tokens != data.pad_token_id
+        attention_mask &= tokens != data.pad_token_id
     targets = None
     if found[0].targets is not None:
         targets = np.concatenate([_fitted(each.targets, length, IGNORED) for each in found])
-    return ArraySamples(tokens, vocab_size=vocab_size, keep=None if keep.all() else keep, targets=targets)
+    return ArraySamples(
+        tokens, vocab_size=vocab_size, attention_mask=None if attention_mask.all() else attention_mask, targets=targets
+    )
 
 
 def _fitted(array: Any, length: int, filling: int) -> np.ndarray:

@@ -31,7 +31,7 @@ from configs import ConfigError, StackWiseConfig
 from models.growth.edit_spec import stack_uids
 from search.jobs.progressive.plan import Stage, next_stage, with_time
 from search.jobs.progressive.spec import ProgressiveSpec
-from search.jobs.progressive.stage import CHECKPOINT, Place, StageRun, Start
+from search.jobs.progressive.stage import CHECKPOINT, StageRun, StageSite, Start
 from search.jobs.progressive.stages import caches, finish, next_index
 from search.jobs.progressive.weights import stage_folder
 from search.runs.console import make_console
@@ -124,7 +124,7 @@ class ProgressiveTrainer:
     def _stages(self, spec: ProgressiveSpec, builder: ProgressiveRackBuilder, samples: ArraySamples, out: Path) -> list[Row]:
         rows: list[Row] = []
         stage, start = self._first(spec, builder), Start(builder.build_rack(), builder.moments)
-        if builder.trained >= set(builder.born) and spec.growth.enabled:
+        if builder.trained >= set(builder.initial) and spec.growth.enabled:
             if spec.n_stages == 1:
                 return rows
             stage = next_stage(spec, stage)
@@ -133,14 +133,14 @@ class ProgressiveTrainer:
             numbered = replace(stage, index=n_before + stage.index)
             folder = stage_folder(out, numbered.index)
             (folder / CHECKPOINT).unlink(missing_ok=True)
-            place = Place(folder=folder, caches=caches(spec, out), ranks=Ranks(), say=self._say)
+            place = StageSite(folder=folder, caches=caches(spec, out), ranks=Ranks(), say=self._say)
             run = StageRun(spec, stage, samples, start, place)
-            builder.adopt(run.model.rack, stage.rack, stage.born)  # before it may be broken off: the rack before is no more
+            builder.adopt(run.model.rack, stage.rack, stage.initial)  # before it may be broken off: the rack before is no more
             ended = run.train()
             assert ended is not None  # nothing asks it to stop
             rows.append(ended.row | {"stage": numbered.index + 1})
             start = ended.start
-            builder.trained, builder.moments = builder.trained | set(builder.born), start.moments
+            builder.trained, builder.moments = builder.trained | set(builder.initial), start.moments
             if self._out is not None:
                 finish(out, numbered, replace(ended, row=rows[-1]), place.ranks)
             if ended.row["status"] == "diverged" or stage.index + 1 == spec.n_stages:
@@ -150,7 +150,8 @@ class ProgressiveTrainer:
     def _first(self, spec: ProgressiveSpec, builder: ProgressiveRackBuilder) -> Stage:
         """The stage of the stacks that are there; what has been stored or adapted of them by hand stays so."""
         rack = with_time(spec, builder.spec)
-        born = {
-            uid: stack_edits.thawed(stack, builder.born[uid]) for uid, stack in zip(stack_uids(rack), rack.stacks, strict=True)
+        initial = {
+            uid: stack_edits.trainable(stack, builder.initial[uid])
+            for uid, stack in zip(stack_uids(rack), rack.stacks, strict=True)
         }
-        return Stage(0, "first", rack, builder.spec, born, max(stack_uids(rack)), spec.steps_of(0))
+        return Stage(0, "first", rack, builder.spec, initial, max(stack_uids(rack)), spec.steps_of(0))

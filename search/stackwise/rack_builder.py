@@ -128,7 +128,7 @@ class ProgressiveRackBuilder(EditedRack):
     ) -> Stack:
         """Put another stack at the place of one: of a spec, with the weights of a stack, or a new one; it has its own uid."""
         if isinstance(stack, Stack):
-            placed = self.become(_with_placed(self.spec, uid, stack), stack.thawed, init="random")
+            placed = self.become(_with_placed(self.spec, uid, stack), stack.trainable, init="random")
             placed.load_state_dict(stack.state_dict())
             return placed
         fresh = self._fresh(n_blocks, precision) if stack is None else stack
@@ -147,14 +147,14 @@ class ProgressiveRackBuilder(EditedRack):
     ) -> None:
         """Give stacks (None: all but the newest) the second adapters of a trunk, frozen; those that have some keep them."""
         self._say({"progressive_qlora": True, "progressive_qlora_rank": rank, "progressive_qlora_alpha": alpha})
-        growth, newest = self.growth, max(self.born, default=0)
+        growth, newest = self.growth, max(self.initial, default=0)
         uids = [uid for uid in stack_uids(self.spec) if uid != newest] if trunk_indices is None else self.uids(trunk_indices)
         self._change(uids, lambda _, stack: with_second_adapters(stack, growth))
 
     def save(self, path: str | Path) -> None:
         """Write rack, specs and configuration to one safetensors file."""
-        born = {str(uid): stack.to_dict() for uid, stack in self.born.items()}
-        what = {"config": self.config.to_dict(), "rack": self.spec.saved(), "born": born, "adapters": self._adapters}
+        initial = {str(uid): stack.to_dict() for uid, stack in self.initial.items()}
+        what = {"config": self.config.to_dict(), "rack": self.spec.saved(), "born": initial, "adapters": self._adapters}
         how = {"seed": self.seed, "building_mode": self.building_mode, "default_precision": self.default_precision}
         state = {**what, **how, "trained": sorted(self.trained)}
         checkpoint.save(Path(path), checkpoint.weights(self.build_rack()), state)

@@ -10,7 +10,7 @@ from configs.errors import known_names
 from models.architecture import Stack
 from models.growth.edit_spec import stack_position
 from models.rack_spec import RackSpec
-from models.spec.precision import FORMATS, TRAINED_AS_STORED
+from models.spec.precision import STORED_AS, TRAINED_AS_STORED
 from models.spec.stack import StackSpec
 from search.jobs.progressive import adapters
 
@@ -29,22 +29,22 @@ def frozen(stack: StackSpec) -> StackSpec:
     return stack.model_copy(update={"lr_scale": 0.0})
 
 
-def adapters_alone(stack: StackSpec, born: StackSpec) -> StackSpec:
+def with_adapters_alone(stack: StackSpec, initial: StackSpec) -> StackSpec:
     """With its adapters in training, and nothing else; ValueError if it has none."""
     if stack.progressive_lora is None and (stack.lora is None or not stack.lora.apply):
         text = "has no adapters that could train: set qlora_enabled, or call add_qlora_to_all_stacks or add_qlora_to_trunk"
         raise ValueError(f"stack {stack.uid} {text}")
-    return adapters.adapters_alone(stack.model_copy(update={"lr_scale": born.lr_scale}))
+    return adapters.adapters_alone(stack.model_copy(update={"lr_scale": initial.lr_scale}))
 
 
-def thawed(stack: StackSpec, born: StackSpec) -> StackSpec:
+def trainable(stack: StackSpec, initial: StackSpec) -> StackSpec:
     """With what trained when it was new, but for weights that are stored by now: there, adapters."""
-    stack = stack.model_copy(update={"lr_scale": born.lr_scale})
+    stack = stack.model_copy(update={"lr_scale": initial.lr_scale})
     if stack.stored:
         return adapters.adapters_alone(stack)
-    own = born.lora if born.lora is not None else stack.lora and adapters.resting(stack.lora)
+    own = initial.lora if initial.lora is not None else stack.lora and adapters.frozen_adapters(stack.lora)
     return stack.model_copy(
-        update={"lora": own, "progressive_lora": stack.progressive_lora and adapters.resting(stack.progressive_lora)}
+        update={"lora": own, "progressive_lora": stack.progressive_lora and adapters.frozen_adapters(stack.progressive_lora)}
     )
 
 
@@ -52,14 +52,14 @@ def with_own_adapters(stack: StackSpec, growth: GrowthSpec, uid: int) -> StackSp
     """With adapters of its own, frozen, if it has none."""
     if stack.lora is not None and stack.lora.apply:
         return stack
-    return stack.model_copy(update={"lora": adapters.resting(adapters.lora_of(growth, uid))})
+    return stack.model_copy(update={"lora": adapters.frozen_adapters(adapters.lora_of(growth, uid))})
 
 
-def quantised(stack: StackSpec, name: str, *, trains: bool) -> StackSpec:
+def quantised_stack(stack: StackSpec, name: str, *, trains: bool) -> StackSpec:
     """With its weights stored in a format or precision of that name, or in training for it."""
-    precision = adapters.PRECISIONS.get(FORMATS.get(name, name))
+    precision = adapters.PRECISIONS.get(STORED_AS.get(name, name))
     if precision is None:
-        raise ValueError(f"unknown format '{name}'; {known_names(name, {*FORMATS, *adapters.PRECISIONS})}")
+        raise ValueError(f"unknown format '{name}'; {known_names(name, {*STORED_AS, *adapters.PRECISIONS})}")
     if trains and precision not in TRAINED_AS_STORED:
         raise ValueError(f"'{name}' is not trained as it is stored: choose one of {', '.join(sorted(TRAINED_AS_STORED))}")
     return stack.model_copy(update={"precision": precision}) if trains else adapters.stored_stack(stack, precision)

@@ -73,7 +73,7 @@ class Beam(Strategy):
     def _names(self, budget: Budget) -> tuple[str, ...]:
         names = budget.coding.names
         if self._order is None:
-            return budget.costs.dear_to_cheap()
+            return budget.costs.by_cost()
         for name in self._order:
             if name not in names:
                 raise ConfigError(f"order: no layer has '{name}'; {known_names(name, names)}")

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 
 from models.ops.checks import at_least
 from search.budget import Budget
-from search.budget.program import Row
+from search.budget.program import ConstraintRow
 from search.strategies.shared.local_search import refine
 from search.strategies.shared.strategy import Ask, Questions, Strategy
 
@@ -58,14 +58,14 @@ class Exact(Strategy):
 
     def _solutions(self, budget: Budget, gains: np.ndarray) -> list[np.ndarray]:
         solutions: list[np.ndarray] = []
-        cuts: list[Row] = []
+        cuts: list[ConstraintRow] = []
         for _ in range(self._n_solutions):
             code = budget.solve(gains, also=cuts)
             if code is None:
                 break
             solutions.append(code)
             same = (np.arange(gains.shape[1]) == code[:, None]).astype(float)
-            cuts.append(Row(same, 0.0, float(len(code) - self._distance)))
+            cuts.append(ConstraintRow(same, 0.0, float(len(code) - self._distance)))
         return solutions
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from configs import ConfigError
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16"]
+TrainPrecision = Literal["auto", "fp32", "bf16"]
 
 
 def resolve_device(device: Device) -> torch.device:
@@ -25,7 +25,7 @@ def resolve_device(device: Device) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: TrainPrecision) -> AbstractContextManager[Any]:
     """`auto` is bf16 autocast on CUDA and float32 on a CPU, where bf16 is slower than float32."""
     if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
         return nullcontext()

@@ -18,22 +18,22 @@ from search.training.packing import Pack
 from search.training.ranks import Ranks
 from search.training.schedules import learning_rate
 from search.training.spec import TrainSpec
-from search.training.state import Batches, Member, restore_members, save_members
+from search.training.state import Batches, TrainState, restore_members, save_members
 
 CHECKPOINT_SECONDS = 20.0
 
-Gradients = Callable[[Pack, Sequence[Member], int], Tensor]
-Evaluate = Callable[[Pack, Sequence[Member]], dict[str, Tensor]]
-OnEvaluation = Callable[[Member, dict[str, float]], None]
+Gradients = Callable[[Pack, Sequence[TrainState], int], Tensor]
+EvaluateModels = Callable[[Pack, Sequence[TrainState]], dict[str, Tensor]]
+OnEvaluation = Callable[[TrainState, dict[str, float]], None]
 
 
 def train(
-    members: Sequence[Member],
+    members: Sequence[TrainState],
     spec: TrainSpec,
     *,
     n_steps: int,
     eval_every: int,
-    evaluate: Evaluate,
+    evaluate: EvaluateModels,
     gradients: Gradients | None = None,
     seed: int = 0,
     on_evaluation: OnEvaluation | None = None,
@@ -103,7 +103,7 @@ def train(
     keep_moments(optimizer, members)
 
 
-def batch_gradients(pack: Pack, running: Sequence[Member], step: int, spec: TrainSpec) -> Tensor:
+def batch_gradients(pack: Pack, running: Sequence[TrainState], step: int, spec: TrainSpec) -> Tensor:
     """Gradients of the mean cross entropy and of the losses that parts report; the cross entropy alone is what is returned.
 
     Members that have stopped get none, so the optimizer leaves them alone.
@@ -126,7 +126,7 @@ def stack_batches(batches: Sequence[Batches], step: int) -> tuple[Tensor, Tensor
     return torch.stack([inputs for inputs, _ in own]), torch.stack([targets for _, targets in own])
 
 
-def _settle(running: Sequence[Member], losses: list[Tensor], since: float) -> float:
+def _settle(running: Sequence[TrainState], losses: list[Tensor], since: float) -> float:
     """Book the losses of the latest steps, in one transfer, and the time they took; the time now."""
     columns = torch.stack(losses).double().T.tolist() if losses else [[]] * len(running)
     losses.clear()
@@ -144,8 +144,8 @@ def _is_late(saved_at: float, ranks: Ranks, device: torch.device) -> bool:
 
 
 def _evaluate(
-    running: Sequence[Member],
-    evaluate: Evaluate,
+    running: Sequence[TrainState],
+    evaluate: EvaluateModels,
     pack: Pack,
     spec: TrainSpec,
     *,

@@ -42,25 +42,25 @@ def batch_sums(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     targets = targets.expand(logits.shape[:-1]).flatten(1)
     n_models, vocab_size = len(logits), logits.shape[-1]
     logits = logits.flatten(1, 2).float()
-    asked = targets != IGNORED
+    supervised = targets != IGNORED
     loss = (
         F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none").view(n_models, -1).sum(1)
     )
     predictions = logits.argmax(-1)
-    is_correct = asked & (predictions == targets)
+    is_correct = supervised & (predictions == targets)
 
     def per_class(classes: Tensor, weights: Tensor) -> Tensor:
         return torch.zeros(n_models, vocab_size, device=logits.device).scatter_add_(1, classes, weights.float())
 
-    true = per_class(targets.clamp(min=0), asked)
-    present = (true + per_class(predictions, asked)) > 0
+    true = per_class(targets.clamp(min=0), supervised)
+    present = (true + per_class(predictions, supervised)) > 0
     recall = per_class(predictions, is_correct) / true.clamp(min=1)
-    n_asked = asked.sum(1)
+    n_supervised = supervised.sum(1)
     return {
-        "n_asked": n_asked,
+        "n_asked": n_supervised,
         "n_correct": is_correct.sum(1),
         "loss": loss,
-        "mean_loss": loss / n_asked,
+        "mean_loss": loss / n_supervised,
         "macro_accuracy": (recall * present).sum(1) / present.sum(1),
     }
 
@@ -97,12 +97,12 @@ def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
         }
         totals = {name: value.double() + totals.get(name, 0.0) for name, value in parts.items()}
     sums = dict(zip(totals, torch.stack(list(totals.values())).cpu(), strict=True))
-    n_asked, n_correct, loss = (sums.pop(name) for name in ("n_asked", "n_correct", "loss"))
+    n_supervised, n_correct, loss = (sums.pop(name) for name in ("n_asked", "n_correct", "loss"))
     averages = {name: total / n_instances for name, total in sums.items()}
-    return {"accuracy": n_correct / n_asked, "loss": loss / n_asked, **averages}
+    return {"accuracy": n_correct / n_supervised, "loss": loss / n_supervised, **averages}
 
 
-class Weighted(Protocol):
+class WeightedBatch(Protocol):
     """A batch whose positions count by weights: targets and weights [rows, time]."""
 
     @property
@@ -114,7 +114,7 @@ class Weighted(Protocol):
         """Of the losses."""
 
 
-def weighted_loss(logits: Tensor, batch: Weighted) -> Tensor:
+def weighted_loss(logits: Tensor, batch: WeightedBatch) -> Tensor:
     """Cross entropy in nats, summed by the weights of the positions."""
     losses = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORED, reduction="none")
     return (losses * batch.weights.flatten()).sum()

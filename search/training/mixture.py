@@ -125,9 +125,9 @@ class Mixture:
         for name, task in self.tasks.items():
             examples = self._drawn(name, step)
             place = slice(first, first + len(examples)), slice(task.input_length)
-            asked = examples.targets != IGNORED
+            supervised = examples.targets != IGNORED
             inputs[place], targets[place] = examples.inputs, examples.targets
-            weights[place] = asked * np.float32(self.shares[name] / asked.sum())
+            weights[place] = supervised * np.float32(self.shares[name] / supervised.sum())
             first += len(examples)
         return WeightedBatch(*(moved(array[self._mine], self.device) for array in (inputs, targets, weights)))
 

@@ -10,10 +10,10 @@ from torch import nn
 from configs import ConfigError
 from search.training.schedules import ScheduleSpec, learning_rate
 from search.training.spec import TrainSpec
-from search.training.state import Member
+from search.training.state import TrainState
 
 
-def make_optimizer(members: Sequence[Member], spec: TrainSpec) -> torch.optim.AdamW:
+def make_optimizer(members: Sequence[TrainState], spec: TrainSpec) -> torch.optim.AdamW:
     """An optimizer with a group for each member and each `lr_scale` and `weight_decay` that its parameters have of their own.
 
     Frozen ones are in no group.
@@ -59,7 +59,7 @@ def parameter_groups(model: nn.Module) -> dict[tuple[float, float | None], dict[
     return groups
 
 
-def keep_moments(optimizer: torch.optim.Optimizer, members: Sequence[Member]) -> None:
+def keep_moments(optimizer: torch.optim.Optimizer, members: Sequence[TrainState]) -> None:
     """Leave with the members that keep them the moments of their parameters, and the steps that these are of."""
     for member in members:
         if member.keeps_moments:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from configs import Spec
-from search.training.devices import Device, Precision
+from search.training.devices import Device, TrainPrecision
 from search.training.schedules import ScheduleSpec
 
 
@@ -27,4 +27,4 @@ class TrainSpec(Spec):
     select_metric: Literal["loss", "perplexity"] = "loss"
     patience: PositiveInt | None = None
     device: Device = "auto"
-    precision: Precision = "auto"
+    precision: TrainPrecision = "auto"

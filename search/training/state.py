@@ -28,7 +28,7 @@ class Batches(Protocol):
 
 
 @dataclass
-class Member:
+class TrainState:
     """One model in training, and what became of it.
 
     `losses` holds the training loss of every step, `notes` what the caller keeps with the member: JSON values that a checkpoint
@@ -78,7 +78,7 @@ _JSON_FIELDS = ("status", "step", "seconds", "history", "notes", "best", "evalua
 
 
 def save_members(
-    path: Path, members: Sequence[Member], optimizer: torch.optim.Optimizer, step: int, *, ranks: Ranks | None = None
+    path: Path, members: Sequence[TrainState], optimizer: torch.optim.Optimizer, step: int, *, ranks: Ranks | None = None
 ) -> None:
     """Write everything that the run goes on from; all ranks call this, and the main one writes."""
     tensors: dict[str, Tensor] = {}
@@ -94,7 +94,7 @@ def save_members(
         checkpoint.save(path, tensors, state)
 
 
-def restore_members(path: Path, members: Sequence[Member], optimizer: torch.optim.Optimizer, device: torch.device) -> int:
+def restore_members(path: Path, members: Sequence[TrainState], optimizer: torch.optim.Optimizer, device: torch.device) -> int:
     """Put members and optimizer back to where they were saved; returns the step."""
     tensors, state = checkpoint.load(path, device)
     for index, (member, saved) in enumerate(zip(members, state["members"], strict=True)):

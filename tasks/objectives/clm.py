@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from tasks.objectives.shared.objective import Asked, Draw, Objective, Sequences
+from tasks.objectives.shared.objective import Draw, Objective, ObjectiveTargets, Sequences
 from tasks.task import IGNORED
 
 
@@ -20,16 +20,16 @@ class Clm(Objective):
 
     on_bidirectional_stacks: ClassVar[Literal["fits", "refused"]] = "refused"
 
-    def ask(self, batch: Sequences, draw: Draw, time: float | np.ndarray = 0.0) -> Asked:
+    def apply(self, batch: Sequences, draw: Draw, time: float | np.ndarray = 0.0) -> ObjectiveTargets:
         """As the contract says: tokens as they are."""
         del draw, time
         tokens, kept = batch.tokens.astype(np.int64), batch.kept
         is_followed = np.arange(tokens.shape[1]) < tokens.shape[1] - 1
-        asked = kept & np.roll(kept, -1, axis=1) & is_followed
-        return Asked(
+        supervised = kept & np.roll(kept, -1, axis=1) & is_followed
+        return ObjectiveTargets(
             inputs=tokens,
-            targets=np.where(asked, np.roll(tokens, -1, axis=1), IGNORED),
-            loss_mask=asked,
+            targets=np.where(supervised, np.roll(tokens, -1, axis=1), IGNORED),
+            loss_mask=supervised,
             clm_mask=is_followed,
             mask_ratio=np.zeros(len(tokens)),
             loss_weights=np.ones(len(tokens)),

@@ -11,7 +11,7 @@ from tasks.checks import check_integers
 from tasks.objectives.shared.checks import check_choice, check_share
 from tasks.objectives.shared.counters import uniform
 from tasks.objectives.shared.masking import LossWeighting, MaskSchedule, ScheduleName, loss_weights
-from tasks.objectives.shared.objective import Asked, Draw, Objective, Sequences
+from tasks.objectives.shared.objective import Draw, Objective, ObjectiveTargets, Sequences
 from tasks.task import IGNORED
 
 FINAL_MASK_RATIO = 0.9
@@ -78,12 +78,12 @@ class Mlm(Objective):
         """One more than the text has, if the mask is none of its tokens."""
         return max(self.vocab_size, self.mask_id + 1)
 
-    def ask(self, batch: Sequences, draw: Draw, time: float | np.ndarray = 0.0) -> Asked:
+    def apply(self, batch: Sequences, draw: Draw, time: float | np.ndarray = 0.0) -> ObjectiveTargets:
         """As the contract says: the tokens that were chosen, at their places."""
         ratios = np.broadcast_to(self.masking.ratio(time), len(batch.tokens)).copy()
         tokens, n_positions = batch.tokens.astype(np.int64), batch.tokens.shape[1]
         chosen = (uniform(batch.sample_ids, n_positions, "chosen", *draw.key) < ratios[:, None]) & batch.kept
-        return Asked(
+        return ObjectiveTargets(
             inputs=np.where(chosen, self._corrupted(tokens, batch.sample_ids, draw), tokens),
             targets=np.where(chosen, tokens, IGNORED),
             loss_mask=chosen,

@@ -14,26 +14,26 @@ from tasks.objectives.shared.objective import Sequences
 TOKENS = ("input_ids", "inputs", "tokens")
 TARGETS = ("targets", "labels")
 SAMPLE_IDS = ("sample_id", "sample_ids")
-KEEP = ("attention_mask", "keep")
+ATTENTION_MASK = ("attention_mask",)
 
 
 def as_sequences(batch: Any) -> Sequences:
     """Tokens, pads, targets and names of a batch.
 
     A mapping has tokens [n, time] at one of `input_ids`, `inputs`, `tokens`, and may have targets at `targets` or `labels`, where
-    pads are (0) at `attention_mask` or `keep`, and `sample_id` or `sample_ids` [n]. A pair is tokens and targets; anything else
-    is tokens. Arrays are whatever NumPy reads. Without ids, a sample is named by a hash of its tokens: so it has the same name
+    pads are (0) at `attention_mask`, and `sample_id` or `sample_ids` [n]. A pair is tokens and targets; anything else is
+    tokens. Arrays are whatever NumPy reads. Without ids, a sample is named by a hash of its tokens: so it has the same name
     wherever a shuffled loader puts it.
 
     Raises:
         ValueError: where there are no tokens, or shapes do not fit (a ConfigError is one).
     """
-    keep = sample_ids = None
+    attention_mask = sample_ids = None
     if isinstance(batch, Mapping):
-        found = {keys[0]: _first(batch, keys) for keys in (TOKENS, TARGETS, SAMPLE_IDS, KEEP)}
+        found = {keys[0]: _first(batch, keys) for keys in (TOKENS, TARGETS, SAMPLE_IDS, ATTENTION_MASK)}
         if found["input_ids"] is None:
             raise ConfigError(f"a batch needs tokens at one of {', '.join(TOKENS)}; this one has {', '.join(map(str, batch))}")
-        tokens, targets, sample_ids, keep = found.values()
+        tokens, targets, sample_ids, attention_mask = found.values()
     elif isinstance(batch, tuple | list):
         if not 1 <= len(batch) <= 2:
             raise ConfigError(f"a batch is a mapping, tokens, or a pair of tokens and targets; got {len(batch)} parts")
@@ -45,7 +45,7 @@ def as_sequences(batch: Any) -> Sequences:
     return Sequences(
         tokens=tokens,
         sample_ids=_named_by_tokens(tokens) if ids is None else ids,
-        keep=None if keep is None else np.asarray(keep) != 0,
+        attention_mask=None if attention_mask is None else np.asarray(attention_mask) != 0,
         targets=None if targets is None else np.asarray(targets),
     )
 

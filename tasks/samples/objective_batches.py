@@ -36,7 +36,7 @@ class StageTime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskedBatch:
+class TargetBatch:
     """Inputs, corrupted, and targets, `IGNORED` where nothing is asked: [n, time] int64; `weights` [n, time] float32.
 
     `(cross_entropy * weights).sum()` is the loss: the mean over asked positions; or, of losses weighed by the bound of masked
@@ -51,7 +51,7 @@ class AskedBatch:
     time_steps: np.ndarray
 
 
-def ask(
+def apply_objective(
     objective: Objective,
     batch: Sequences,
     *,
@@ -59,7 +59,7 @@ def ask(
     draw: Draw,
     variants: np.ndarray | None = None,
     training_step: int | None = None,
-) -> AskedBatch:
+) -> TargetBatch:
     """Ask a whole batch, each row in its variant [n]; None is that of the draw for all."""
     inputs, targets = np.empty(batch.tokens.shape, dtype=np.int64), np.empty(batch.tokens.shape, dtype=np.int64)
     weights, time_steps = np.empty(batch.tokens.shape), np.empty(len(batch.tokens), dtype=np.int64)
@@ -69,11 +69,11 @@ def ask(
         rows = np.flatnonzero(variants == variant)
         part, own_draw = taken(batch, rows), replace(draw, variant=variant)
         time_steps[rows] = time.steps(part.sample_ids, own_draw, training_step)
-        asked = objective.ask(part, own_draw, as_times(time_steps[rows], time.n_steps))
+        asked = objective.apply(part, own_draw, as_times(time_steps[rows], time.n_steps))
         inputs[rows], targets[rows], clm_mask = asked.inputs, asked.targets, asked.clm_mask
         weights[rows] = asked.loss_mask * asked.loss_weights[:, None]
     is_bound = getattr(objective, "loss_weighting", "none") == "elbo"
     weights /= max(int((batch.kept if is_bound else targets != IGNORED).sum()), 1)
-    return AskedBatch(
+    return TargetBatch(
         inputs=inputs, targets=targets, weights=weights.astype(np.float32), clm_mask=clm_mask, time_steps=time_steps
     )

@@ -45,7 +45,7 @@ class Samples(Protocol):
         ...
 
     def sequences(self, split: Split, numbers: np.ndarray) -> Sequences:
-        """The samples with the numbers [n]; `keep` is None where samples have no pads at all, whichever are asked for."""
+        """The samples with the numbers [n]; `attention_mask` is None where samples, whichever are asked for, have no pads."""
         ...
 
     def fingerprint(self) -> str:
@@ -55,8 +55,8 @@ class Samples(Protocol):
 
 def taken(batch: Sequences, rows: np.ndarray) -> Sequences:
     """The samples of a batch at the places [n]."""
-    keep, targets = (None if array is None else array[rows] for array in (batch.keep, batch.targets))
-    return Sequences(tokens=batch.tokens[rows], sample_ids=batch.sample_ids[rows], keep=keep, targets=targets)
+    attention_mask, targets = (None if array is None else array[rows] for array in (batch.attention_mask, batch.targets))
+    return Sequences(tokens=batch.tokens[rows], sample_ids=batch.sample_ids[rows], attention_mask=attention_mask, targets=targets)
 
 
 class ArraySamples:
@@ -75,13 +75,13 @@ class ArraySamples:
         tokens: np.ndarray,
         *,
         vocab_size: int,
-        keep: np.ndarray | None = None,
+        attention_mask: np.ndarray | None = None,
         targets: np.ndarray | None = None,
         n_validation: int = 0,
     ) -> None:
         check_integers(minimum=1, vocab_size=vocab_size)
         check_integers(minimum=0, n_validation=n_validation)
-        self._rows = Sequences(tokens=tokens, sample_ids=np.arange(len(tokens)), keep=keep, targets=targets)
+        self._rows = Sequences(tokens=tokens, sample_ids=np.arange(len(tokens)), attention_mask=attention_mask, targets=targets)
         if n_validation >= len(tokens):
             raise ValueError(f"n_validation must leave rows to train on: it must be below {len(tokens)}; got {n_validation}")
         if tokens.min() < 0 or tokens.max() >= vocab_size:
@@ -93,8 +93,8 @@ class ArraySamples:
     @cached_property
     def has_pads_before_tokens(self) -> bool:
         """As the contract says."""
-        keep = self._rows.keep
-        return keep is not None and bool((keep[:, 1:] & ~keep[:, :-1]).any())
+        attention_mask = self._rows.attention_mask
+        return attention_mask is not None and bool((attention_mask[:, 1:] & ~attention_mask[:, :-1]).any())
 
     def n_samples(self, split: Split) -> int:
         """As the contract says."""
@@ -112,7 +112,7 @@ class ArraySamples:
     @cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.vocab_size} {self._n_validation}".encode())
-        for array in (self._rows.tokens, self._rows.keep, self._rows.targets):
+        for array in (self._rows.tokens, self._rows.attention_mask, self._rows.targets):
             if array is not None:
                 digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array, dtype=np.int64).data)
             digest.update(b"|")
@@ -136,16 +136,16 @@ class TextSamples:
         self.vocab_size, self.seq_len = task.vocab_size, task.seq_len
         self._task, self._seed = task, seed
         self._n_asked: dict[Split, int | None] = {"train": n_train, "validation": n_validation}
-        for split, n_asked in self._n_asked.items():
-            if n_asked is not None and not 1 <= n_asked <= (n_rows := task.n_rows(split)):
+        for split, n_supervised in self._n_asked.items():
+            if n_supervised is not None and not 1 <= n_supervised <= (n_rows := task.n_rows(split)):
                 raise ConfigError(
-                    f"n_{split}: {n_asked} of the {n_rows} windows of the {split} split; give fewer, or null for all"
+                    f"n_{split}: {n_supervised} of the {n_rows} windows of the {split} split; give fewer, or null for all"
                 )
 
     def n_samples(self, split: Split) -> int:
         """As the contract says."""
-        n_asked = self._n_asked[_learned(split)]
-        return self._task.n_rows(split) if n_asked is None else n_asked
+        n_supervised = self._n_asked[_learned(split)]
+        return self._task.n_rows(split) if n_supervised is None else n_supervised
 
     def sequences(self, split: Split, numbers: np.ndarray) -> Sequences:
         """As the contract says; the targets are the next tokens, that of the last position too."""
@@ -154,7 +154,9 @@ class TextSamples:
             chosen = permuted(numbers, self._task.n_rows(split), "samples", split, self._seed)
         windows = self._task.windows(split, chosen)
         ids = numbers if split == "train" else self.n_samples("train") + numbers
-        return Sequences(tokens=windows.inputs, sample_ids=ids, keep=windows.targets != IGNORED, targets=windows.targets)
+        return Sequences(
+            tokens=windows.inputs, sample_ids=ids, attention_mask=windows.targets != IGNORED, targets=windows.targets
+        )
 
     def fingerprint(self) -> str:
         """As the contract says: of the content of the files, and of what is taken of it."""

@@ -14,7 +14,7 @@ from tasks.objectives import OBJECTIVES
 from tasks.objectives.shared.objective import Draw, Objective, Sequences
 from tasks.objectives.shared.time_steps import DepthTime
 from tasks.samples.loader_batches import as_sequences
-from tasks.samples.objective_batches import AskedBatch, StageTime, ask
+from tasks.samples.objective_batches import StageTime, TargetBatch, apply_objective
 
 
 class TimeStepMasking:
@@ -64,7 +64,7 @@ class TimeStepMasking:
         """
         return self._asked(as_sequences(batch), stack_idx, variant=variant, step=step).weights > 0
 
-    def ask(self, batch: Sequences, stack_idx: int, *, variant: int = 0, step: int = 0) -> AskedBatch:
+    def apply(self, batch: Sequences, stack_idx: int, *, variant: int = 0, step: int = 0) -> TargetBatch:
         """What the stack is asked of a batch; `step` is that of training, for a time that is drawn for a batch.
 
         Raises:
@@ -78,9 +78,9 @@ class TimeStepMasking:
                 raise ConfigError(f"random_fraction = {options.random_fraction} draws tokens below a vocab_size: give one")
         return self._asked(batch, stack_idx, variant=variant, step=step)
 
-    def _asked(self, batch: Sequences, stack_idx: int, *, variant: int, step: int) -> AskedBatch:
+    def _asked(self, batch: Sequences, stack_idx: int, *, variant: int, step: int) -> TargetBatch:
         draw = Draw(seed=self.seed, stage=stack_idx, variant=variant)
-        return ask(self.objective(), batch, time=self.stage_time(stack_idx), draw=draw, training_step=step)
+        return apply_objective(self.objective(), batch, time=self.stage_time(stack_idx), draw=draw, training_step=step)
 
     def objective(self) -> Objective:
         """What is asked; without a `vocab_size`, of tokens of any size."""

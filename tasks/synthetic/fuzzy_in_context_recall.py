@@ -9,7 +9,7 @@ import numpy as np
 
 from tasks.checks import check_flags, check_integers, check_noise, check_split
 from tasks.synthetic.shared.pairs import Pairs, Slots, fill_slots, write
-from tasks.synthetic.shared.rejection import Batch, draw_valid
+from tasks.synthetic.shared.rejection import Proposals, draw_valid
 from tasks.synthetic.shared.tuples import draw_tuples, first_equal, tuple_codes
 from tasks.task import IGNORED, Examples, Split, Task
 
@@ -85,18 +85,20 @@ class FuzzyInContextRecall(Task):
         is_training = split == "train"
         return draw_valid(lambda n: self._batch(rng, n, is_training=is_training), n_examples, self.seq_len, width=self.seq_len)
 
-    def _batch(self, rng: np.random.Generator, n: int, *, is_training: bool) -> Batch:
+    def _batch(self, rng: np.random.Generator, n: int, *, is_training: bool) -> Proposals:
         pairs = self._draw_pairs(rng, n, is_training=is_training)
         probe_size = (pairs.key_sizes + pairs.value_sizes)[:, :1]
         probe_start = rng.integers(self.seq_len - 2 * probe_size)
         slots = fill_slots(pairs, probe_start, self.seq_len - probe_size - self._pair_size)
         is_answered = (slots.is_there & (slots.pairs == 0)).any(axis=1)
-        tokens, is_asked = write(pairs, self._with_query(slots), self.seq_len + 1, pad=self._n_symbols + self.noise_vocab_size)
+        tokens, is_supervised = write(
+            pairs, self._with_query(slots), self.seq_len + 1, pad=self._n_symbols + self.noise_vocab_size
+        )
         if not self.multi_query:
             # There are two pads at least: one makes room.
             place = np.arange(self.seq_len + 1) - (self.seq_len - probe_size)
             tokens = np.where(place < 0, np.roll(tokens, -1, axis=1), np.where(place == 0, self.vocab_size - 1, tokens))
-        targets = tokens[:, 1:] if is_training else np.where(is_asked, tokens, IGNORED)[:, 1:]
+        targets = tokens[:, 1:] if is_training else np.where(is_supervised, tokens, IGNORED)[:, 1:]
         return tokens[:, :-1], targets, is_answered | (not self.probe_is_shown)
 
     def _draw_pairs(self, rng: np.random.Generator, n: int, *, is_training: bool) -> Pairs:

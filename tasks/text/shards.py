@@ -53,7 +53,7 @@ class ShardWriter:
         self._documents, self._n_tokens = [], 0
 
 
-class Shard:
+class TextShard:
     """One file, mapped into memory. What it holds is checked against the index when it is first used.
 
     Raises:
@@ -65,22 +65,22 @@ class Shard:
         self._entry = entry
         size = path.stat().st_size if path.exists() else 0
         if size != entry["bytes"]:
-            raise damaged(path, f"it has {size} bytes of {entry['bytes']}")
+            raise damaged_shard(path, f"it has {size} bytes of {entry['bytes']}")
         try:
             with pa.memory_map(str(path)) as file:
                 column = pa.ipc.open_file(file).get_batch(0).column(0)
             self.offsets: np.ndarray = column.offsets.to_numpy()
             self._values: np.ndarray = column.values.to_numpy()
         except (pa.ArrowException, OSError) as error:
-            raise damaged(path, str(error)) from None
+            raise damaged_shard(path, str(error)) from None
         if zlib.crc32(self.offsets.data) != entry["offsets_checksum"] or len(self._values) != entry["tokens"]:
-            raise damaged(path, "its checksum does not match")
+            raise damaged_shard(path, "its checksum does not match")
 
     @cached_property
     def values(self) -> np.ndarray:
         """The tokens of all documents, one after the other; document i has those from `offsets[i]` to `offsets[i + 1]`."""
         if zlib.crc32(self._values.data) != self._entry["tokens_checksum"]:
-            raise damaged(self.path, "its checksum does not match")
+            raise damaged_shard(self.path, "its checksum does not match")
         return self._values
 
 
@@ -93,7 +93,7 @@ def write_index(folder: Path, writers: Sequence[ShardWriter], identity: dict[str
     (folder / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
-def read_shards(folder: Path, identity: dict[str, Any]) -> dict[str, list[Shard]]:
+def read_shards(folder: Path, identity: dict[str, Any]) -> dict[str, list[TextShard]]:
     """The shards of each split.
 
     Raises:
@@ -104,15 +104,15 @@ def read_shards(folder: Path, identity: dict[str, Any]) -> dict[str, list[Shard]
         splits = {split: [(folder / entry["file"], entry) for entry in entries] for split, entries in index["splits"].items()}
         others, found = index["others"], index["identity"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(folder / INDEX, repr(error)) from None
+        raise damaged_shard(folder / INDEX, repr(error)) from None
     if found != identity:
-        raise damaged(folder / INDEX, f"it should describe {identity}, but describes {found}")
+        raise damaged_shard(folder / INDEX, f"it should describe {identity}, but describes {found}")
     for name, checksum in others.items():
         if not (folder / name).exists() or zlib.crc32((folder / name).read_bytes()) != checksum:
-            raise damaged(folder / name, "it is missing, or its checksum does not match")
-    return {split: [Shard(path, entry) for path, entry in entries] for split, entries in splits.items()}
+            raise damaged_shard(folder / name, "it is missing, or its checksum does not match")
+    return {split: [TextShard(path, entry) for path, entry in entries] for split, entries in splits.items()}
 
 
-def damaged(path: Path, reason: str) -> ConfigError:
+def damaged_shard(path: Path, reason: str) -> ConfigError:
     """The error for a file that is not as it was written."""
     return ConfigError(f"{path}: damaged: {reason}; delete the folder {path.parent} to have the files tokenised again")

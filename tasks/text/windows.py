@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks.task import IGNORED, Examples
-from tasks.text.shards import Shard
+from tasks.text.shards import TextShard
 
 
 class Windows:
@@ -18,7 +18,7 @@ class Windows:
     What a document's last window lacks is padded with zeros that are not asked.
     """
 
-    def __init__(self, shards: Sequence[Shard], seq_len: int, separator: int) -> None:
+    def __init__(self, shards: Sequence[TextShard], seq_len: int, separator: int) -> None:
         self._shards, self._seq_len, self._separator = shards, seq_len, separator
         lengths = [np.diff(shard.offsets) for shard in shards]
         self._first_windows = np.cumsum(np.concatenate([[0], *(-(-length // seq_len) for length in lengths)]))
@@ -33,14 +33,14 @@ class Windows:
         places = chosen - self._first_windows[documents]
         shard_numbers = np.searchsorted(self._first_documents, documents, side="right") - 1
         tokens = np.zeros((len(chosen), self._seq_len + 1), dtype=np.int64)
-        asked = np.zeros((len(chosen), self._seq_len), dtype=bool)
+        supervised = np.zeros((len(chosen), self._seq_len), dtype=bool)
         for number in np.unique(shard_numbers):
             mine = shard_numbers == number
             local = documents[mine] - self._first_documents[number]
-            tokens[mine], asked[mine] = self._of_shard(self._shards[number], local, places[mine])
-        return Examples(inputs=np.where(asked, tokens[:, :-1], 0), targets=np.where(asked, tokens[:, 1:], IGNORED))
+            tokens[mine], supervised[mine] = self._of_shard(self._shards[number], local, places[mine])
+        return Examples(inputs=np.where(supervised, tokens[:, :-1], 0), targets=np.where(supervised, tokens[:, 1:], IGNORED))
 
-    def _of_shard(self, shard: Shard, documents: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _of_shard(self, shard: TextShard, documents: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         first = shard.offsets[documents] + places * self._seq_len - 1
         index = first[:, None] + np.arange(self._seq_len + 1)
         tokens = shard.values[index.clip(0, len(shard.values) - 1)].astype(np.int64)

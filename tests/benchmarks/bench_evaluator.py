@@ -20,7 +20,8 @@ from torch import Tensor
 
 from models import Placement, RackSpec, Supernet
 from search.budget import Budget
-from search.evaluation.supernet_evaluator import Evaluator, SupernetEvaluator
+from search.evaluation.evaluator import Evaluator
+from search.evaluation.supernet_evaluator import SupernetEvaluator
 from search.strategies import STRATEGIES
 from search.training.batches import Batch
 from search.training.devices import hardware, use_one_thread

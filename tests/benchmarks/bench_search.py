@@ -58,7 +58,7 @@ def main() -> None:
     rack = space(arguments.layers, tuple(MIXERS))
     started = time.perf_counter()
     budget = Budget.of(arguments.attention, rack)
-    budget.costs.dear_to_cheap()
+    budget.costs.by_cost()
     print(f"{hardware()}: {arguments.layers} layers, {len(MIXERS)} mixers, {budget.text()}")
     print(f"counting costs: {time.perf_counter() - started:.2f} s, once a space")
     print(f"{'strategy':22} {'seconds':>8} {'(range)':>16} {'scores':>7} {'search / mock scores':>21} {'best score':>11}")

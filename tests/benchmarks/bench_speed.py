@@ -19,7 +19,7 @@ from search.training.batches import EpochBatches
 from search.training.devices import autocast, hardware, resolve_device, use_one_thread
 from search.training.loop import train
 from search.training.spec import TrainSpec
-from search.training.state import Member
+from search.training.state import TrainState
 from tasks import TASKS, draw
 
 LAYERS = ["mh-attention", "swiglu", "mh-attention", "swiglu"]
@@ -49,7 +49,7 @@ def compare(name: str, ours: Callable[[], object], other: Callable[[], object], 
     )
 
 
-def no_metrics(pack: object, members: list[Member]) -> dict[str, torch.Tensor]:
+def no_metrics(pack: object, members: list[TrainState]) -> dict[str, torch.Tensor]:
     """Stands for the evaluation, which both sides leave out."""
     del pack
     return {name: torch.zeros(len(members)) for name in ("accuracy", "loss")}
@@ -83,11 +83,11 @@ def main() -> None:
     spec = RackSpec(d_model=128, layers=arguments.layers, vocab_size=task.vocab_size, max_length=task.seq_len)
     models = [spec.build(seed).to(device) for seed in range(len(GRID))]
 
-    def loop(members: list[Member]) -> None:
+    def loop(members: list[TrainState]) -> None:
         train(members, TrainSpec(), n_steps=n_steps, eval_every=n_steps, evaluate=no_metrics)
 
-    def members(chosen: list[nn.Module]) -> list[Member]:
-        return [Member(model, batches, lr, decay) for model, (lr, decay) in zip(chosen, GRID, strict=False)]
+    def members(chosen: list[nn.Module]) -> list[TrainState]:
+        return [TrainState(model, batches, lr, decay) for model, (lr, decay) in zip(chosen, GRID, strict=False)]
 
     def separately() -> None:
         for member in members(models):

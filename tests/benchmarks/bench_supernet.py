@@ -23,7 +23,7 @@ from search.training.loop import train
 from search.training.mixture import Mixture
 from search.training.optimizer import make_optimizer
 from search.training.ranks import Ranks
-from search.training.state import Member
+from search.training.state import TrainState
 
 MIXERS = {
     "attention": {"kind": "attention", "n_heads": 4},
@@ -50,14 +50,14 @@ def space(arguments: argparse.Namespace) -> SupernetSpec:
 
 def steps(spec: SupernetSpec, model: Supernet, n_steps: int) -> float:
     """CPU seconds of so many steps, without evaluation."""
-    member = Member(model, Mixture(spec.data, seed=0, device=CPU), spec.lr, spec.weight_decay, keeps_best=False)
+    member = TrainState(model, Mixture(spec.data, seed=0, device=CPU), spec.lr, spec.weight_decay, keeps_best=False)
     gradients = SupernetStep(spec, Ranks())
     started = time.process_time()
     train([member], spec.train, n_steps=n_steps, eval_every=n_steps, gradients=gradients, evaluate=unmeasured)
     return time.process_time() - started
 
 
-def unmeasured(pack: object, members: list[Member]) -> dict[str, torch.Tensor]:
+def unmeasured(pack: object, members: list[TrainState]) -> dict[str, torch.Tensor]:
     """Stands for the evaluation, which both sides leave out."""
     del pack
     return {name: torch.zeros(len(members)) for name in ("accuracy", "loss")}
@@ -77,7 +77,7 @@ def compare(name: str, ours: Callable[[], float], other: Callable[[], float], ro
 
 def optimizer_step(spec: SupernetSpec, model: Supernet) -> float:
     """CPU seconds of one optimizer step and of taking the gradients away, with gradients where the main placement has some."""
-    member = Member(model, Mixture(spec.data, seed=0, device=CPU), spec.lr, spec.weight_decay)
+    member = TrainState(model, Mixture(spec.data, seed=0, device=CPU), spec.lr, spec.weight_decay)
     optimizer = make_optimizer([member], spec.train)
     seconds = []
     for step in range(3):

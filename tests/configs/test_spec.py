@@ -216,7 +216,7 @@ def test_the_fingerprint_is_of_the_content():
 
 def test_order_is_content_where_a_field_says_so():
     class Queue(Spec):
-        how_fields = ("hints",)
+        outside_fingerprint = ("hints",)
         jobs: OrderedDict[str, Inner]
         hints: OrderedDict[str, int] = Field(default_factory=OrderedDict)
 
@@ -235,7 +235,7 @@ def test_order_is_content_where_a_field_says_so():
 
 def test_how_fields_are_found_where_a_spec_is_kept_as_a_plain_mapping():
     class Job(Spec):
-        how_fields = ("speed",)
+        outside_fingerprint = ("speed",)
         size: int = 1
         speed: int = 1
 

@@ -11,7 +11,7 @@ from search.training import metrics
 from search.training.batches import EpochBatches
 from search.training.loop import train
 from search.training.spec import TrainSpec
-from search.training.state import Member
+from search.training.state import TrainState
 from tasks import TASKS, draw
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def dropout_spec():
 
 def member(spec=None, batches=None, *, lr=1e-3, weight_decay=0.0, seed=0):
     """A member of a run on the task."""
-    return Member((spec or rack_spec()).build(seed), data() if batches is None else batches, lr, weight_decay)
+    return TrainState((spec or rack_spec()).build(seed), data() if batches is None else batches, lr, weight_decay)
 
 
 def evaluate_on(test):

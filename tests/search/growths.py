@@ -9,7 +9,7 @@ from configs.load import validate
 from search.jobs.in_process import HERE
 from search.jobs.progressive.job import run
 from search.jobs.progressive.spec import ProgressiveSpec
-from search.jobs.progressive.stages import train_here
+from search.jobs.progressive.stages import run_stages
 from search.jobs.progressive.weights import load_rack
 
 RECALL = {"kind": "in_context_recall", "vocab_size": 8, "seq_len": 16}
@@ -38,7 +38,7 @@ def grow_here(spec, out: Path, lines=None):
 
 def stages_here(spec, out: Path, **options):
     """Run the stages alone."""
-    train_here(spec, out, lambda _: None, **options)
+    run_stages(spec, out, lambda _: None, **options)
 
 
 def rows(out: Path):

@@ -13,7 +13,7 @@ from search.training.mixture import Mixture
 from search.training.optimizer import make_optimizer
 from search.training.packing import Pack
 from search.training.ranks import Ranks
-from search.training.state import Member
+from search.training.state import TrainState
 
 CPU = torch.device("cpu")
 MIXERS = {
@@ -39,7 +39,7 @@ def supernet_spec(**keys):
 def supernet_member(spec, device=CPU):
     """The member that the job makes of a spec."""
     batches = Mixture(spec.data, seed=spec.seed, device=device)
-    return Member(Supernet(spec.rack, spec.seed).to(device), batches, spec.lr, spec.weight_decay, keeps_best=False)
+    return TrainState(Supernet(spec.rack, spec.seed).to(device), batches, spec.lr, spec.weight_decay, keeps_best=False)
 
 
 class Steps:

@@ -15,28 +15,28 @@ def attend(
     causal: bool,
     window: int | None,
     sinks: Tensor | None = None,
-    keep: Tensor | None = None,
+    attention_mask: Tensor | None = None,
 ) -> Tensor:
     """softmax(query key^T / sqrt(d_head)) value over the positions that are seen.
 
     Shapes: query [batch, n_heads, time, d_head], key and value [batch, n_kv_heads, time, d_head] -> query's. A position sees
     itself and what is nearer than `window`: before it, and also after it when not `causal`. `sinks` [n_heads] are the logits of
-    one more position that everyone sees and whose value is zero. `keep` [batch, time] bool is false at what only its own
-    position sees.
+    one more position that everyone sees and whose value is zero. `attention_mask` [batch, time] bool is false at what only its
+    own position sees.
     """
     time = query.shape[-2]
     if window is not None and is_blocked(time, causal=causal, window=window):
-        return _attend_in_blocks(query, key, value, sinks, keep, window=window)
-    if keep is None and (window is None or window >= time):
+        return _attend_in_blocks(query, key, value, sinks, attention_mask, window=window)
+    if attention_mask is None and (window is None or window >= time):
         return _softmax(query, key, value, sinks, causal=causal)
     place = torch.arange(time, device=query.device)
     distance = place[:, None] - place
     seen = (distance >= 0) | (not causal)
     if window is not None:
         seen = seen & (distance.abs() < window)
-    if keep is not None:
+    if attention_mask is not None:
         # The own position, or a row of the softmax might be empty: its gradient would be NaN, also under a weight of zero.
-        seen = seen & (keep[:, None, None, :] | (distance == 0))
+        seen = seen & (attention_mask[:, None, None, :] | (distance == 0))
     return _softmax(query, key, value, sinks, seen=seen)
 
 
@@ -79,7 +79,7 @@ def _softmax(
 
 
 def _attend_in_blocks(
-    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, keep: Tensor | None, *, window: int
+    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, attention_mask: Tensor | None, *, window: int
 ) -> Tensor:
     """Causal attention in blocks of `window` positions, each of which sees its own block and the one before."""
     n_heads, time = query.shape[1:3]
@@ -97,8 +97,8 @@ def _attend_in_blocks(
     distance = place[window:, None] - place
     seen = ((distance >= 0) & (distance < window)).repeat(n_blocks, 1, 1)
     seen[0, :, :window] = False  # nothing comes before the first block
-    if keep is not None:
-        kept = with_previous(keep[:, None, :, None]).squeeze(-1)  # [batch, n_blocks, 2 * window]
+    if attention_mask is not None:
+        kept = with_previous(attention_mask[:, None, :, None]).squeeze(-1)  # [batch, n_blocks, 2 * window]
         seen = seen & (kept[:, :, None, :] | (distance == 0))
     sinks = None if sinks is None else sinks.repeat_interleave(n_blocks)
     key, value = (with_previous(part.repeat_interleave(group, dim=1)) for part in (key, value))

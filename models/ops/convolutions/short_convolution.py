@@ -53,12 +53,12 @@ class ShortConvolutions(nn.ModuleList):
     def __iter__(self) -> Iterator[ShortConvolution]:
         return cast("Iterator[ShortConvolution]", super().__iter__())
 
-    def forward(self, *parts: Tensor, keep: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Each [batch, time, channels] -> same; where `keep` [batch, time] is false, zeros are read, as before the beginning."""
+    def forward(self, *parts: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Each [batch, time, channels] -> same; where `attention_mask` [batch, time] is false, zeros are read."""
         if not len(self):
             return parts
-        if keep is not None:
-            parts = tuple(part.masked_fill(~keep[..., None], 0) for part in parts)
+        if attention_mask is not None:
+            parts = tuple(part.masked_fill(~attention_mask[..., None], 0) for part in parts)
         return tuple(convolve(part) for convolve, part in zip(self, parts, strict=True))
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:

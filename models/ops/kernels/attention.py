@@ -21,10 +21,10 @@ def _flash(
     causal: bool,
     window: int | None,
     sinks: None = None,
-    keep: None = None,
+    attention_mask: None = None,
 ) -> Tensor:
     """[batch, time, n_heads, d_head] there; its window counts the positions to either side, -1 for all, and causal cuts it."""
-    del sinks, keep
+    del sinks, attention_mask
     dtype = working_dtype(tensors[0])
     reach = -1 if window is None else window - 1
     mixed = function(
@@ -37,13 +37,13 @@ def _flash(
 
 
 def _flash_misfit(
-    *tensors: Tensor, causal: bool, window: int | None, sinks: Tensor | None = None, keep: Tensor | None = None
+    *tensors: Tensor, causal: bool, window: int | None, sinks: Tensor | None = None, attention_mask: Tensor | None = None
 ) -> str | None:
     query, key, value = tensors
     d_head = query.shape[-1]
     if sinks is not None:
         return NO_SINKS
-    if keep is not None:
+    if attention_mask is not None:
         return NO_MASK
     if value.shape[-1] != d_head or d_head % 8 or d_head > 256:
         return f"heads of queries and values must be of one size, a multiple of 8 up to 256, not {d_head} and {value.shape[-1]}"
@@ -54,9 +54,9 @@ def _flash_misfit(
 
 
 def _flex(
-    function: Callable[..., Any], *tensors: Tensor, causal: bool, window: int, sinks: None = None, keep: None = None
+    function: Callable[..., Any], *tensors: Tensor, causal: bool, window: int, sinks: None = None, attention_mask: None = None
 ) -> Tensor:
-    del sinks, keep
+    del sinks, attention_mask
     query, key, value = (part.to(working_dtype(tensors[0])) for part in tensors)
     mask = _window_mask(query.shape[2], causal, window, str(query.device))
     mixed: Tensor = _compiled(function)(query, key, value, block_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
@@ -64,14 +64,14 @@ def _flex(
 
 
 def _flex_misfit(
-    *tensors: Tensor, causal: bool, window: int | None, sinks: Tensor | None = None, keep: Tensor | None = None
+    *tensors: Tensor, causal: bool, window: int | None, sinks: Tensor | None = None, attention_mask: Tensor | None = None
 ) -> str | None:
     del causal
     query, key, value = tensors
     d_head = query.shape[-1]
     if sinks is not None:
         return NO_SINKS
-    if keep is not None:
+    if attention_mask is not None:
         return NO_MASK
     if window is None or window >= query.shape[2] or query.shape[2] != key.shape[2]:
         return "it is for windows shorter than the sequence"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.linears.dtypes import working_dtype
 from models.ops.kernels.kernel import Kernel, Op
-from models.ops.kernels.package import load
+from models.ops.kernels.package import load_package
 from models.ops.kernels.table import OPS
 
 
@@ -31,7 +31,7 @@ def run_kernel(op: str, name: str, *tensors: Any, **options: Any) -> Tensor:
         return entry.reference(*tensors, **options)
     else:
         kernel = chosen
-    function = load(kernel.package, kernel.function)
+    function = load_package(kernel.package, kernel.function)
     assert not isinstance(function, str)  # that was an obstacle
     return kernel.call(function, *tensors, **options)
 
@@ -61,7 +61,7 @@ def find_kernel(op: str, name: str) -> Kernel:
 
 def obstacle(kernel: Kernel, tensors: tuple[Any, ...], options: Mapping[str, Any]) -> str | None:
     """What keeps the kernel from running on these arguments; None if nothing does."""
-    function = load(kernel.package, kernel.function)
+    function = load_package(kernel.package, kernel.function)
     if isinstance(function, str):
         return function
     if not is_on_cuda(tensors[0]):

@@ -66,7 +66,7 @@ FLEX = Package("flex", "triton", ("triton",), "triton")
 
 
 @cache
-def load(package: Package, function: str) -> Callable[..., Any] | str:
+def load_package(package: Package, function: str) -> Callable[..., Any] | str:
     """The function `module:name` of a package, or in words why there is none; tried once a process.
 
     A package of kernels may be installed and still fail to import in ways of its own: without a driver, or after torch changed.

@@ -61,7 +61,7 @@ def run(
                 progress.say(f"going on: {n_done} of {n_trials} trials are finished")
             with progress:
                 (execute or execute_here)(spec, log, out, progress, make_model)
-        return finish(spec, log, out, show=show)
+        return finish_sweep(spec, log, out, show=show)
 
 
 def _check_here(spec: MadSpec) -> None:
@@ -143,7 +143,7 @@ def trial_options(spec: MadSpec, out: Path) -> dict[str, Any]:
     return {"folder": out / "checkpoints", "data_folder": data_folder, "save_weights": spec.save_weights}
 
 
-def finish(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:
+def finish_sweep(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:
     """Write the summary, the Parquet file and the picture; print the table, if it is to be shown; the exit status."""
     rows = list(log.rows.values())
     scores = score(spec, rows)

@@ -19,7 +19,7 @@ from search.training import checkpoint, metrics
 from search.training.devices import autocast, hardware
 from search.training.loop import train
 from search.training.packing import Pack
-from search.training.state import Member
+from search.training.state import TrainState
 from tasks import Split
 
 MakeModel = Callable[[Trial], nn.Module]
@@ -53,10 +53,10 @@ def run_trials(
     trial_of = {id(member): trial for member, trial in zip(members, trials, strict=True)}
     held_out: Split = "test" if spec.mode == "mad" else "validation"
 
-    def evaluate(pack: Pack, running: Sequence[Member], split: Split = held_out) -> dict[str, Tensor]:
+    def evaluate(pack: Pack, running: Sequence[TrainState], split: Split = held_out) -> dict[str, Tensor]:
         return metrics.evaluate(pack, in_order([data[trial_of[id(member)].spec.seed] for member in running], split))
 
-    def report(member: Member, row: dict[str, float]) -> None:
+    def report(member: TrainState, row: dict[str, float]) -> None:
         if on_evaluation is not None:
             on_evaluation(trial_of[id(member)], row)
 
@@ -82,7 +82,7 @@ def checkpoint_path(trials: Sequence[Trial], folder: Path) -> Path:
     return folder / f"{name}.checkpoint.safetensors"
 
 
-def _save_weights(trials: Sequence[Trial], members: Sequence[Member], folder: Path) -> None:
+def _save_weights(trials: Sequence[Trial], members: Sequence[TrainState], folder: Path) -> None:
     for trial, member in zip(trials, members, strict=True):
         last = {f"last.{name}": tensor for name, tensor in checkpoint.weights(member.model).items()}
         best = {f"best.{name}": tensor for name, tensor in member.best_weights.items()}
@@ -90,7 +90,7 @@ def _save_weights(trials: Sequence[Trial], members: Sequence[Member], folder: Pa
         checkpoint.save(path, best | last, {"step": member.step, "best": member.best})
 
 
-def _member(trial: Trial, data: Data, make_model: MakeModel | None) -> Member:
+def _member(trial: Trial, data: Data, make_model: MakeModel | None) -> TrainState:
     spec = trial.spec
     if make_model is not None:
         with torch.random.fork_rng():
@@ -99,10 +99,10 @@ def _member(trial: Trial, data: Data, make_model: MakeModel | None) -> Member:
     else:
         assert spec.rack is not None  # either the spec describes the model or the caller makes it
         model = spec.rack.build(spec.seed)
-    return Member(model.to(data.train.inputs.device), data.train, spec.lr, spec.weight_decay)
+    return TrainState(model.to(data.train.inputs.device), data.train, spec.lr, spec.weight_decay)
 
 
-def _rows(trials: Sequence[Trial], members: Sequence[Member], evaluate: Callable[..., dict[str, Tensor]]) -> list[Row]:
+def _rows(trials: Sequence[Trial], members: Sequence[TrainState], evaluate: Callable[..., dict[str, Tensor]]) -> list[Row]:
     """Score every trial that has weights to score; a diverged one may have none, and its metrics are then null."""
     scored = [member for member in members if member.best_weights]
     for member in scored:

@@ -14,14 +14,14 @@ from search.runs.run_folder import Row
 
 
 @dataclass(frozen=True)
-class Score:
+class TaskScore:
     """A mean over seeds; `value` is None where a setting has no trial to score, `standard_error` None with a single seed."""
 
     value: float | None
     standard_error: float | None
 
     @classmethod
-    def over_seeds(cls, values: Sequence[float | None]) -> Score:
+    def over_seeds(cls, values: Sequence[float | None]) -> TaskScore:
         """Mean and standard error; None if any seed is missing."""
         known = [value for value in values if value is not None]
         if not known or len(known) < len(values):
@@ -73,7 +73,7 @@ class Scores:
     spec: MadSpec
     cells: list[Cell]
 
-    def of(self, architecture: str, task: str | None = None, change: str | None = None) -> Score:
+    def of(self, architecture: str, task: str | None = None, change: str | None = None) -> TaskScore:
         """The score of an architecture on a task (or on one setting of it), or its mean over all tasks."""
         tasks = list(self.spec.tasks) if task is None else [task]
         per_seed = []
@@ -81,7 +81,7 @@ class Scores:
             means = [self._task_mean(architecture, name, change, seed) for name in tasks]
             known = [mean for mean in means if mean is not None]
             per_seed.append(statistics.fmean(known) if len(known) == len(means) else None)
-        return Score.over_seeds(per_seed)
+        return TaskScore.over_seeds(per_seed)
 
     def _task_mean(self, architecture: str, task: str, change: str | None, seed: int) -> float | None:
         wanted = (architecture, task, seed)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.markup import escape
 from rich.table import Table
 
-from search.jobs.mad.scores import Score, Scores
+from search.jobs.mad.scores import Scores, TaskScore
 from search.jobs.mad.task import TaskSpec
 
 MOST_SHOWN = 8
@@ -47,7 +47,7 @@ def setting_tables(scores: Scores) -> Iterator[Table]:
             yield table
 
 
-def entry(found: Score) -> str:
+def entry(found: TaskScore) -> str:
     """A score in words."""
     if found.value is None:
         return "incomplete"

@@ -49,7 +49,7 @@ class MadSpec(Spec):
     """
 
     short_forms = ("changes", "d_model", "only")
-    how_fields = ("packing", "pack_size", "data_folder", "workers")
+    outside_fingerprint = ("packing", "pack_size", "data_folder", "workers")
     job: Literal["mad"] = "mad"
     mode: Literal["mad", "clean"] = "clean"
     architectures: Annotated[dict[str, BackboneSpec | None], Field(min_length=1)]

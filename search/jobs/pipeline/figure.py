@@ -12,10 +12,10 @@ from search.runs.figures import picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from search.jobs.pipeline.report import Row
+from search.jobs.pipeline.report import PlacementRow
 
 
-def save_picture(rows: Sequence[Row], found: PlacementResults, path: Path) -> None:
+def save_picture(rows: Sequence[PlacementRow], found: PlacementResults, path: Path) -> None:
     """Left, who stands where; right, what it came to: test loss against cost."""
     ranked = [row for row in rows if not row.trained.error]
     with picture(path, 13, 1.6 + 0.34 * len(ranked)) as figure:
@@ -25,7 +25,7 @@ def save_picture(rows: Sequence[Row], found: PlacementResults, path: Path) -> No
         _draw_losses(right, ranked, found.cost_axis)
 
 
-def _draw_losses(axis: Axes, rows: Sequence[Row], cost_axis: tuple[str, str]) -> None:
+def _draw_losses(axis: Axes, rows: Sequence[PlacementRow], cost_axis: tuple[str, str]) -> None:
     key, label = cost_axis
     names = list(dict.fromkeys(row.name for row in rows))
     for number, name in enumerate(names):

@@ -9,10 +9,10 @@ from typing import Any
 from models import Supernet
 from search.jobs.backend import Backend
 from search.jobs.pipeline.figure import save_picture
-from search.jobs.pipeline.report import Row, print_comparison
-from search.jobs.pipeline.retrain import Trained, train_placements
+from search.jobs.pipeline.report import PlacementRow, print_comparison
+from search.jobs.pipeline.retrain import RetrainedRack, train_placements
 from search.jobs.pipeline.spec import PipelineSpec
-from search.jobs.placement.checks import check_data, check_strategies
+from search.jobs.placement.checks import check_same_data, check_strategies
 from search.jobs.placement.job import search_placements
 from search.jobs.placement.report import print_results
 from search.jobs.placement.results import PlacementResults
@@ -28,7 +28,7 @@ def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
     """
     console, search, retrain = make_console(), spec.placement, spec.retrain
     check_strategies(search, spec.supernet.rack)
-    check_data(spec.supernet, search, n_test=(retrain.n_test_batches, retrain.test_batch_size))
+    check_same_data(spec.supernet, search, n_test=(retrain.n_test_batches, retrain.test_batch_size))
     session = nullcontext if (out / "results.json").exists() else backend.session  # what is still missing opens its own
     with run_folder(out, spec, may_change=("placement", "retrain")), session():
         console.print("1 of 3: the supernet", style="bold")
@@ -56,15 +56,15 @@ def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
     return 1 if any(row.trained.error for row in rows) else 0
 
 
-def comparison(found: PlacementResults, trained: dict[tuple[str, ...], Trained]) -> list[Row]:
+def comparison(found: PlacementResults, trained: dict[tuple[str, ...], RetrainedRack]) -> list[PlacementRow]:
     """A row for each budget and contender; rivals outside of every budget stand once, at the end."""
-    rows: list[Row] = []
-    outside: dict[str, Row] = {}
+    rows: list[PlacementRow] = []
+    outside: dict[str, PlacementRow] = {}
     inside = {scored.placement for result in found.budgets for scored in result.rivals.values() if scored.is_admitted}
     for result in found.budgets:
         for name, scored in (("search", result.best), *result.rivals.items()):
             if scored.is_admitted:
-                rows.append(Row(result.text, name, scored, trained[scored.placement]))
+                rows.append(PlacementRow(result.text, name, scored, trained[scored.placement]))
             elif scored.placement not in inside:
-                outside[name] = Row("outside", name, scored, trained[scored.placement])
+                outside[name] = PlacementRow("outside", name, scored, trained[scored.placement])
     return [*rows, *outside.values()]

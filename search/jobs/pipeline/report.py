@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from search.jobs.pipeline.retrain import Trained
+from search.jobs.pipeline.retrain import RetrainedRack
 from search.jobs.pipeline.spec import PipelineSpec
 from search.jobs.placement.results import Scored
 from search.runs.console import make_console
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
+class PlacementRow:
     """One contender under one budget: what the supernet said of it, and what it came to on its own."""
 
     budget: str
     name: str
     scored: Scored
-    trained: Trained
+    trained: RetrainedRack
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -47,7 +47,7 @@ class Row:
         }
 
 
-def print_comparison(rows: Sequence[Row], spec: PipelineSpec, out: Path) -> None:
+def print_comparison(rows: Sequence[PlacementRow], spec: PipelineSpec, out: Path) -> None:
     """A row a contender, best first within its budget."""
     console, tasks = make_console(), list(spec.supernet.data.tasks)
     n_steps = spec.retrain.n_steps or spec.supernet.n_steps
@@ -77,7 +77,7 @@ def print_comparison(rows: Sequence[Row], spec: PipelineSpec, out: Path) -> None
     console.print(f"picture: {out / 'pipeline.png'}", markup=False)
 
 
-def _numbers(row: Row, tasks: Sequence[str]) -> list[str]:
+def _numbers(row: PlacementRow, tasks: Sequence[str]) -> list[str]:
     cost = [f"{row.scored.cost[key]:,.0f}" for key in ("kv_bytes", "state_bytes", "params")]
     if row.trained.error:
         return ["failed", *([""] * len(tasks)), f"{row.scored.score:.3f}", *cost]

@@ -29,7 +29,7 @@ TEST = "test.json"
 
 
 @dataclass(frozen=True)
-class Trained:
+class RetrainedRack:
     """What became of one placement: test loss (nats, tasks by their shares), accuracy by task, a value a seed; or an error."""
 
     placement: Placement
@@ -51,7 +51,7 @@ class Trained:
 
 def train_placements(
     base: SupernetSpec, retrain: RetrainSpec, placements: Iterable[Placement], out: Path, backend: Backend
-) -> dict[Placement, Trained]:
+) -> dict[Placement, RetrainedRack]:
     """Train every placement with every seed, as far as `out` does not hold them yet, and test them."""
     runs = {
         (placement, seed): run_spec(base, retrain, placement, seed)
@@ -86,13 +86,13 @@ def _tested(
     summaries: Mapping[str, dict[str, Any]],
     retrain: RetrainSpec,
     out: Path,
-) -> Trained:
+) -> RetrainedRack:
     errors = [str(summary["error"]) for summary in summaries.values() if summary.get("error")]
     if errors:
-        return Trained(placement, (), {}, 0.0, errors[0])
+        return RetrainedRack(placement, (), {}, 0.0, errors[0])
     rows = [_test(spec, out / name, retrain) for name, spec in runs.items()]
     tasks = next(iter(runs.values())).data.tasks
-    return Trained(
+    return RetrainedRack(
         placement,
         losses=tuple(row["loss"] for row in rows),
         accuracies={task: tuple(row[task] for row in rows) for task in tasks},

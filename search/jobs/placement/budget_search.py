@@ -71,7 +71,7 @@ class BudgetSearch:
         ]
 
     def _importance(self, chosen: Placement) -> tuple[float, ...]:
-        slots, order = self.budget.coding.slots, self.costs.dear_to_cheap
+        slots, order = self.budget.coding.slots, self.costs.by_cost
         dear = order()[0]
         places = [index for index, slot in enumerate(slots) if dear in slot.names]
 

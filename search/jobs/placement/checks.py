@@ -31,7 +31,7 @@ def check_strategies(spec: SearchSpec, space: RackSpec) -> None:
                 raise ConfigError(f"{name}: {error}") from None
 
 
-def check_data(trained: SupernetSpec, scoring: ScoringSpec, *, n_test: tuple[int, int] | None = None) -> None:
+def check_same_data(trained: SupernetSpec, scoring: ScoringSpec, *, n_test: tuple[int, int] | None = None) -> None:
     """ConfigError if the tasks have fewer instances than scoring, and a test of `n_test` (batches, rows), take."""
     mixture = Mixture(trained.data, seed=trained.seed, device=torch.device("cpu"))
     mixture.evaluation(scoring.n_batches, scoring.batch_size)

@@ -11,7 +11,7 @@ from search.budget import Budget
 from search.budget.coding import slot_key
 from search.jobs.backend import Backend
 from search.jobs.placement.budget_search import BudgetSearch
-from search.jobs.placement.checks import check_data, check_strategies
+from search.jobs.placement.checks import check_same_data, check_strategies
 from search.jobs.placement.evaluation import open_evaluator
 from search.jobs.placement.figure import save_pictures
 from search.jobs.placement.report import print_results
@@ -35,7 +35,7 @@ def run(spec: PlacementSpec, out: Path, backend: Backend) -> int:
         raise ConfigError(f"{folder}: holds a rack without choices: there is nothing to place")
     trained = load_saved(SupernetSpec, folder / "spec.json")
     check_strategies(spec, supernet.space)
-    check_data(trained, spec)
+    check_same_data(trained, spec)
     with run_folder(out, spec):
         results = search_placements(spec, supernet, trained, out, backend)
         write_text(out / "results.json", to_json({"job": spec.job, **results.to_dict()}, indent=2))
@@ -58,7 +58,7 @@ def search_placements(
             told = f"{found[-1].text}: {found[-1].best.text}, {spec.metric} score {found[-1].best.score:.4f}"
             make_console().print(told, markup=False)
         n_saved = evaluator.counts.n_saved_by_race
-    slots, dear = supernet.slots, costs.dear_to_cheap()[0]
+    slots, dear = supernet.slots, costs.by_cost()[0]
     results = PlacementResults(
         metric=spec.metric,
         context=costs.context,

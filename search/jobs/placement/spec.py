@@ -31,7 +31,7 @@ class ScoringSpec(Spec):
     bytes of hidden states and logits. `workers` score on Ray.
     """
 
-    how_fields = ("workers", "max_eval_memory")
+    outside_fingerprint = ("workers", "max_eval_memory")
     metric: Literal["loss", "accuracy", "kl"] = "loss"
     n_batches: PositiveInt = 16
     batch_size: PositiveInt = 32

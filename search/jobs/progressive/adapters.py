@@ -9,10 +9,10 @@ from models.linears.adapters import AdaptedLinear, adapters_of
 from models.rack.modules import Rack
 from models.rack_spec import RackSpec
 from models.spec.parameters import LoraSpec
-from models.spec.precision import FORMATS, Precision
+from models.spec.precision import STORED_AS, Precision
 from models.spec.stack import StackSpec
 
-PRECISIONS: dict[str, Precision] = {stored: precision for precision, stored in FORMATS.items()}  # type: ignore[misc]
+PRECISIONS: dict[str, Precision] = {stored: precision for precision, stored in STORED_AS.items()}  # type: ignore[misc]
 """Of stacks that are stored, by the format of their weights."""
 
 RANK_STEP, ALPHA_STEP = 8, 16
@@ -54,7 +54,7 @@ def new_stack(stack: StackSpec, settings: GrowthSpec, index: int) -> StackSpec:
         lora = lora_of(settings, index)
         if not is_stored:
             with_base = settings.train_stack_lora_with_base
-            lora = lora.model_copy(update={"freeze_base": False, "freeze_others": False}) if with_base else resting(lora)
+            lora = lora.model_copy(update={"freeze_base": False, "freeze_others": False}) if with_base else frozen_adapters(lora)
     return stack.model_copy(update={"precision": precision, "stored": is_stored, "lora": lora})
 
 
@@ -63,10 +63,10 @@ def with_second_adapters(stack: StackSpec, settings: GrowthSpec) -> StackSpec:
     second = progressive_lora_of(settings)
     if second is None or stack.progressive_lora is not None:
         return stack
-    return stack.model_copy(update={"progressive_lora": resting(second)})
+    return stack.model_copy(update={"progressive_lora": frozen_adapters(second)})
 
 
-def resting(adapters: LoraSpec) -> LoraSpec:
+def frozen_adapters(adapters: LoraSpec) -> LoraSpec:
     """Adapters that are there and do not train."""
     return adapters.model_copy(update={"trains": False})
 

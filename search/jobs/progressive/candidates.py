@@ -18,11 +18,11 @@ from search.budget import Budget
 from search.jobs.progressive.plan import grown_stage
 from search.jobs.progressive.report import RESULT
 from search.jobs.progressive.spec import ProgressiveSpec
-from search.jobs.progressive.stage import Place, StageRun
-from search.jobs.progressive.stages import CHECKPOINT, CHOICE, Ended, Trained, caches, newest, next_index, refuse_other_data
+from search.jobs.progressive.stage import StageRun, StageSite
+from search.jobs.progressive.stages import CHECKPOINT, CHOICE, Ended, TrainedStage, caches, newest, next_index, refuse_other_data
 from search.jobs.progressive.weights import stage_folder
 from search.runs.interruption import interruptions
-from search.runs.report import Say, divergence
+from search.runs.report import Say, diverged_message
 from search.runs.run_folder import Row, run_folder, to_json, write_text
 from search.runs.workers import WorkersSpec
 from search.strategies import STRATEGIES
@@ -37,7 +37,7 @@ LONGEST_NAME = 60
 class CandidateSpec(Spec):
     """One candidate for the stage `index` of a run: a stack, trained on the trunk that the run's folder holds."""
 
-    how_fields = ("run_folder",)
+    outside_fingerprint = ("run_folder",)
     job: Literal["candidate"] = "candidate"
     run: ProgressiveSpec
     run_folder: str
@@ -85,14 +85,14 @@ def run_candidate(
             write_text(out / RESULT, to_json(ended.row) + "\n")
             (out / CHECKPOINT).unlink(missing_ok=True)
         row: Row = json.loads((out / RESULT).read_text(encoding="utf-8"))
-        text = divergence(row)
+        text = diverged_message(row)
         return row | ({"error": text} if text else {})
 
 
-def _trained(spec: CandidateSpec, last: Trained, out: Path, say: Say, on_evaluation: OnEvaluation) -> Ended | None:
+def _trained(spec: CandidateSpec, last: TrainedStage, out: Path, say: Say, on_evaluation: OnEvaluation) -> Ended | None:
     stage = grown_stage(spec.run, last.stage, spec.stack, n_steps=spec.run.choice.n_steps)
     with interruptions() as is_interrupted:
-        place = Place(
+        place = StageSite(
             folder=out,
             caches=caches(spec.run, Path(spec.run_folder)),
             ranks=Ranks(),
@@ -103,7 +103,7 @@ def _trained(spec: CandidateSpec, last: Trained, out: Path, say: Say, on_evaluat
         return StageRun(spec.run, stage, spec.run.data.samples(spec.run.seed), last.start, place).train()
 
 
-def choose(spec: ProgressiveSpec, out: Path, rank: Rank, say: Say) -> None:
+def choose_stack(spec: ProgressiveSpec, out: Path, rank: Rank, say: Say) -> None:
     """Rank the candidates of the stage that comes next, and write down which one is its stack.
 
     Raises:

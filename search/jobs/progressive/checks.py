@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from configs.errors import message_of
-from configs.growth import Misfit
+from configs.growth import Problem
 from models import StackSpec
 from search.jobs.progressive.adapters import progressive_lora_of
 from search.jobs.progressive.fields import ProgressiveFields
@@ -20,7 +20,7 @@ FOLDER_NAME = re.compile(r"[\w-]+")
 TAKEN_NAMES = ("tune",)  # where Ray Tune keeps its own
 
 
-def problems_of(spec: ProgressiveFields) -> Iterator[Misfit]:
+def problems_of(spec: ProgressiveFields) -> Iterator[Problem]:
     """Places in the spec, and what is wrong there."""
     yield from _size_problems(spec)
     yield from _growth_problems(spec)
@@ -39,7 +39,7 @@ def _added(spec: ProgressiveFields) -> dict[tuple[int | str, ...], StackSpec]:
     return said | {("candidates", name): stack for name, stack in (spec.candidates or {}).items()}
 
 
-def _size_problems(spec: ProgressiveFields) -> Iterator[Misfit]:
+def _size_problems(spec: ProgressiveFields) -> Iterator[Problem]:
     place: tuple[int | str, ...] = ("data", "task")
     try:
         _, seq_len = spec.data.sizes()
@@ -66,7 +66,7 @@ def _size_problems(spec: ProgressiveFields) -> Iterator[Misfit]:
         yield ("workers", "n"), f"{spec.workers.n} workers for the {spec.data.batch_size} rows of data.batch_size"
 
 
-def _growth_problems(spec: ProgressiveFields) -> Iterator[Misfit]:
+def _growth_problems(spec: ProgressiveFields) -> Iterator[Problem]:
     growth, n_first = spec.growth, len(spec.rack.stacks)
     if spec.rack.slots():
         yield ("rack",), "stacks that are trained first have no choices: place them; a choice is for the stack that is added"
@@ -90,7 +90,7 @@ def _growth_problems(spec: ProgressiveFields) -> Iterator[Misfit]:
         yield from _denoising_problems(spec)
 
 
-def _denoising_problems(spec: ProgressiveFields) -> Iterator[Misfit]:
+def _denoising_problems(spec: ProgressiveFields) -> Iterator[Problem]:
     growth = spec.growth
     if not OBJECTIVES[spec.objective.kind].corrupts:  # type: ignore[attr-defined]
         yield ("growth", "prepend_loss"), f"denoise_mse needs an objective that corrupts its input, not {spec.objective.kind}"
@@ -99,7 +99,7 @@ def _denoising_problems(spec: ProgressiveFields) -> Iterator[Misfit]:
         yield ("growth", "train_embedding"), text
 
 
-def _time_problems(spec: ProgressiveFields) -> Iterator[Misfit]:
+def _time_problems(spec: ProgressiveFields) -> Iterator[Problem]:
     growth = spec.growth
     if spec.rack.time is not None:
         yield ("rack", "time"), "time comes from growth.time_interpretation: say it there"
@@ -118,7 +118,7 @@ def _time_problems(spec: ProgressiveFields) -> Iterator[Misfit]:
         yield ("growth", "num_time_steps"), f"stacks share time steps: {list(table)}; give more of them, or null"
 
 
-def _choice_problems(spec: ProgressiveFields) -> Iterator[Misfit]:
+def _choice_problems(spec: ProgressiveFields) -> Iterator[Problem]:
     problems = list(_added_problems(spec))
     yield from problems
     if problems:  # whether there is a choice is not known then
@@ -133,7 +133,7 @@ def _choice_problems(spec: ProgressiveFields) -> Iterator[Misfit]:
         yield ("growth", "building_mode"), "candidates are ranked on the output of what stands below them: they need append"
 
 
-def _added_problems(spec: ProgressiveFields) -> Iterator[Misfit]:
+def _added_problems(spec: ProgressiveFields) -> Iterator[Problem]:
     if spec.candidates is not None and spec.stack is not None:
         yield ("candidates",), "give candidates, or one stack, not both"
     for name in spec.candidates or ():

@@ -63,7 +63,7 @@ class ChoiceSpec(Spec):
 class ProgressiveFields(Spec):
     """The fields of a growth, and what follows from them; `ProgressiveSpec` is the same, checked."""
 
-    how_fields = ("checkpoint_every", "workers")
+    outside_fingerprint = ("checkpoint_every", "workers")
     job: Literal["progressive"] = "progressive"
     rack: RackSpec
     data: GrowthDataSpec

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from search.jobs.backend import Backend
-from search.jobs.progressive.candidates import choose
+from search.jobs.progressive.candidates import choose_stack
 from search.jobs.progressive.figure import save_picture
 from search.jobs.progressive.report import RESULTS, failures, table
 from search.jobs.progressive.spec import ProgressiveSpec
@@ -58,5 +58,5 @@ def _trials(results: Row) -> list[Row]:
 def _finish(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say) -> None:
     while not is_finished(out):
         if pending_choice(spec, out, next_index(out)) is not None:
-            choose(spec, out, backend.train_candidates, say)
+            choose_stack(spec, out, backend.train_candidates, say)
         backend.train_growth(spec, out, say)

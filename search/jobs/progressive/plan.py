@@ -20,7 +20,7 @@ Kind = Literal["first", "grow", "joint"]
 class Stage:
     """One stage: the rack as it trains there, and the one before it that it grows from.
 
-    `uid` is the stack that is new, or the newest of those that start. `born` are the stacks by uid as they were when they were
+    `uid` is the stack that is new, or the newest of those that start. `initial` are the stacks by uid as they were when they were
     new, without what being in a trunk has made of them.
     """
 
@@ -28,7 +28,7 @@ class Stage:
     kind: Kind
     rack: RackSpec
     before: RackSpec | None
-    born: Mapping[int, StackSpec]
+    initial: Mapping[int, StackSpec]
     uid: int
     n_steps: int
 
@@ -40,7 +40,7 @@ class Stage:
     @property
     def created(self) -> int:
         """How many of the stacks that are there were created before the newest one."""
-        return sorted(self.born).index(self.uid)
+        return sorted(self.initial).index(self.uid)
 
 
 def first_stage(spec: ProgressiveSpec) -> Stage:
@@ -49,9 +49,9 @@ def first_stage(spec: ProgressiveSpec) -> Stage:
     stacks = list(spec.rack.stacks)
     if not growth.enabled:
         stacks += [spec.added] * (spec.n_target - len(stacks))
-    born = {uid: new_stack(stack.model_copy(update={"uid": uid}), growth, uid) for uid, stack in enumerate(stacks)}
-    rack = _with(spec.rack, stacks=[stack.to_dict() for stack in born.values()], next_uid=None)
-    return Stage(0, "first", with_time(spec, rack), None, born, max(born), spec.steps_of(0))
+    initial = {uid: new_stack(stack.model_copy(update={"uid": uid}), growth, uid) for uid, stack in enumerate(stacks)}
+    rack = _with(spec.rack, stacks=[stack.to_dict() for stack in initial.values()], next_uid=None)
+    return Stage(0, "first", with_time(spec, rack), None, initial, max(initial), spec.steps_of(0))
 
 
 def with_time(spec: ProgressiveSpec, rack: RackSpec) -> RackSpec:
@@ -68,7 +68,7 @@ def next_stage(spec: ProgressiveSpec, last: Stage, stack: StackSpec | None = Non
     index = last.index + 1
     is_joint = bool(spec.growth.joint_tuning_steps) and index == spec.n_stages - 1
     if is_joint:
-        return Stage(index, "joint", _jointly_tuned(spec, last), last.rack, last.born, last.uid, spec.steps_of(index))
+        return Stage(index, "joint", _jointly_tuned(spec, last), last.rack, last.initial, last.uid, spec.steps_of(index))
     return grown_stage(spec, last, stack or spec.added, n_steps=spec.steps_of(index))
 
 
@@ -80,10 +80,10 @@ def grown_stage(spec: ProgressiveSpec, last: Stage, stack: StackSpec, *, n_steps
     for place, each in enumerate(stack_uids(rack)):
         distance = place if growth.building_mode == "prepend" else len(rack.stacks) - 1 - place
         in_window = growth.qlora_trunk_window is None or distance < growth.qlora_trunk_window
-        rack = with_stack_fields(rack, each, **_fields(trunk_stack(last.born[each], growth, in_window=in_window)))
+        rack = with_stack_fields(rack, each, **_fields(trunk_stack(last.initial[each], growth, in_window=in_window)))
     rack = _frozen_ends(spec, rack)
     rack = with_stack(rack, fresh, position=0 if growth.building_mode == "prepend" else len(rack.stacks))
-    return Stage(last.index + 1, "grow", rack, last.rack, {**last.born, uid: fresh}, uid, n_steps)
+    return Stage(last.index + 1, "grow", rack, last.rack, {**last.initial, uid: fresh}, uid, n_steps)
 
 
 def _frozen_ends(spec: ProgressiveSpec, rack: RackSpec) -> RackSpec:
@@ -110,7 +110,7 @@ def _jointly_tuned(spec: ProgressiveSpec, last: Stage) -> RackSpec:
     for uid, stack in zip(stack_uids(rack), rack.stacks, strict=True):
         loras = {name: getattr(stack, name) for name in ("lora", "progressive_lora")}
         has_adapters = any(lora is not None and lora.apply for lora in loras.values())
-        scale = {"full": last.born[uid].lr_scale, "adapters": float(has_adapters), "head": 0.0}[mode]
+        scale = {"full": last.initial[uid].lr_scale, "adapters": float(has_adapters), "head": 0.0}[mode]
         if mode == "full":  # where weights are stored, what learns is adapters
             change: dict[str, Any] = {"trains": True} if stack.stored else {"freeze_others": False, "freeze_base": False}
             loras = {name: lora and lora.model_copy(update=change) for name, lora in loras.items()}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from search.jobs.progressive.spec import ProgressiveSpec
-from search.runs.report import divergence
+from search.runs.report import diverged_message
 from search.runs.run_folder import Row, to_json, write_text
 from search.training.devices import machine
 
@@ -75,7 +75,7 @@ def failures(results: Row) -> list[str]:
     for row in results["stages"]:
         failed = {each["name"]: each["error"] for each in row.get("candidates", ()) if each.get("error")}
         texts = [f"candidate {name} failed: {error.strip().splitlines()[-1]}" for name, error in failed.items()]
-        found += [f"stage {row['stage']}: {text}" for text in (*texts, divergence(row)) if text]
+        found += [f"stage {row['stage']}: {text}" for text in (*texts, diverged_message(row)) if text]
     return found
 
 

@@ -20,9 +20,9 @@ from search.jobs.progressive.plan import Stage
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stage_settings import is_plateau, stage_time, train_spec
 from search.jobs.progressive.training.batches import GrowthBatch, GrowthBatches
-from search.jobs.progressive.training.evaluation import Evaluation, n_trained
+from search.jobs.progressive.training.evaluation import StageEvaluation, n_trained
 from search.jobs.progressive.training.gradients import GrowthStep
-from search.jobs.progressive.training.growing_model import Growing, is_causal, needs_keep
+from search.jobs.progressive.training.growing_model import GrowingRack, is_causal, needs_attention_mask
 from search.jobs.progressive.training.measure import Measured
 from search.jobs.progressive.training.trunk_cache import TrunkCache
 from search.runs.report import Report, Say
@@ -31,7 +31,7 @@ from search.training.devices import resolve_device
 from search.training.local_losses import LocalLosses, LocalUnits, UnitKind
 from search.training.loop import Gradients, OnEvaluation, train
 from search.training.ranks import Ranks
-from search.training.state import Member
+from search.training.state import TrainState
 from tasks.samples.samples import Samples
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -52,7 +52,7 @@ class Start:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class StageSite:
     """Where a stage runs: its folder, the folder of caches, the processes that train together, and who is told.
 
     `is_stopped` is asked after every step whether the run is to end there.
@@ -88,10 +88,10 @@ class StageRun:
         ConfigError: if the cache would be too large, or what the stage needs is not there.
     """
 
-    def __init__(self, spec: ProgressiveSpec, stage: Stage, samples: Samples, start: Start | None, place: Place) -> None:
+    def __init__(self, spec: ProgressiveSpec, stage: Stage, samples: Samples, start: Start | None, place: StageSite) -> None:
         self.spec, self.stage, self.samples, self.place = spec, stage, samples, place
         self.device = resolve_device(spec.train.device)
-        self.evaluation = Evaluation(self._batches().evaluation(spec.n_eval_batches, spec.eval_batch_size), spec)
+        self.evaluation = StageEvaluation(self._batches().evaluation(spec.n_eval_batches, spec.eval_batch_size), spec)
         self.losses = {"loss_before": None if start is None else self._loss(start.rack)}
         rack = stage.rack.build(spec.seed) if start is None else self._grown(start.rack)
         self.model = self._growing(rack.to(self.device))
@@ -103,7 +103,7 @@ class StageRun:
         if start is not None:
             start.cache = None
         self.evaluation.keep_frontier(self.model)
-        self.member = Member(self.model, self.batches, spec.lr, spec.weight_decay, keeps_best=False, keeps_moments=True)
+        self.member = TrainState(self.model, self.batches, spec.lr, spec.weight_decay, keeps_best=False, keeps_moments=True)
         if start is not None:
             named = self.model.named_parameters()
             self.member.moments = {name: start.moments[each] for name, each in named if each in start.moments}
@@ -154,7 +154,7 @@ class StageRun:
             self.place.ranks.stop()
         return not self.place.ranks.is_stopping
 
-    def _evaluated(self, member: Member, row: dict[str, float]) -> None:
+    def _evaluated(self, member: TrainState, row: dict[str, float]) -> None:
         if member.status == "running" and is_plateau([each["loss"] for each in member.history], self.spec):
             member.status = "stopped"
         self._report.evaluated(member, row)
@@ -184,10 +184,12 @@ class StageRun:
         assert self.stage.before is not None  # of a stage that starts from another one
         return grow(rack, self.stage.before, self.stage.rack, seed=self.spec.seed, init=self.spec.growth.init)
 
-    def _growing(self, rack: Rack) -> Growing:
+    def _growing(self, rack: Rack) -> GrowingRack:
         for stack in rack.stacks:
             stack.checkpointing = self.spec.growth.gradient_checkpointing  # type: ignore[assignment]
-        model = Growing(rack, uses_keep=needs_keep(rack, self.samples), has_trunk=self.stage.kind == "grow")
+        model = GrowingRack(
+            rack, uses_attention_mask=needs_attention_mask(rack, self.samples), has_trunk=self.stage.kind == "grow"
+        )
         if self.spec.training_architecture != "rackwise" and self.stage.kind != "joint":
             unit: UnitKind = "stack" if self.spec.training_architecture == "stackwise" else "block"
             model.units = LocalUnits(rack, self.spec.local_loss, unit=unit, seed=self.spec.seed)
@@ -230,7 +232,7 @@ class StageRun:
     def _gradients(self) -> Gradients:
         spec, growth, units = self.spec, self.spec.growth, self.model.units
         if units is not None:
-            how: dict[str, Any] = {"precision": spec.train.precision, "uses_keep": self.model.uses_keep}
+            how: dict[str, Any] = {"precision": spec.train.precision, "uses_keep": self.model.uses_attention_mask}
             return LocalLosses(units, n_steps=self.stage.n_steps, ranks=self.place.ranks, **how)
         denoises = growth.prepend_loss == "denoise_mse" and self.stage.kind == "grow"
         # What goes backward through products in float16 is to be large enough, wherever it ends.
@@ -244,7 +246,7 @@ class StageRun:
     def _row(self) -> Row:
         spec, stage, member, rack = self.spec, self.stage, self.member, self.model.rack
         counts = self._measured.totals(self.place.ranks)
-        n_asked = counts.get("cache_hits", 0) + counts.get("cache_misses", 0)
+        n_supervised = counts.get("cache_hits", 0) + counts.get("cache_misses", 0)
         return {
             "stage": stage.index + 1,
             "kind": stage.kind,
@@ -268,7 +270,7 @@ class StageRun:
             "time_step": stage_time(spec, stage).step if spec.growth.time_interpretation == "depth" else None,
             **({} if self.cache is None else self.cache.told()),
             **counts,
-            "cache_hit_rate": counts["cache_hits"] / n_asked if n_asked else None,
+            "cache_hit_rate": counts["cache_hits"] / n_supervised if n_supervised else None,
             "data": member.notes["data"],
             "losses": member.losses,
         }

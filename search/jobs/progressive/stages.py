@@ -18,7 +18,7 @@ from models import StackSpec
 from search.jobs.progressive.plan import Stage, first_stage, next_stage
 from search.jobs.progressive.report import RESULT, RESULTS, read_rows, write_results
 from search.jobs.progressive.spec import ProgressiveSpec
-from search.jobs.progressive.stage import CHECKPOINT, Ended, Place, StageRun, Start
+from search.jobs.progressive.stage import CHECKPOINT, Ended, StageRun, StageSite, Start
 from search.jobs.progressive.training.trunk_cache import TrunkCache
 from search.jobs.progressive.weights import finished_folders, load_stage, save_stage, stage_folder
 from search.runs.interruption import interruptions
@@ -28,21 +28,21 @@ from search.training import checkpoint
 from search.training.devices import resolve_device
 from search.training.loop import OnEvaluation
 from search.training.ranks import Ranks
-from search.training.state import Member
+from search.training.state import TrainState
 from tasks.samples.samples import Samples
 
 MOMENTS, CHOICE = "moments.safetensors", "choice.json"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedStage:
     """The newest stage that is done, and what the next one starts from."""
 
     stage: Stage
     start: Start
 
 
-def train_here(
+def run_stages(
     spec: ProgressiveSpec,
     out: Path,
     say: Say,
@@ -79,7 +79,7 @@ def train_here(
     with interruptions() as is_interrupted:
         while _goes_on(spec, out):
             stage, n_before = stage_after(spec, out, last), sum(row["steps"] for row in read_rows(finished_folders(out)))
-            place = Place(
+            place = StageSite(
                 folder=stage_folder(out, stage.index),
                 caches=caches(spec, out),
                 ranks=ranks,
@@ -94,7 +94,7 @@ def train_here(
             if ended is None:
                 raise KeyboardInterrupt
             finish(out, stage, ended, ranks)
-            last = Trained(stage, ended.start)
+            last = TrainedStage(stage, ended.start)
             if is_interrupted() and next_index(out) < spec.n_stages:
                 raise KeyboardInterrupt
     rows = read_rows(finished_folders(out))
@@ -105,7 +105,7 @@ def train_here(
     ranks.check_same("written")
 
 
-def _told_of_run(on_evaluation: OnEvaluation, n_before: int, member: Member, row: dict[str, float]) -> None:
+def _told_of_run(on_evaluation: OnEvaluation, n_before: int, member: TrainState, row: dict[str, float]) -> None:
     on_evaluation(member, {**row, "step": n_before + row["step"]})
 
 
@@ -125,7 +125,7 @@ def refuse_other_data(out: Path, samples: Samples) -> None:
         raise ConfigError(f"{out}: the data have changed since this run began; give another out=")
 
 
-def newest(spec: ProgressiveSpec, out: Path) -> Trained | None:
+def newest(spec: ProgressiveSpec, out: Path) -> TrainedStage | None:
     """The newest stage that is done, as the folder holds it; None before the first."""
     folders = finished_folders(out)
     if not folders:
@@ -138,7 +138,7 @@ def newest(spec: ProgressiveSpec, out: Path) -> Trained | None:
             parameter, _, moment = name.rpartition("|")
             moments.setdefault(parameter, {})[moment] = tensor
     by_parameter = {parameter: moments[name] for name, parameter in rack.named_parameters() if name in moments}
-    return Trained(stage, Start(rack, by_parameter))
+    return TrainedStage(stage, Start(rack, by_parameter))
 
 
 def next_index(out: Path) -> int:
@@ -146,7 +146,7 @@ def next_index(out: Path) -> int:
     return len(finished_folders(out))
 
 
-def stage_after(spec: ProgressiveSpec, out: Path, last: Trained | None) -> Stage:
+def stage_after(spec: ProgressiveSpec, out: Path, last: TrainedStage | None) -> Stage:
     """The stage that comes next, with the stack that was chosen for it."""
     if last is None:
         return first_stage(spec)

@@ -30,7 +30,7 @@ def save_stage(folder: Path, stage: Stage, rack: Rack) -> None:
     """Write the rack of a stage that is done, with its spec and those of its stacks when they were new."""
     state = {
         "rack": stage.rack.saved(),
-        "born": {str(uid): stack.to_dict() for uid, stack in stage.born.items()},
+        "born": {str(uid): stack.to_dict() for uid, stack in stage.initial.items()},
         **{name: getattr(stage, name) for name in ("index", "kind", "uid", "n_steps")},
     }
     checkpoint.save(folder / WEIGHTS, checkpoint.weights(rack), state)
@@ -47,10 +47,10 @@ def load_stage(folder: Path, device: torch.device) -> tuple[Stage, Rack]:
         raise ConfigError(f"{folder}: no finished stage is there ({WEIGHTS} is missing)")
     tensors, state = checkpoint.load(path, device)
     rack_spec = validate(RackSpec, state["rack"], str(path))
-    born = {int(uid): StackSpec.model_validate(stack) for uid, stack in state["born"].items()}
+    initial = {int(uid): StackSpec.model_validate(stack) for uid, stack in state["born"].items()}
     rack = rack_spec.build().to(device)
     checkpoint.load_weights(rack, tensors)
-    return Stage(state["index"], state["kind"], rack_spec, None, born, state["uid"], state["n_steps"]), rack
+    return Stage(state["index"], state["kind"], rack_spec, None, initial, state["uid"], state["n_steps"]), rack
 
 
 def load_rack(out: Path, *, n_stages: int | None = None, device: torch.device | None = None) -> Rack:

@@ -16,12 +16,12 @@ from search.training import metrics
 from search.training.batches import Batch
 from search.training.devices import autocast
 from search.training.packing import Pack
-from search.training.state import Member
+from search.training.state import TrainState
 
 Metrics = dict[str, Tensor]
 
 
-class Evaluation:
+class SupernetEvaluation:
     """What `train` takes as `evaluate`: the metrics of fixed batches, each [1], averaged over the tasks by their shares.
 
     `loss` and `accuracy` are of the main placement, `loss.<task>` and `accuracy.<task>` of one task; `sampled_loss` and
@@ -31,7 +31,7 @@ class Evaluation:
     def __init__(self, batches: Mapping[str, Sequence[Batch]], shares: Mapping[str, float], sampled: Sequence[Placement]) -> None:
         self.batches, self.shares, self.sampled = batches, shares, sampled
 
-    def __call__(self, pack: Pack, running: Sequence[Member]) -> Metrics:
+    def __call__(self, pack: Pack, running: Sequence[TrainState]) -> Metrics:
         """The row of the member, whose model is a supernet with its main placement active."""
         (model,) = (member.model for member in running)
         assert isinstance(model, Supernet)  # what the job makes

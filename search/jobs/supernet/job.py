@@ -12,7 +12,7 @@ from torch import nn
 from configs import ConfigError
 from models import Supernet
 from search.jobs.supernet.data_fingerprints import check_data, note_data
-from search.jobs.supernet.evaluation import Evaluation, sampled_placements
+from search.jobs.supernet.evaluation import SupernetEvaluation, sampled_placements
 from search.jobs.supernet.report import RESULTS, write_results
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.start import start_from_trained
@@ -21,13 +21,13 @@ from search.jobs.supernet.teacher import Teacher
 from search.jobs.supernet.weights import save_weights
 from search.runs.console import make_console
 from search.runs.interruption import interruptions
-from search.runs.report import Report, Say, divergence
+from search.runs.report import Report, Say, diverged_message
 from search.runs.run_folder import run_folder
 from search.training.devices import resolve_device
 from search.training.loop import OnEvaluation, train
 from search.training.mixture import Mixture
 from search.training.ranks import Ranks
-from search.training.state import Member
+from search.training.state import TrainState
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -38,7 +38,7 @@ def run(spec: SupernetSpec, out: Path, train: Train | None = None, say: Say | No
     """Train what the folder does not hold yet; the summary that `results.json` holds.
 
     Interrupted or killed, the same call goes on where it stopped, to the same history and weights; a run that is finished is
-    not trained again. The weights of a run that diverged are left as they are; `divergence` of the summary says so.
+    not trained again. The weights of a run that diverged are left as they are; `diverged_message` of the summary says so.
 
     Args:
         spec: the run.
@@ -55,9 +55,9 @@ def run(spec: SupernetSpec, out: Path, train: Train | None = None, say: Say | No
         if (out / RESULTS).exists():
             say(f"all {spec.n_steps} steps are finished")
         else:
-            (train or train_here)(spec, out, say)
+            (train or train_supernet_here)(spec, out, say)
         results: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-        if text := divergence(results):
+        if text := diverged_message(results):
             say(text)
         return results
 
@@ -69,7 +69,7 @@ def train_rack(spec: SupernetSpec, out: Path, say: Say = lambda _: None) -> dict
     return run(spec, out, say=say)
 
 
-def train_here(
+def train_supernet_here(
     spec: SupernetSpec,
     out: Path,
     say: Say,
@@ -92,10 +92,10 @@ def train_here(
     device = resolve_device(spec.train.device)
     mixture = Mixture(spec.data, seed=spec.seed, device=device, rank=ranks.rank, n_ranks=ranks.n_ranks)
     batches = mixture.evaluation(spec.n_eval_batches, spec.eval_batch_size)
-    evaluation = Evaluation(batches, mixture.shares, sampled_placements(spec))
+    evaluation = SupernetEvaluation(batches, mixture.shares, sampled_placements(spec))
     model = Supernet(spec.rack, spec.seed).to(device)
     teacher = None if spec.teacher is None else Teacher(spec.teacher, model, device)
-    member = Member(model, mixture, spec.lr, spec.weight_decay, keeps_best=False)
+    member = TrainState(model, mixture, spec.lr, spec.weight_decay, keeps_best=False)
     note_data(member.notes, mixture)
     report = Report(out, spec.n_steps, say, is_main=ranks.is_main)
     if spec.initialise_from is not None and not (out / CHECKPOINT).exists():
@@ -110,7 +110,7 @@ def train_here(
             ranks.stop()
         return not ranks.is_stopping
 
-    def evaluated(member: Member, row: dict[str, float]) -> None:
+    def evaluated(member: TrainState, row: dict[str, float]) -> None:
         report.evaluated(member, row)
         on_evaluation(member, row)
 

@@ -9,12 +9,12 @@ from search.jobs.supernet.spec import SupernetSpec
 from search.runs.report import HISTORY
 from search.runs.run_folder import Row, to_json, write_text
 from search.training.devices import machine
-from search.training.state import Member
+from search.training.state import TrainState
 
 RESULTS = "results.json"
 
 
-def write_results(spec: SupernetSpec, out: Path, member: Member, data_fingerprint: str, n_ranks: int) -> Row:
+def write_results(spec: SupernetSpec, out: Path, member: TrainState, data_fingerprint: str, n_ranks: int) -> Row:
     """Write history and summary of a run that has ended; returns the summary."""
     write_text(out / HISTORY, "".join(to_json(row) + "\n" for row in member.history))
     last = member.history[-1]

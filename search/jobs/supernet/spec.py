@@ -16,7 +16,7 @@ from search.samplers.shared.sampler import Sampler
 from search.training.mixture import MixtureSpec
 from search.training.spec import TrainSpec
 
-Misfit = tuple[tuple[str, ...], str]
+Problem = tuple[tuple[str, ...], str]
 """Where something does not fit, and what."""
 
 
@@ -57,7 +57,7 @@ class SupernetSpec(Spec):
     weights too (`fsdp`).
     """
 
-    how_fields = ("checkpoint_every", "debug", "workers", "parallel")
+    outside_fingerprint = ("checkpoint_every", "debug", "workers", "parallel")
     job: Literal["supernet"] = "supernet"
     rack: RackSpec
     data: MixtureSpec
@@ -104,7 +104,7 @@ class SupernetSpec(Spec):
         problems.raise_if_any("SupernetSpec")
         return self
 
-    def _size_misfits(self) -> Iterator[Misfit]:
+    def _size_misfits(self) -> Iterator[Problem]:
         for name, share in self.data.tasks.items():
             task = share.instance()
             if task.vocab_size > self.rack.vocab_size:
@@ -114,14 +114,14 @@ class SupernetSpec(Spec):
         if self.rack.head.kind != "language_model":
             yield ("rack", "head"), f"the tasks need the head language_model, not {self.rack.head.kind}"
 
-    def _row_misfits(self) -> Iterator[Misfit]:
+    def _row_misfits(self) -> Iterator[Problem]:
         n_rows = self.data.batch_size // self.workers.n
         if n_rows == 0:
             yield ("workers", "n"), f"{self.workers.n} workers for the {self.data.batch_size} rows of data.batch_size"
         elif self.accumulate > n_rows:
             yield ("accumulate",), f"{self.accumulate} micro-batches of {n_rows} row(s) a worker"
 
-    def _choice_misfits(self) -> Iterator[Misfit]:
+    def _choice_misfits(self) -> Iterator[Problem]:
         if not self.rack.slots():
             nothing = "the rack has no stochastic part, so there is nothing to draw"
             if self.sampler is not None:

@@ -9,13 +9,13 @@ from typing import Any
 from configs import ConfigError
 from models import Supernet
 from models.supernet.from_attention import initialise_supernet
-from search.jobs.supernet.evaluation import Evaluation
+from search.jobs.supernet.evaluation import SupernetEvaluation
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.report import Say
 
 
-def start_from_trained(spec: SupernetSpec, model: Supernet, evaluation: Evaluation, say: Say) -> dict[str, Any]:
+def start_from_trained(spec: SupernetSpec, model: Supernet, evaluation: SupernetEvaluation, say: Say) -> dict[str, Any]:
     """Give the model the weights of `initialise_from`, mixers converted from the main one where that can be.
 
     Returns:

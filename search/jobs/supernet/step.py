@@ -19,7 +19,7 @@ from search.training.metrics import weighted_loss
 from search.training.mixture import WeightedBatch
 from search.training.packing import Pack
 from search.training.ranks import Ranks
-from search.training.state import Member
+from search.training.state import TrainState
 
 ONLY: tuple[Placement, ...] = ((),)
 """What is trained of a rack without choices."""
@@ -39,7 +39,7 @@ class SupernetStep:
         self.spec, self.ranks, self.teacher = spec, ranks, teacher
         self.sampler = spec.make_sampler()
 
-    def __call__(self, pack: Pack, running: Sequence[Member], step: int) -> Tensor:
+    def __call__(self, pack: Pack, running: Sequence[TrainState], step: int) -> Tensor:
         """The loss [1] of the whole batch, averaged over the step's placements; what parts report is not counted in."""
         del pack
         (member,), spec = running, self.spec

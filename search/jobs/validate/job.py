@@ -9,13 +9,13 @@ from models import Placement, Supernet
 from search.budget import Budget
 from search.jobs.backend import Backend
 from search.jobs.pipeline.retrain import train_placements
-from search.jobs.placement.checks import check_data
+from search.jobs.placement.checks import check_same_data
 from search.jobs.placement.evaluation import open_evaluator
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.jobs.validate.report import print_truth, save_picture
 from search.jobs.validate.spec import ValidateSpec
-from search.jobs.validate.truth import Choice, Truth
+from search.jobs.validate.truth import StrategyChoice, Truth
 from search.runs.console import make_console
 from search.runs.run_folder import run_folder, to_json, write_parquet, write_text
 from search.strategies import STRATEGIES
@@ -28,7 +28,7 @@ def run(spec: ValidateSpec, out: Path, backend: Backend) -> int:
     `racks/` holds every placement, `supernet-<seed>/` the supernets; `results.json` sums up.
     """
     console, retrain = make_console(), spec.retrain
-    check_data(spec.supernet, spec, n_test=(retrain.n_test_batches, retrain.test_batch_size))
+    check_same_data(spec.supernet, spec, n_test=(retrain.n_test_batches, retrain.test_batch_size))
     with run_folder(out, spec):
         placements = spec.placements()
         n_racks = len(placements) * len(spec.retrain.seeds)
@@ -51,7 +51,7 @@ def run(spec: ValidateSpec, out: Path, backend: Backend) -> int:
 
 def _judge(
     spec: ValidateSpec, seed: int, placements: list[Placement], out: Path, backend: Backend
-) -> tuple[dict[Placement, float], dict[str, Choice]]:
+) -> tuple[dict[Placement, float], dict[str, StrategyChoice]]:
     """The scores of one supernet, and what each strategy chose by them."""
     folder = out / f"supernet-{seed}"
     trained_as = _with_seed(spec, seed)
@@ -64,7 +64,7 @@ def _judge(
         for name, part in spec.strategies.items():
             strategy: Strategy = STRATEGIES.build(part)
             rounds = strategy.search(supernet.space, budget, evaluator)
-            choices[name] = Choice(best(rounds).placement, sum(map(len, rounds)))
+            choices[name] = StrategyChoice(best(rounds).placement, sum(map(len, rounds)))
     return scores, choices
 
 

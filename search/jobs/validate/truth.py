@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from models import Placement, placement_text
-from search.jobs.pipeline.retrain import Trained
+from search.jobs.pipeline.retrain import RetrainedRack
 
 
 @dataclass(frozen=True)
-class Choice:
+class StrategyChoice:
     """What a strategy chose, and how many placements it had scored."""
 
     placement: Placement
@@ -34,9 +34,9 @@ class Judgement:
 class Truth:
     """`trained` by placement; `scores` (higher is better) and `choices` of each supernet."""
 
-    trained: Mapping[Placement, Trained]
+    trained: Mapping[Placement, RetrainedRack]
     scores: Sequence[Mapping[Placement, float]]
-    choices: Sequence[Mapping[str, Choice]]
+    choices: Sequence[Mapping[str, StrategyChoice]]
 
     @cached_property
     def losses(self) -> dict[Placement, float]:

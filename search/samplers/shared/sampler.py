@@ -62,5 +62,5 @@ def alike(slots: Sequence[Slot]) -> list[list[int]]:
     """The indices of the slots, in groups of those that offer the same names and are the same half of their block."""
     groups: dict[tuple[str, frozenset[str]], list[int]] = {}
     for index, slot in enumerate(slots):
-        groups.setdefault((slot.half, frozenset(slot.names)), []).append(index)
+        groups.setdefault((slot.sublayer, frozenset(slot.names)), []).append(index)
     return list(groups.values())

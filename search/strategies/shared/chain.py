@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from search.budget import Budget
-from search.budget.program import Row
+from search.budget.program import ConstraintRow
 
 MOST_STATES = 5000
 """So many partial codes are followed from slot to slot. Fewer than that differ under a few limits on counts: then it is exact.
@@ -56,7 +56,7 @@ def _levels(budget: Budget, codes: np.ndarray) -> tuple[list[np.ndarray], np.nda
     levels = []
     possible = np.ones(len(codes), dtype=bool)
     for row in budget.rows:
-        total = Row(row.weights[:n_done], row.low, row.high).total(codes)
+        total = ConstraintRow(row.weights[:n_done], row.low, row.high).total(codes)
         least = np.where(budget.allowed, row.weights, np.inf)[n_done:].min(1).sum()
         most = np.where(budget.allowed, row.weights, -np.inf)[n_done:].max(1).sum()
         possible &= (total + most >= row.low - 1e-12 * abs(row.low)) & (total + least <= row.high + 1e-12 * abs(row.high))

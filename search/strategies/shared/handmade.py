@@ -28,7 +28,7 @@ def handmade(budget: Budget, name: str | None, rest: str | None, places: Places)
     for option, given in (("name", name), ("rest", rest)):
         if given is not None and given not in budget.coding.names:
             raise ConfigError(f"{option}: no layer has '{given}'; {known_names(given, budget.coding.names)}")
-    chosen = name or costs.dear_to_cheap()[0]
+    chosen = name or costs.by_cost()[0]
     holders = [index for index, slot in enumerate(slots) if chosen in slot.names]
     cheapest = {index: costs.dear_to_cheap_in(index)[-1] for index in holders}
     others = [rest if rest in slot.names else cheapest.get(index, slot.main) for index, slot in enumerate(slots)]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from search.training.devices import Precision, autocast
+from search.training.devices import TrainPrecision, autocast
 from search.training.local_losses.model import LocalUnits
 from search.training.packing import Pack
-from search.training.state import Member
+from search.training.state import TrainState
 from tasks import IGNORED
 
 
@@ -23,11 +23,11 @@ class ExitEvaluation:
     """
 
     def __init__(
-        self, model: LocalUnits, batches: Sequence[Any], *, precision: Precision = "auto", uses_keep: bool = True
+        self, model: LocalUnits, batches: Sequence[Any], *, precision: TrainPrecision = "auto", uses_attention_mask: bool = True
     ) -> None:
-        self.model, self.batches, self.precision, self.uses_keep = model, batches, precision, uses_keep
+        self.model, self.batches, self.precision, self.uses_attention_mask = model, batches, precision, uses_attention_mask
 
-    def __call__(self, pack: Pack, running: Sequence[Member]) -> dict[str, Tensor]:
+    def __call__(self, pack: Pack, running: Sequence[TrainState]) -> dict[str, Tensor]:
         """The row of the member, whose model is, or holds, the one that is evaluated."""
         del pack, running
         return self.score()
@@ -46,12 +46,12 @@ class ExitEvaluation:
     def _sums(self, batch: Any) -> Tensor:
         """Of each exit, [units, 3]: summed loss, right answers, asked positions."""
         targets = batch[1].flatten()
-        keep = getattr(batch, "keep", None) if self.uses_keep else None
+        attention_mask = getattr(batch, "attention_mask", None) if self.uses_attention_mask else None
         x, rows = self.model.rack.embed(batch[0], getattr(batch, "time_steps", None)), []
-        n_asked = (targets != IGNORED).sum()
+        n_supervised = (targets != IGNORED).sum()
         for index, unit in enumerate(self.model.units):
-            x = unit(x, keep)
-            logits = self.model.exit(index, x, keep).float().flatten(0, 1)
+            x = unit(x, attention_mask)
+            logits = self.model.exit(index, x, attention_mask).float().flatten(0, 1)
             loss = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-            rows.append(torch.stack([loss.double(), (logits.argmax(-1) == targets).sum().double(), n_asked.double()]))
+            rows.append(torch.stack([loss.double(), (logits.argmax(-1) == targets).sum().double(), n_supervised.double()]))
         return torch.stack(rows)

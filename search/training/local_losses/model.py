@@ -25,9 +25,9 @@ class Translator(nn.Module):
         self.change = Adapter(d_model, d_model, rank=rank, alpha=rank)
         self.bias = nn.Parameter(torch.zeros(d_model))
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """[batch, time, d_model] -> same, each position by itself."""
-        del keep
+        del attention_mask
         x = x.to(self.bias.dtype)
         return x + self.change(x) + self.bias
 
@@ -58,13 +58,13 @@ class LocalUnits(nn.Module):
         logits: Tensor = self.rack(*inputs, **options)
         return logits
 
-    def exit(self, index: int, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    def exit(self, index: int, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """What is read behind a unit: its output [batch, time, d_model] -> logits [batch, time, vocab_size]."""
         with standing_still(self._still(index) if torch.is_grad_enabled() else ()):
             if self.spec.head == "tail":
-                x = through(self.units[index].tail, x, keep)
+                x = through(self.units[index].tail, x, attention_mask)
             elif index < len(self.extras):
-                x = through([self.extras[index]], x, keep)
+                x = through([self.extras[index]], x, attention_mask)
             logits: Tensor = self.rack.head(x)
         return logits
 

@@ -21,9 +21,9 @@ class Unit:
     parts: tuple[nn.Module, ...]
     tail: tuple[nn.Module, ...]
 
-    def __call__(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        """[batch, time, d_model] -> same; `keep` [batch, time] is False at pads."""
-        return through(self.parts, x, keep)
+    def __call__(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """[batch, time, d_model] -> same; `attention_mask` [batch, time] is False at pads."""
+        return through(self.parts, x, attention_mask)
 
 
 def units_of(rack: Rack, kind: UnitKind) -> tuple[Unit, ...]:
@@ -43,8 +43,8 @@ def units_of(rack: Rack, kind: UnitKind) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-def through(parts: Iterable[nn.Module], x: Tensor, keep: Tensor | None) -> Tensor:
+def through(parts: Iterable[nn.Module], x: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Stacks or blocks in a row: [batch, time, d_model] -> same."""
     for part in parts:
-        x = part(x) if keep is None else part(x, keep)
+        x = part(x) if attention_mask is None else part(x, attention_mask)
     return x

@@ -18,13 +18,13 @@ from tasks.task import Examples
 class Sequences:
     """A batch of samples: tokens [n, time] int64 and sample_ids [n] int64, which name a sample wherever it turns up.
 
-    `keep` [n, time] bool is False at pads (None: there are none). `targets` [n, time] int64 come with the data, for the objective
-    `custom`; the others read none.
+    `attention_mask` [n, time] bool is False at pads (None: there are none). `targets` [n, time] int64 come with the data, for
+    the objective `custom`; the others read none.
     """
 
     tokens: np.ndarray
     sample_ids: np.ndarray
-    keep: np.ndarray | None = None
+    attention_mask: np.ndarray | None = None
     targets: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -33,15 +33,15 @@ class Sequences:
             raise ValueError(f"tokens must be [n, time]; got the shape {list(shape)}")
         _check_array("tokens", self.tokens, shape, "an integer")
         _check_array("sample_ids", self.sample_ids, shape[:1], "an integer")
-        if self.keep is not None:
-            _check_array("keep", self.keep, shape, "a bool")
+        if self.attention_mask is not None:
+            _check_array("attention_mask", self.attention_mask, shape, "a bool")
         if self.targets is not None:
             _check_array("targets", self.targets, shape, "an integer")
 
     @property
     def kept(self) -> np.ndarray:
         """Where there are tokens and no pads: [n, time] bool."""
-        return np.ones(self.tokens.shape, dtype=bool) if self.keep is None else self.keep
+        return np.ones(self.tokens.shape, dtype=bool) if self.attention_mask is None else self.attention_mask
 
 
 def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...], kind: Literal["an integer", "a bool"]) -> None:
@@ -69,7 +69,7 @@ class Draw:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked(Examples):
+class ObjectiveTargets(Examples):
     """Examples, and how they came about.
 
     `loss_mask` [n, time] is True where a target is asked. `clm_mask` [time] is False at positions that no sequence could be asked
@@ -102,7 +102,7 @@ class Objective(ABC):
         check_integers(minimum=1, vocab_size=self.vocab_size)
 
     @abstractmethod
-    def ask(self, batch: Sequences, draw: Draw, time: float | np.ndarray = 0.0) -> Asked:
+    def apply(self, batch: Sequences, draw: Draw, time: float | np.ndarray = 0.0) -> ObjectiveTargets:
         """What a model reads and is asked; a pure function of the draw, the time, and each sample by itself.
 
         Neither the order of a batch nor its other samples matter. `time` in [0, 1], one or [n], is how noisy it may be.

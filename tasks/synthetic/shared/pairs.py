@@ -66,12 +66,12 @@ def write(pairs: Pairs, slots: Slots, time: int, pad: int) -> tuple[np.ndarray, 
     is_key = np.arange(keys.shape[1]) < key_sizes[:, None]
     is_value = np.arange(values.shape[1]) < value_sizes[:, None]
     is_used = np.concatenate([is_key, is_value], axis=1)
-    is_asked = np.concatenate([np.zeros_like(is_key), is_value & slots.is_repeated[row, slot, None]], axis=1)
+    is_supervised = np.concatenate([np.zeros_like(is_key), is_value & slots.is_repeated[row, slot, None]], axis=1)
 
     lengths = np.bincount(row, key_sizes + value_sizes, minlength=len(pairs.first))
     is_written = np.arange(time) >= time - lengths[:, None]
     tokens = np.full(is_written.shape, pad)
     tokens[is_written] = np.concatenate([keys, values], axis=1)[is_used]
-    asked = np.zeros_like(is_written)
-    asked[is_written] = is_asked[is_used]
-    return tokens, asked
+    supervised = np.zeros_like(is_written)
+    supervised[is_written] = is_supervised[is_used]
+    return tokens, supervised

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.checks import check_flags, check_integers, check_split
-from tasks.synthetic.shared.rejection import Batch, draw_valid
+from tasks.synthetic.shared.rejection import Proposals, draw_valid
 from tasks.task import IGNORED, Examples, Split, Task
 
 
@@ -68,7 +68,7 @@ class Recall(Task):
         width = max(self.seq_len, self._n_symbols)
         return draw_valid(lambda n: self._batch(rng, n, is_training=split == "train"), n_examples, self.input_length, width=width)
 
-    def _batch(self, rng: np.random.Generator, n: int, *, is_training: bool) -> Batch:
+    def _batch(self, rng: np.random.Generator, n: int, *, is_training: bool) -> Proposals:
         n_keys, n_slots = self._n_symbols // 2, self.seq_len // 2 - 1
         rows = np.arange(n)[:, None]
         keys = rng.integers(n_keys, size=(n, n_slots))

@@ -11,10 +11,10 @@ from tasks.task import Examples
 BATCH_NUMBERS = 2**17
 """Numbers held at a time, per array. The instances a generator gives depend on it: changing it changes every data set."""
 
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+Proposals = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def draw_valid(draw: Callable[[int], Batch], n_examples: int, time: int, *, width: int) -> Examples:
+def draw_valid(draw: Callable[[int], Proposals], n_examples: int, time: int, *, width: int) -> Examples:
     """Collect valid instances until there are enough.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from configs import ConfigError
-from search.jobs.progressive.stages import is_finished, train_here
+from search.jobs.progressive.stages import is_finished, run_stages
 from search.jobs.progressive.training.trunk_model import pack_rows
 from search.jobs.progressive.weights import load_rack
 from tests.benchmarks.claims.findings import Claim, Finding
@@ -100,7 +100,7 @@ def _kill(spec, out: Path, n_evaluations: int):
             raise KilledError
 
     try:
-        train_here(spec, out, lambda _: None, on_evaluation=evaluated)
+        run_stages(spec, out, lambda _: None, on_evaluation=evaluated)
     except KilledError:
         return
     raise AssertionError

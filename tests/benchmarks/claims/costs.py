@@ -6,12 +6,12 @@ import time
 import torch
 
 from search.jobs.progressive.training.gradients import GrowthStep
-from search.jobs.progressive.training.growing_model import Growing
+from search.jobs.progressive.training.growing_model import GrowingRack
 from search.profiling.saved_bytes import SavedBytes
 from search.training.loop import train
 from search.training.metrics import weighted_loss
 from search.training.ranks import Ranks
-from search.training.state import Member
+from search.training.state import TrainState
 from tests.benchmarks.claims.findings import Claim, Finding
 from tests.benchmarks.claims.operations import stages_of
 from tests.benchmarks.claims.runs import Runs, batches_of, stack
@@ -34,7 +34,7 @@ def _saved(runs: Runs, depth: int, growth):
     trunk = {"stacks": [stack(runs.size.d_model)] * max(depth - 1, 1)}
     spec = runs.spec(rack=trunk, growth={"target_stacks": depth, "max_stacks": max(runs.size.depths), **growth})
     stage = stages_of(spec)[-1]
-    model = Growing(stage.rack.build(spec.seed), uses_keep=False, has_trunk=True).train()
+    model = GrowingRack(stage.rack.build(spec.seed), uses_attention_mask=False, has_trunk=True).train()
     batch = batches_of(spec)[0]
     with torch.no_grad():
         hidden = model.below(batch, model.frontier) if model.frontier else None
@@ -97,7 +97,7 @@ def _stepper(runs: Runs, depth: int, n_rows: int, *, cached: bool):
     )
 
     def steps():
-        member = Member(run.model, run.batches, spec.lr, spec.weight_decay, keeps_best=False)
+        member = TrainState(run.model, run.batches, spec.lr, spec.weight_decay, keeps_best=False)
         train([member], spec.train, n_steps=N_TIMED, eval_every=N_TIMED, evaluate=no_metrics, gradients=gradients)
 
     return steps

@@ -37,7 +37,7 @@ def measure_leaks(runs: Runs):
         run = runs.run(f"random-{name}", growth=growth, objective={"kind": "mlm", "keep_fraction": kept}, **options)
         losses[name] = run.loss
     asked = batches_of(runs.spec())[0]
-    full = asked.targets if asked.keep is None else asked.targets[asked.keep.all(1)]
+    full = asked.targets if asked.attention_mask is None else asked.targets[asked.attention_mask.all(1)]
     return {
         "losses": losses,
         "n_asked": sorted(set((full != IGNORED).sum(1).tolist())),
@@ -50,26 +50,26 @@ def _later_changes(runs: Runs):
     """How much logits of a causal rack change with the tokens after them, where a mask of pads is given."""
     run = runs.run("undisturbed-causal", growth={"target_stacks": 1, "stage_steps": 1})
     rack, tokens = load_rack(run.out), batches_of(run.spec)[0].inputs.clone()
-    keep, at = torch.ones_like(tokens, dtype=torch.bool), tokens.shape[1] // 2
-    keep[:, -2:] = False
+    attention_mask, at = torch.ones_like(tokens, dtype=torch.bool), tokens.shape[1] // 2
+    attention_mask[:, -2:] = False
     with torch.no_grad():
-        before = rack(tokens, keep=keep)
+        before = rack(tokens, attention_mask=attention_mask)
         tokens[:, at:] = (tokens[:, at:] + 1) % 256
-        after = rack(tokens, keep=keep)
+        after = rack(tokens, attention_mask=attention_mask)
     return [float((after - before)[:, part].abs().max()) for part in (slice(at), slice(at, None))]
 
 
 def judge_leaks(numbers):
     losses, floor = numbers["losses"], math.log(len(LETTERS))
     earlier, later = numbers["later_changes"]
-    n_asked, n_positions = numbers["n_asked"], numbers["n_positions"]
+    n_supervised, n_positions = numbers["n_asked"], numbers["n_positions"]
     return [
         Finding("MLM does not leak",
                 f"held-out loss on random letters, of which ln V = {floor:.4f}; with all answers shown",
                 f"{losses['masked']:.4f}; shown {losses['shown']:.4f}", f"at least ln V - {ALLOWED}; shown: below it",
                 losses["masked"] >= floor - ALLOWED > losses["shown"]),
         Finding("CLM asks all that it can", f"asked positions of windows of {n_positions} tokens",
-                ", ".join(map(str, n_asked)), f"{n_positions - 1}", n_asked == [n_positions - 1]),
+                ", ".join(map(str, n_supervised)), f"{n_positions - 1}", n_supervised == [n_positions - 1]),
         Finding("Causal racks do not look ahead, pads or not",
                 "largest change of logits before, and from, the tokens that changed",
                 f"{earlier:.1e}; {later:.1e}", "0 before, more from there", earlier == 0 < later),

@@ -41,8 +41,8 @@ def _of_stage(spec: ProgressiveSpec, stage: Stage, seq_len: int, n_rows: int) ->
     full, head = _forward(stage.rack, seq_len)
     below = n_tokens * sum(full[:frontier])
     if spec.growth.cache_activations:
-        n_asked = min(n_rows, stage.n_steps * spec.data.batch_size)
-        below = n_asked * seq_len * sum(full[max(frontier - 1, 0) : frontier])
+        n_supervised = min(n_rows, stage.n_steps * spec.data.batch_size)
+        below = n_supervised * seq_len * sum(full[max(frontier - 1, 0) : frontier])
     above = sum(_passes(rack, index, adapters=False) * bare[index] for index in range(frontier, len(full)))
     above += sum(_passes(rack, index, adapters=True) * (full[index] - bare[index]) for index in range(frontier, len(full)))
     n_heads, tails = 1, 0.0

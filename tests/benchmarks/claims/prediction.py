@@ -5,8 +5,8 @@ from itertools import combinations
 
 from scipy.stats import kendalltau
 
-from search.jobs.progressive.candidates import choose, run_candidate
-from search.jobs.progressive.stages import CHOICE, next_index, pending_choice, train_here
+from search.jobs.progressive.candidates import choose_stack, run_candidate
+from search.jobs.progressive.stages import CHOICE, next_index, pending_choice, run_stages
 from search.jobs.progressive.weights import stage_folder
 from search.runs.run_folder import run_folder
 from tests.benchmarks.claims.findings import Claim, Finding, mean, table, text_of
@@ -61,9 +61,9 @@ def _ranked(runs: Runs, seed: int, stacks):
 
     with run_folder(out, spec):
         if next_index(out) == 0:
-            train_here(spec, out, lambda _: None)
+            run_stages(spec, out, lambda _: None)
         if pending_choice(spec, out, 1) is not None:
-            choose(spec, out, rank, lambda _: None)
+            choose_stack(spec, out, rank, lambda _: None)
             tell(f"candidates, seed {seed}: ranked")
     found = json.loads((stage_folder(out, 1) / CHOICE).read_text(encoding="utf-8"))["candidates"]
     return {each["name"]: each["loss"] for each in found}

@@ -18,11 +18,11 @@ from configs.merge import merge
 from search.jobs.progressive.plan import first_stage, next_stage
 from search.jobs.progressive.report import read_rows
 from search.jobs.progressive.spec import ProgressiveSpec
-from search.jobs.progressive.stage import Place, StageRun, Start
-from search.jobs.progressive.stages import is_finished, train_here
+from search.jobs.progressive.stage import StageRun, StageSite, Start
+from search.jobs.progressive.stages import is_finished, run_stages
 from search.jobs.progressive.training.batches import GrowthBatch, GrowthBatches, StageTime
-from search.jobs.progressive.training.evaluation import Evaluation
-from search.jobs.progressive.training.growing_model import Growing
+from search.jobs.progressive.training.evaluation import StageEvaluation
+from search.jobs.progressive.training.growing_model import GrowingRack
 from search.jobs.progressive.weights import finished_folders, load_rack, stage_folder
 from search.runs.report import HISTORY
 from search.runs.run_folder import run_folder
@@ -100,7 +100,7 @@ class Runs:
         with run_folder(out, spec):
             if not is_finished(out):
                 started = time.monotonic()
-                train_here(spec, out, lambda _: None)
+                run_stages(spec, out, lambda _: None)
                 tell(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s")
         return Run(spec, out, read_rows(finished_folders(out)))
 
@@ -110,7 +110,7 @@ class Runs:
     def grown(self, spec: ProgressiveSpec) -> StageRun:
         """The second stage of a run, ready to train, on a first one that has not learnt anything."""
         first = first_stage(spec)
-        place = Place(folder=self.folder, caches=self.folder / "caches", ranks=Ranks(), say=lambda _: None)
+        place = StageSite(folder=self.folder, caches=self.folder / "caches", ranks=Ranks(), say=lambda _: None)
         start = Start(first.rack.build(spec.seed))
         return StageRun(spec, next_stage(spec, first), spec.data.samples(spec.seed), start, place)
 
@@ -142,7 +142,7 @@ class Run:
         rack = load_rack(self.out, n_stages=n_stages)
         if rack.time_embedding is None:
             batches = [each._replace(time_steps=None) for each in batches]
-        return float(Evaluation(batches, self.spec).score(Growing(rack, uses_keep=True))["loss"])
+        return float(StageEvaluation(batches, self.spec).score(GrowingRack(rack, uses_attention_mask=True))["loss"])
 
 
 def held_out(spec: ProgressiveSpec, time_step: int = 0) -> list[GrowthBatch]:

@@ -7,11 +7,11 @@ from models.linears.adapters import is_adapter
 from search.jobs.progressive.plan import first_stage, next_stage
 from search.jobs.progressive.stages import MOMENTS
 from search.jobs.progressive.training.gradients import GrowthStep
-from search.jobs.progressive.training.growing_model import Growing
+from search.jobs.progressive.training.growing_model import GrowingRack
 from search.jobs.progressive.weights import load_rack, stage_folder
 from search.training import checkpoint
 from search.training.ranks import Ranks
-from search.training.state import Member
+from search.training.state import TrainState
 from tests.benchmarks.claims.findings import Claim, Finding
 from tests.benchmarks.claims.runs import Run, Runs, batches_of, stack
 
@@ -50,12 +50,12 @@ def _stored_ratio(runs: Runs, width: int):
 
 def _lowest_gradient(run: Run):
     """The norm of the gradients of the lowest stack's adapters, after a pass without gradients."""
-    model, batch = Growing(load_rack(run.out), uses_keep=False), batches_of(run.spec)[0]
+    model, batch = GrowingRack(load_rack(run.out), uses_attention_mask=False), batches_of(run.spec)[0]
     with torch.no_grad():
         model(batch)
     model.train()
     step = GrowthStep(run.spec, Ranks(), lambda _: None, denoises=False, scales_loss=False)
-    member = Member(model, [batch], run.spec.lr, 0.0)
+    member = TrainState(model, [batch], run.spec.lr, 0.0)
     step(None, [member], 0)
     found = [each.grad for name, each in model.rack.stacks[0].named_parameters() if is_adapter(name) and each.grad is not None]
     return sum(float(each.square().sum()) for each in found) ** 0.5

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 
 from launch.scoring import tune_scorer
-from launch.scoring.shard_queue import Desk, Shard
+from launch.scoring.shard_queue import ScoringShard, ShardQueue
 from launch.scoring.tune_scorer import TuneScorer
 from tests.launch.scorers import PLACEMENTS, make_scorer, values, workers
 
-FIRST, SECOND, THIRD = (Shard(number, 1, [("a", "b", "c")], range(2)) for number in (1, 2, 3))
+FIRST, SECOND, THIRD = (ScoringShard(number, 1, [("a", "b", "c")], range(2)) for number in (1, 2, 3))
 
 
 def test_a_shard_whose_trial_fails_after_its_result_is_not_handed_out_again():
     async def session():
-        desk = Desk(None)
+        desk = ShardQueue(None)
         await desk.add([FIRST, SECOND])
         assert await desk.take("one") == FIRST
         await desk.done(1)
@@ -29,7 +29,7 @@ def test_a_shard_whose_trial_fails_after_its_result_is_not_handed_out_again():
 
 def test_a_shard_that_came_back_before_its_result_was_seen_is_taken_off_the_desk():
     async def session():
-        desk = Desk(None)
+        desk = ShardQueue(None)
         await desk.add([FIRST, SECOND])
         assert await desk.take("one") == FIRST
         assert await desk.failed("one") == (FIRST, 1)
@@ -41,7 +41,7 @@ def test_a_shard_that_came_back_before_its_result_was_seen_is_taken_off_the_desk
 
 def test_a_new_round_leaves_nothing_of_the_rounds_before():
     async def session():
-        desk = Desk(None)
+        desk = ShardQueue(None)
         await desk.add([FIRST, SECOND])
         await desk.add([THIRD])
         return await desk.take("one")

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from configs import ConfigError
 from launch.train.trainer import train_on_ray
-from search.jobs.supernet.job import run, train_here
+from search.jobs.supernet.job import run, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
 from search.training import checkpoint
 from search.training.ranks import Ranks, WorkersError
@@ -94,7 +94,7 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path, capsys):
 
 
 def train_as_rank(raw, out):
-    train_here(SupernetSpec.model_validate(raw), out, lambda _: None, ranks=Ranks())
+    train_supernet_here(SupernetSpec.model_validate(raw), out, lambda _: None, ranks=Ranks())
 
 
 def kill_a_worker(history: Path, n_rows: int) -> None:

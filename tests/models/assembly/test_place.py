@@ -162,6 +162,6 @@ def test_a_shared_block_has_no_choice():
 
 def test_layers_may_have_a_choice_of_either_half():
     spec = validate(RackSpec, {**SIZES, "layers": [stochastic(), MLPS, "attention"]}, "space")
-    assert [(slot.layer, slot.half) for slot in spec.slots()] == [(0, "mixer"), (0, "mlp")]
+    assert [(slot.layer, slot.sublayer) for slot in spec.slots()] == [(0, "mixer"), (0, "mlp")]
     with pytest.raises(ConfigError, match=r"layers\[0\].mixers.gdn: unknown mixer 'gdn'"):
         validate(RackSpec, {**SIZES, "layers": [stochastic({"gdn": "gdn"}, "gdn")]}, "space")

@@ -10,13 +10,13 @@ from models.growth.edit_spec import with_stack_fields
 from models.linears import FakeQuantisedLinear, QuantisedLinear, dequantised, memory_bytes
 from models.linears.adapters import AdaptedLinear, is_adapter
 from models.rack.generation import generate
-from models.spec.precision import FORMATS, TRAINED_AS_STORED
+from models.spec.precision import STORED_AS, TRAINED_AS_STORED
 from search.training.packing import Pack
 
 ATTENTION = {"kind": "attention", "n_heads": 2}
 BLOCK = {"mixer": ATTENTION, "mlp": {"kind": "mlp", "d_ff": 24}}
 TOKENS = torch.arange(24).view(2, 12) % 7
-STORED = tuple(FORMATS)
+STORED = tuple(STORED_AS)
 HALVES = {"half": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -90,7 +90,7 @@ def test_what_trains_as_it_will_be_stored_is_the_same_function_stored(precision)
 def test_a_stored_stack_is_stored_alone_and_what_is_left_of_it_trains(precision):
     spec = rack({}, {"precision": precision, "stored": True}, {})
     model, plain = spec.build(), rack({}, {}, {}).build()
-    assert {part.format for part in linears(model.stacks[1]).values()} == {FORMATS[precision]}
+    assert {part.format for part in linears(model.stacks[1]).values()} == {STORED_AS[precision]}
     others = [part for part in model.modules() if isinstance(part, QuantisedLinear)]
     assert len(others) == len(linears(plain.stacks[1]))
     if precision == "qlora":

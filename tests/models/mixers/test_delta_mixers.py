@@ -197,7 +197,7 @@ def test_kimi_channels_forget_each_at_their_own_pace():
 @pytest.mark.parametrize("n_positions", [16, 1024, 100_000])
 def test_kimi_remembers_as_long_as_asked(n_positions):
     mixer = KimiDeltaAttention(D_MODEL, n_heads=4)
-    assert mixer.remember(n_positions) == ("dt_bias",)
+    assert mixer.set_memory_length(n_positions) == ("dt_bias",)
     expected = torch.full((1, 4, 8), -1 / n_positions)
     torch.testing.assert_close(mixer._log_decay(torch.zeros(1, D_MODEL)), expected, rtol=1e-3, atol=0)
 
@@ -206,7 +206,7 @@ def test_retention_decays_by_head():
     mixer = Retention(D_MODEL, n_heads=4)
     decay = mixer._log_decay(torch.device("cpu")).exp()
     torch.testing.assert_close(decay, torch.tensor([1 - 2.0**-power for power in (5, 6, 7, 8)]))
-    assert mixer.remember(100) == ()
+    assert mixer.set_memory_length(100) == ()
 
 
 def test_retention_looks_by_distance():

@@ -55,7 +55,7 @@ def test_recurrent_gemma_has_the_same_outputs_with_the_same_weights():
 
 def test_memory_lasts_as_long_as_asked_for():
     mixer = LRU(16)
-    assert mixer.remember(100) == ("decay",)
+    assert mixer.set_memory_length(100) == ("decay",)
     torch.testing.assert_close(8 * torch.nn.functional.softplus(mixer.decay) / 2, torch.full((16,), 0.01))
 
 

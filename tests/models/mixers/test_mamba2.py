@@ -68,7 +68,7 @@ def test_the_norm_is_over_a_group():
 def test_how_long_it_remembers_is_what_was_asked_for():
     mixer = Mamba2(32, d_head=16, d_state=8)
     for n_positions in (16, 1024):
-        assert mixer.remember(n_positions) == ("A_log",)
+        assert mixer.set_memory_length(n_positions) == ("A_log",)
         log_decay = -mixer.A_log.exp() * mixer._steps(torch.zeros(32))
         torch.testing.assert_close(log_decay, torch.full((4,), -1 / n_positions), rtol=1e-4, atol=0)
 

@@ -224,14 +224,14 @@ def test_what_starts_as_defined_is_kept():
 def test_remembers_as_long_as_asked(n_positions):
     nothing = torch.zeros(1, D_MODEL)
     six, seven = RWKV6(D_MODEL), RWKV7(D_MODEL)
-    assert six.remember(n_positions) == seven.remember(n_positions) == ("decay.up.bias",)
+    assert six.set_memory_length(n_positions) == seven.set_memory_length(n_positions) == ("decay.up.bias",)
     found = torch.stack((six._read(nothing, nothing)[-1], seven._read(nothing, nothing)[0][3][0]))
     torch.testing.assert_close(found, torch.full((2, 1, D_MODEL), -1 / n_positions), rtol=1e-3, atol=0)
 
 
 def test_rwkv7_cannot_forget_within_one_position():
     with pytest.raises(ValueError, match="n_positions = 1 must be at least 2"):
-        RWKV7(D_MODEL).remember(1)
+        RWKV7(D_MODEL).set_memory_length(1)
 
 
 def test_a_strong_decay_stops_at_the_lowest():

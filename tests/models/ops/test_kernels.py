@@ -16,7 +16,7 @@ from models.mixers.gated_delta_net import GatedDeltaNet
 from models.ops.convolutions.short_convolution import ShortConvolution
 from models.ops.kernels import attention, check_kernel, dispatch, run_kernel
 from models.ops.kernels.kernel import FLOATS, HALVES, wrong_dtype
-from models.ops.kernels.package import CAUSAL_CONV1D, FLA, FLASH_ATTENTION, load
+from models.ops.kernels.package import CAUSAL_CONV1D, FLA, FLASH_ATTENTION, load_package
 from models.ops.kernels.table import OPS
 from tests.models.cases import D_MODEL, build, noise
 from tests.models.kernel_cases import CASES, KERNELS, ONLY_HALVES, arguments, assert_parity, result
@@ -31,7 +31,7 @@ def forgotten():
     """What was tried to import is tried anew, before and after; real packages come back, stand-ins do not stay."""
 
     def forget():
-        load.cache_clear()
+        load_package.cache_clear()
         names = [name for name in sys.modules if name.partition(".")[0] in ROOTS]
         return {name: sys.modules.pop(name) for name in names}
 
@@ -276,7 +276,7 @@ def test_a_kernel_that_cannot_be_imported_says_why(install, monkeypatch):
     monkeypatch.setattr(dispatch, "is_on_cuda", lambda _: True)
     reason = "flash-attn 9.9 cannot be imported: ImportError: libcudart.so.13: no such file"
     tensors, options = arguments("attend", 0, 4, dtype=torch.bfloat16)
-    assert load(FLASH_ATTENTION, "flash_attn:flash_attn_func") == reason
+    assert load_package(FLASH_ATTENTION, "flash_attn:flash_attn_func") == reason
     with pytest.raises(ValueError, match=f"{re.escape(reason)} \\(auto"):
         run_kernel("attend", "flash-attn", *tensors, **options)
     assert taken(monkeypatch, "attend", tensors, options) == "reference"
@@ -284,13 +284,13 @@ def test_a_kernel_that_cannot_be_imported_says_why(install, monkeypatch):
 
 def test_an_older_package_without_the_function_says_so(install):
     install("flash-linear-attention", "fla.ops.kda:chunk_kda", "chunk = 1")
-    assert "AttributeError: module 'fla.ops.kda' has no attribute 'chunk_kda'" in load(FLA, "fla.ops.kda:chunk_kda")
+    assert "AttributeError: module 'fla.ops.kda' has no attribute 'chunk_kda'" in load_package(FLA, "fla.ops.kda:chunk_kda")
 
 
 def test_what_a_package_warns_of_is_no_failure(install, recwarn):
     warnings.simplefilter("error")
     install("causal-conv1d", "causal_conv1d:causal_conv1d_fn", "import warnings\nwarnings.warn('old')\ncausal_conv1d_fn = len")
-    assert load(CAUSAL_CONV1D, "causal_conv1d:causal_conv1d_fn") is len
+    assert load_package(CAUSAL_CONV1D, "causal_conv1d:causal_conv1d_fn") is len
     assert [str(warning.message) for warning in recwarn] == ["old"]
 
 

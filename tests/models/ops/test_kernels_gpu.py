@@ -5,7 +5,7 @@ import torch
 
 from models import MIXERS
 from models.ops.kernels.dispatch import obstacle
-from models.ops.kernels.package import load
+from models.ops.kernels.package import load_package
 from models.ops.kernels.table import OPS
 from tests.models.cases import build, noise
 from tests.models.kernel_cases import CASES, KERNELS, LENGTHS, ONLY_HALVES, arguments, assert_parity
@@ -26,7 +26,7 @@ D_MODEL = 128
 def kernel_of(op, name):
     """The kernel, if it is there; else the test is skipped, and says why."""
     kernel = next(kernel for kernel in OPS[op].kernels if kernel.name == name)
-    if isinstance(reason := load(kernel.package, kernel.function), str):
+    if isinstance(reason := load_package(kernel.package, kernel.function), str):
         pytest.skip(reason)
     return kernel
 

@@ -277,13 +277,15 @@ def test_pads_are_told_to_the_mixers_that_take_them():
     names = {"attention": {"kind": "attention", "n_heads": 2, "causal": False}, "lru": {"kind": "lru"}, "mla": {"kind": "mla"}}
     choice = {"kind": "stochastic", "main": "attention", "mixers": names}
     rack = built(stacks=[{"blocks": [{"mixer": part, "mlp": MLP} for part in (*names.values(), choice)]}]).eval()
-    keep = torch.ones(TOKENS.shape, dtype=torch.bool)
-    keep[:, 8:] = False
-    other = torch.where(keep, TOKENS, 7)
+    attention_mask = torch.ones(TOKENS.shape, dtype=torch.bool)
+    attention_mask[:, 8:] = False
+    other = torch.where(attention_mask, TOKENS, 7)
     assert not torch.allclose(rack(TOKENS)[:, :8], rack(other)[:, :8])
-    torch.testing.assert_close(rack(TOKENS, keep=keep)[:, :8], rack(other, keep=keep)[:, :8])
-    torch.testing.assert_close(rack(TOKENS, keep=keep)[:, :8], rack(TOKENS[:, :8]))
-    torch.testing.assert_close(rack(TOKENS, keep=torch.ones_like(keep)), rack(TOKENS))
+    torch.testing.assert_close(
+        rack(TOKENS, attention_mask=attention_mask)[:, :8], rack(other, attention_mask=attention_mask)[:, :8]
+    )
+    torch.testing.assert_close(rack(TOKENS, attention_mask=attention_mask)[:, :8], rack(TOKENS[:, :8]))
+    torch.testing.assert_close(rack(TOKENS, attention_mask=torch.ones_like(attention_mask)), rack(TOKENS))
 
 
 def saved_bytes(rack):

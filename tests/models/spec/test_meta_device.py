@@ -8,7 +8,7 @@ import torch
 
 from models import CHANNEL_MIXERS, MIXERS, RackSpec
 from models.assembly.assemble import without_memory
-from models.spec.meta_device import Unfilled
+from models.spec.meta_device import FastMeta
 from tests.models.cases import CHANNEL_MIXER_CASES, MIXER_CASES, build
 
 CASES = [(MIXERS, case) for case in MIXER_CASES.values()] + [(CHANNEL_MIXERS, case) for case in CHANNEL_MIXER_CASES.values()]
@@ -16,7 +16,7 @@ CASES = [(MIXERS, case) for case in MIXER_CASES.values()] + [(CHANNEL_MIXERS, ca
 
 @pytest.mark.parametrize(("registry", "options"), CASES, ids=[f"{registry.noun} {case}" for registry, case in CASES])
 def test_shapes_and_types_are_those_of_the_real_one(registry, options):
-    with torch.device("meta"), Unfilled():
+    with torch.device("meta"), FastMeta():
         unfilled = build(registry, options)
     real = build(registry, options)
     expected = {name: (value.shape, value.dtype) for name, value in real.state_dict().items()}

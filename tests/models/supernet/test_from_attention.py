@@ -129,15 +129,15 @@ def test_how_long_is_what_was_asked_for():
     zeros = torch.zeros(1, 1, D_MODEL)
     gla, gdn = build(MIXERS, TARGETS["gla"]), build(MIXERS, TARGETS["gdn"])
     for n_positions in (16, 1024, 100_000):
-        assert gla.remember(n_positions) == ("decay_up.bias",)
-        assert gdn.remember(n_positions) == ("dt_bias",)
+        assert gla.set_memory_length(n_positions) == ("decay_up.bias",)
+        assert gdn.set_memory_length(n_positions) == ("dt_bias",)
         torch.testing.assert_close(gla._log_decay(zeros), torch.full((1, 1, D_MODEL), -1 / n_positions), rtol=1e-3, atol=0)
         torch.testing.assert_close(
             gdn._rate_and_decay(zeros)[1], torch.full((1, 1, N_HEADS), -1 / n_positions), rtol=1e-3, atol=0
         )
     rate, _ = gdn._rate_and_decay(X)
     assert 0.1 < rate.min() < rate.max() < 0.9
-    assert build(MIXERS, "mamba").remember(100) == ()
+    assert build(MIXERS, "mamba").set_memory_length(100) == ()
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from search.activations import (
     Reuse,
     Trunk,
     break_even_parameters,
-    choose,
+    choose_cache_mode,
     folder,
     trunk_hash,
 )
@@ -536,7 +536,7 @@ def test_auto_goes_by_size_reuse_and_rates(tmp_path, options, mode, reason):
     reuse = Reuse(epochs=options["epochs"], trunk_parameters=options["parameters"], rates=rates)
     limits = Limits(memory_bytes=options["memory"], disk_bytes=options["disk"])
     trunk = Trunk(Growing())
-    found = choose(make_key(trunk), N_ROWS, reuse, limits=limits, has_folder=options["has_folder"])
+    found = choose_cache_mode(make_key(trunk), N_ROWS, reuse, limits=limits, has_folder=options["has_folder"])
     assert found.mode == mode
     assert re.search(reason, found.reason), found.reason
     path = tmp_path / "cache" if options["has_folder"] else None

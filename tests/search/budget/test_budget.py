@@ -7,7 +7,7 @@ from configs import ConfigError
 from models import RackSpec
 from search.budget import Budget
 from search.budget.admitted import Admitted
-from search.budget.program import Row, solve
+from search.budget.program import ConstraintRow, solve
 from tests.search.landscapes import CHOICE_OF_WIDTHS, MIXERS, everything, mixed_space, space, stack
 
 THREE = ("attention", "window", "linear")
@@ -202,7 +202,11 @@ def test_the_integer_program_is_looking_at_everything(seed):
     codes = np.array(np.meshgrid(*(np.flatnonzero(row) for row in allowed))).reshape(5, -1).T
     whole, real = random.integers(0, 9, (5, 3)) * 1000.0, random.random((5, 3))
     for low, high in ((0, 12_000), (9_000, 14_000), (17_500, 17_999), (20_000, np.inf)):
-        rows = [Row(whole, low, high), Row(real, 0.5, 2.5), Row(np.eye(3)[[0] * 5].astype(float), 1, 2)]
+        rows = [
+            ConstraintRow(whole, low, high),
+            ConstraintRow(real, 0.5, 2.5),
+            ConstraintRow(np.eye(3)[[0] * 5].astype(float), 1, 2),
+        ]
         within = np.all([row.admits(codes) for row in rows], axis=0)
         found = solve(objective, allowed, rows)
         assert (found is not None) == within.any()

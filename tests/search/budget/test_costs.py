@@ -59,11 +59,11 @@ def test_dear_is_what_is_kept_in_memory_then_operations():
     rack = space(2, ("linear", "gdn", "attention", "window"))
     costs = CostTable.of(rack, 1024)
     # The gated delta net keeps as much as linear attention, for more operations.
-    assert costs.dear_to_cheap() == ("attention", "window", "gdn", "linear")
-    assert costs.dear_to_cheap(["linear", "window"]) == ("window", "linear")
+    assert costs.by_cost() == ("attention", "window", "gdn", "linear")
+    assert costs.by_cost(["linear", "window"]) == ("window", "linear")
     assert costs.dear_to_cheap_in(1) == ("attention", "window", "gdn", "linear")
     # Over four positions a window of eight is no cheaper than attention, and a state is dearer than both.
-    assert CostTable.of(rack, 4).dear_to_cheap()[:2] == ("gdn", "linear")
+    assert CostTable.of(rack, 4).by_cost()[:2] == ("gdn", "linear")
 
 
 def test_layers_and_channel_mixers_have_costs_of_their_own():

@@ -8,7 +8,7 @@ import torch
 
 from configs import ConfigError
 from models import MIXERS
-from models.ops.kernels.package import FLA, FLASH_ATTENTION, Package, load
+from models.ops.kernels.package import FLA, FLASH_ATTENTION, Package, load_package
 from models.ops.kernels.table import OPS
 from search.cli import kernels
 from search.cli.kernels import add_kernels, mixers_of
@@ -17,9 +17,9 @@ from search.jobs.in_process import HERE
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    load.cache_clear()
+    load_package.cache_clear()
     yield
-    load.cache_clear()
+    load_package.cache_clear()
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def told(capsys):
 def pretend(monkeypatch, states):
     """Packages are there at the version given, importable unless a reason is given instead."""
     monkeypatch.setattr(Package, "version", lambda package: "9.9" if package in states else None)
-    monkeypatch.setattr(kernels, "load", lambda package, _: states.get(package, "missing"))
+    monkeypatch.setattr(kernels, "load_package", lambda package, _: states.get(package, "missing"))
 
 
 def on_a_gpu(monkeypatch):

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from configs import ConfigError
+from search.evaluation.score import Score, paired_difference
 from search.evaluation.score_log import ScoreLog, weights_fingerprint
-from search.evaluation.supernet_evaluator import Score, SupernetEvaluator, paired_difference, score_key
+from search.evaluation.supernet_evaluator import SupernetEvaluator, score_key
 from tests.search import spaces
 
 SHARES = {"long": 0.75, "short": 0.25}

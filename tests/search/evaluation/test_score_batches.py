@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from configs import ConfigError
 from search.evaluation.memory_count import peak_bytes
 from search.evaluation.score_batches import evaluating, score_batches
-from search.evaluation.trie import Walk
+from search.evaluation.trie import PlacementTrie
 from tests.search import spaces
 
 TOLERANCE = 1e-5
@@ -22,13 +22,15 @@ def scored(net, chosen, pairs, metric="loss", **keys):
 
 
 def accuracy(logits, targets):
-    asked = targets != -100
-    return (logits.argmax(-1) == targets)[asked].double().mean()
+    supervised = targets != -100
+    return (logits.argmax(-1) == targets)[supervised].double().mean()
 
 
 def kl(logits, targets, expected):
-    asked = targets != -100
-    return -F.kl_div(logits[asked].log_softmax(-1), expected[asked].log_softmax(-1), log_target=True, reduction="batchmean")
+    supervised = targets != -100
+    return -F.kl_div(
+        logits[supervised].log_softmax(-1), expected[supervised].log_softmax(-1), log_target=True, reduction="batchmean"
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 17])
@@ -115,7 +117,7 @@ def test_answers_come_in_the_order_asked_and_twins_are_computed_once():
     found = scored(net, [third, first, second, first], pairs)
     alone = [scored(net, [each], pairs)[0] for each in (third, first, second, first)]
     np.testing.assert_allclose(found, alone, rtol=TOLERANCE, atol=TOLERANCE)
-    assert Walk(net, [first, first]).n_nodes == 4
+    assert PlacementTrie(net, [first, first]).n_nodes == 4
 
 
 # How much is computed.
@@ -137,7 +139,7 @@ def test_every_node_is_computed_once_and_nodes_of_one_key_in_one_call():
     scored(net, chosen, pairs)  # once, so that what blocks need is measured
     seen = count_rows(net)
     scored(net, chosen, pairs)
-    assert sum(seen) == 4 * len(prefixes) == 4 * Walk(net, chosen).n_nodes
+    assert sum(seen) == 4 * len(prefixes) == 4 * PlacementTrie(net, chosen).n_nodes
     assert len(seen) == len(alike)
 
 
@@ -194,7 +196,7 @@ def test_no_more_is_held_than_allowed_and_the_numbers_stay(metric, share):
 
 def test_a_level_that_does_not_fit_goes_depth_first_and_computes_nothing_twice():
     net = spaces.supernet(n_blocks=4)
-    walk = Walk(net, spaces.placements(net.slots, 20))
+    walk = PlacementTrie(net, spaces.placements(net.slots, 20))
     state = torch.randn(2, 5, 16)
     seen = count_rows(net)
     with torch.no_grad(), evaluating(net):
@@ -218,7 +220,7 @@ def _run(walk, state, n_states, n_at_once):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_walk_holds_no_more_states_than_it_may(seed):
     net = spaces.supernet(n_blocks=5)
-    walk = Walk(net, spaces.placements(net.slots, 10 * seed + 2, seed))
+    walk = PlacementTrie(net, spaces.placements(net.slots, 10 * seed + 2, seed))
     for block in net.rack.blocks():
         block.forward = lambda x: x + 1  # one state in, one state out, nothing inside
     for n_states in (walk.least, walk.least + 1, walk.least + 4, walk.peak):

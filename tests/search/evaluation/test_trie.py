@@ -6,7 +6,7 @@ import torch
 from configs import ConfigError
 from search.evaluation.score_batches import score_batches
 from search.evaluation.supernet_evaluator import SupernetEvaluator
-from search.evaluation.trie import Walk
+from search.evaluation.trie import PlacementTrie
 from tests.search import spaces
 
 
@@ -24,8 +24,8 @@ def test_no_placements_have_no_scores():
 
 def test_an_evaluator_builds_the_trie_once(monkeypatch):
     net, built = spaces.supernet(), []
-    measure = Walk._measure
-    monkeypatch.setattr(Walk, "_measure", lambda walk: (built.append(walk), measure(walk)))
+    measure = PlacementTrie._measure
+    monkeypatch.setattr(PlacementTrie, "_measure", lambda walk: (built.append(walk), measure(walk)))
     evaluate = SupernetEvaluator(net, {"task": spaces.batches()}, {"task": 1.0}, data_fingerprint="data")
     evaluate(spaces.placements(net.slots, 5))
     assert len(built) == 1

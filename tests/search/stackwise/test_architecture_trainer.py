@@ -211,18 +211,18 @@ def test_loaders_are_cut_padded_and_checked():
     data, tokens = DataConfig(), counting(4)
     samples = loader_samples([tokens, tokens[:2, :6]], data, vocab_size=VOCAB)
     found = samples.sequences("train", np.arange(6))
-    assert found.keep.sum(1).tolist() == [TIME] * 4 + [6] * 2
+    assert found.attention_mask.sum(1).tolist() == [TIME] * 4 + [6] * 2
     assert np.array_equal(found.tokens[:4], tokens)
     assert np.array_equal(found.tokens[4:, :6], tokens[:2, :6])
-    assert loader_samples([tokens], data, vocab_size=VOCAB).sequences("train", np.arange(4)).keep is None
+    assert loader_samples([tokens], data, vocab_size=VOCAB).sequences("train", np.arange(4)).attention_mask is None
     cut = loader_samples([(tokens, tokens)], DataConfig(seq_len=3, pad_token_id=2), vocab_size=VOCAB).sequences(
         "train", np.arange(4)
     )
     assert np.array_equal(cut.tokens, tokens[:, :3])
     assert np.array_equal(cut.targets, tokens[:, :3])
-    assert np.array_equal(cut.keep, tokens[:, :3] != 2)
+    assert np.array_equal(cut.attention_mask, tokens[:, :3] != 2)
     masked = loader_samples([{"input_ids": tokens, "attention_mask": tokens != 5}], data, vocab_size=VOCAB)
-    assert np.array_equal(masked.sequences("train", np.arange(4)).keep, tokens != 5)
+    assert np.array_equal(masked.sequences("train", np.arange(4)).attention_mask, tokens != 5)
     for given, message in (
         ([], "yields no batches"),
         ([tokens, (tokens, tokens)], "some batches of the data loader have targets"),

@@ -117,11 +117,11 @@ def test_a_batch_has_all_that_is_promised(objective):
             assert torch.equal(batch["input_ids"], clean)
             assert not batch["masks"].any()
     if objective == "custom":
-        sample_id, targets, keep = by_sample(batches, "targets", "attention_mask")
-        assert torch.equal(targets, torch.where(keep, TARGETS[sample_id], -100))
+        sample_id, targets, attention_mask = by_sample(batches, "targets", "attention_mask")
+        assert torch.equal(targets, torch.where(attention_mask, TARGETS[sample_id], -100))
     if objective == "clm":
-        _, targets, keep = by_sample(batches, "targets", "attention_mask")
-        follows = keep[:, 1:]
+        _, targets, attention_mask = by_sample(batches, "targets", "attention_mask")
+        follows = attention_mask[:, 1:]
         assert torch.equal(targets[:, :-1], torch.where(follows, TOKENS[:, 1:], -100))
         assert (targets[:, -1] == -100).all()
 
@@ -129,14 +129,18 @@ def test_a_batch_has_all_that_is_promised(objective):
 def test_masks_are_those_of_the_strategy():
     loader = loader_of(time_interpretation="depth", max_stacks=5)
     for batch in loader:
-        given = {"input_ids": TOKENS[batch["sample_id"]], "keep": batch["attention_mask"], "sample_id": batch["sample_id"]}
+        given = {
+            "input_ids": TOKENS[batch["sample_id"]],
+            "attention_mask": batch["attention_mask"],
+            "sample_id": batch["sample_id"],
+        }
         assert np.array_equal(batch["masks"], loader.masking_strategy.generate_masks_for_stack(given, stack_idx=1))
         assert (batch["time_step"] == 100).all()
 
 
 def test_what_growth_trains_on_is_masked_the_same():
     samples = ArraySamples(
-        TOKENS.numpy(), vocab_size=VOCAB_SIZE, keep=(torch.arange(TIME) < 3 + torch.arange(N)[:, None]).numpy()
+        TOKENS.numpy(), vocab_size=VOCAB_SIZE, attention_mask=(torch.arange(TIME) < 3 + torch.arange(N)[:, None]).numpy()
     )
     for options in ({}, {**INPUT, "final_mask_ratio": 1.0, "loss_weighting": "elbo"}):
         masking = masking_of(3, **options)
@@ -146,7 +150,7 @@ def test_what_growth_trains_on_is_masked_the_same():
             {
                 "input_ids": TOKENS,
                 "sample_id": torch.arange(N),
-                "attention_mask": torch.from_numpy(samples.sequences("train", np.arange(N)).keep),
+                "attention_mask": torch.from_numpy(samples.sequences("train", np.arange(N)).attention_mask),
             }
         ]
         loader = loader_of(base, seed=3, **options)

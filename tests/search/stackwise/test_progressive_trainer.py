@@ -9,7 +9,7 @@ import torch
 import search.stackwise.progressive_trainer
 from configs import ConfigError, StackWiseConfig
 from search.jobs.progressive.stage import CHECKPOINT
-from search.jobs.progressive.training.growing_model import needs_keep
+from search.jobs.progressive.training.growing_model import needs_attention_mask
 from search.jobs.progressive.weights import load_rack, load_stage, stage_folder
 from search.stackwise.progressive_trainer import ProgressiveTrainer
 from search.stackwise.rack_builder import ProgressiveRackBuilder
@@ -289,21 +289,21 @@ def test_a_base_beside_adapters_learns_with_them_and_in_a_trunk_not_at_all(with_
     grown(config, 2, builder=builder)
     query = builder.build_rack().stacks[0].blocks[0].mixer.query
     assert query.adapters["lora"].up.abs().sum() > 0
-    assert torch.equal(query.weight.float(), learnt.half().float())
+    assert torch.equal(query.weight.float(), learnt.sublayer().float())
 
 
 def test_pads_before_tokens_count_wherever_they_are():
     rack = ProgressiveRackBuilder(config=configured(training_objective="clm"))
     rack.append_stack()
-    keep = np.ones((5000, 3), dtype=bool)
-    keep[0, 2] = False
+    attention_mask = np.ones((5000, 3), dtype=bool)
+    attention_mask[0, 2] = False
     tokens = np.zeros((5000, 3), dtype=np.int64)
-    assert not needs_keep(rack.build_rack(), ArraySamples(tokens, vocab_size=2, keep=keep))
+    assert not needs_attention_mask(rack.build_rack(), ArraySamples(tokens, vocab_size=2, attention_mask=attention_mask))
     for number, n_validation in ((4999, 10), (4980, 10), (4999, 0)):
-        padded = keep.copy()
+        padded = attention_mask.copy()
         padded[number, 0] = False
-        samples = ArraySamples(tokens, vocab_size=2, keep=padded, n_validation=n_validation)
-        assert needs_keep(rack.build_rack(), samples), number
+        samples = ArraySamples(tokens, vocab_size=2, attention_mask=padded, n_validation=n_validation)
+        assert needs_attention_mask(rack.build_rack(), samples), number
 
 
 @pytest.mark.parametrize("strategy", ["frozen", "full", "qlora"])

@@ -454,7 +454,7 @@ def test_all_of_it_is_saved_and_goes_on(tmp_path):
     loaded = ProgressiveRackBuilder.load(tmp_path / "rack.safetensors")
     assert same(state(loaded.build_rack()), state(builder.build_rack()))
     assert torch.equal(loaded.build_rack()(TOKENS), builder.build_rack()(TOKENS))
-    assert (loaded.spec, loaded.born, loaded.config) == (builder.spec, builder.born, builder.config)
+    assert (loaded.spec, loaded.initial, loaded.config) == (builder.spec, builder.initial, builder.config)
     assert loaded.trained == {0}
     assert trained(loaded.build_rack()) == trained(builder.build_rack())
     assert loaded.build_rack().head.output.weight is loaded.build_rack().embedding.weight
@@ -479,7 +479,7 @@ def test_a_file_that_is_damaged_or_missing_is_told(tmp_path):
 def test_a_rack_that_others_have_grown_is_taken_over():
     builder, other = builder_of(1), builder_of(2)
     rack = copy.deepcopy(other.build_rack())
-    builder.adopt(rack, other.spec, other.born)
+    builder.adopt(rack, other.spec, other.initial)
     assert builder.build_rack() is rack
     assert builder.current_stacks == 2
     assert builder.append_stack(n_blocks=1).uid == 2

@@ -5,7 +5,7 @@ import pytest
 
 from configs import ConfigError
 from search.budget import Budget
-from search.budget.program import Row
+from search.budget.program import ConstraintRow
 from search.strategies.beam import Beam
 from search.strategies.shared.local_search import far, near, refine
 from search.strategies.shared.prefix_growth import Growth
@@ -124,7 +124,7 @@ def test_growth_follows_exactly_the_codes_that_can_be_completed(value):
     """Beside looking at every completion."""
     rack = mixed_space()
     budget = Budget.of(value, rack)
-    order = budget.costs.dear_to_cheap()
+    order = budget.costs.by_cost()
     growth = Growth(budget, order)
     codes = budget.coding.encode(everything(rack.slots()))
     admitted = codes[budget.admits_all(codes)]
@@ -181,7 +181,7 @@ def test_relocations_are_not_what_two_replacements_can_do():
     assert len(far(Budget.of({}, rack), code)) == 0
     relocated = far(Budget.of({"attention": 1}, rack), code)
     assert len(relocated) == len(np.unique(relocated, axis=0)) == 3
-    assert (Row(np.eye(3)[[0] * 4] * 1.0, 1, 1).total(relocated) == 1).all()
+    assert (ConstraintRow(np.eye(3)[[0] * 4] * 1.0, 1, 1).total(relocated) == 1).all()
 
 
 def test_channel_mixers_are_searched_too():

@@ -16,7 +16,7 @@ from search.training.loop import batch_gradients, train
 from search.training.packing import Pack
 from search.training.ranks import Ranks
 from search.training.spec import TrainSpec
-from search.training.state import Member
+from search.training.state import TrainState
 from tests.search.cases import TASK, evaluate_on
 from tests.search.cases import data as task_data
 from tests.search.ranks import on_ranks
@@ -30,7 +30,7 @@ class PaddedBatch(NamedTuple):
     inputs: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
-    keep: torch.Tensor
+    attention_mask: torch.Tensor
 
 
 def rack_spec(n_stacks=2, n_blocks=2, block=BLOCK, **keys):
@@ -56,16 +56,16 @@ def plain_batch(step=0, n_rows=6):
 
 def padded_batch(n_rows=6):
     inputs, targets = plain_batch(n_rows=n_rows)
-    keep = torch.arange(TIME) < torch.arange(4, 4 + n_rows)[:, None]
-    targets = targets.masked_fill(~keep, -100)
-    return PaddedBatch(inputs, targets, (targets != -100) * torch.arange(1, n_rows + 1)[:, None] / 50, keep)
+    attention_mask = torch.arange(TIME) < torch.arange(4, 4 + n_rows)[:, None]
+    targets = targets.masked_fill(~attention_mask, -100)
+    return PaddedBatch(inputs, targets, (targets != -100) * torch.arange(1, n_rows + 1)[:, None] / 50, attention_mask)
 
 
 def step_gradients(model, batch, *, step=0, n_steps=100, **options):
     """Loss, and gradients by name."""
     for parameter in model.parameters():
         parameter.grad = None
-    member = Member(model, {step: batch}, 1e-3, 0.0)
+    member = TrainState(model, {step: batch}, 1e-3, 0.0)
     loss = LocalLosses(model, n_steps=n_steps, **options)(Pack([model]), [member], step)
     return loss, {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
 
@@ -79,7 +79,7 @@ def cross_entropy(logits, batch):
 
 def dumb_gradients(model, batch, reach):
     """Each unit's loss by itself, through a graph of its own that begins `reach` units further down; their gradients, summed."""
-    spec, rack, keep, n_units = model.spec, model.rack, getattr(batch, "keep", None), len(model.units)
+    spec, rack, attention_mask, n_units = model.spec, model.rack, getattr(batch, "attention_mask", None), len(model.units)
     names, parameters = zip(*model.named_parameters(), strict=True)
     total = dict.fromkeys(names)
     for index in range(n_units):
@@ -87,20 +87,20 @@ def dumb_gradients(model, batch, reach):
         with torch.no_grad():
             x = rack.embed(batch[0])
             for unit in model.units[:first]:
-                x = unit(x, keep)
+                x = unit(x, attention_mask)
         x = rack.embed(batch[0]) if first == 0 else x
         for unit in model.units[first : index + 1]:
-            below, x = x, unit(x, keep)
+            below, x = x, unit(x, attention_mask)
         y = x
         if spec.head == "tail":
             for part in model.units[index].tail:
-                y = part(y) if keep is None else part(y, keep)
+                y = part(y) if attention_mask is None else part(y, attention_mask)
         elif spec.head != "shared_unembed" and index < n_units - 1:
-            y = model.extras[index](y, keep)
+            y = model.extras[index](y, attention_mask)
         loss = total_loss = cross_entropy(rack.head(y), batch)
         if spec.transport:
             change = (x - below).square().sum(-1)
-            rows = change.mean(1) if keep is None else (change * keep).sum(1) / keep.sum(1)
+            rows = change.mean(1) if attention_mask is None else (change * attention_mask).sum(1) / attention_mask.sum(1)
             total_loss = total_loss + spec.transport * rows.mean()
         for name, gradient in zip(names, torch.autograd.grad(total_loss, parameters, allow_unused=True), strict=True):
             is_held = name.startswith("rack.head.") and spec.head_learns_from == "last" and index < n_units - 1
@@ -162,7 +162,7 @@ def test_a_rack_as_one_unit_is_end_to_end():
     loss, found = step_gradients(model, batch)
     rack = model.rack
     rack.zero_grad()
-    expected = batch_gradients(Pack([rack]), [Member(rack, {0: batch}, 1e-3, 0.0)], 0, TrainSpec(device="cpu"))
+    expected = batch_gradients(Pack([rack]), [TrainState(rack, {0: batch}, 1e-3, 0.0)], 0, TrainSpec(device="cpu"))
     assert_same((loss, found), (expected[0], {f"rack.{name}": each.grad for name, each in rack.named_parameters()}))
 
 
@@ -197,7 +197,7 @@ def test_a_batch_that_asks_nothing_has_no_loss():
 
 def trained(model, n_steps, *, weight_decay=0.1, on_step=None, checkpoint_path=None, batches=None, **keys):
     """Train on the task, with decay and momentum."""
-    member = Member(model, task_data() if batches is None else batches, 1e-2, weight_decay)
+    member = TrainState(model, task_data() if batches is None else batches, 1e-2, weight_decay)
     train(
         [member],
         TrainSpec(device="cpu", **keys),
@@ -300,7 +300,7 @@ def peak_bytes(model, batch, gradients):
             held.pop(self.name, None)
 
     with torch.autograd.graph.saved_tensors_hooks(Held, lambda each: each.tensor):
-        gradients(Pack([model]), [Member(model, {0: batch}, 1e-3, 0.0)], 0)
+        gradients(Pack([model]), [TrainState(model, {0: batch}, 1e-3, 0.0)], 0)
     assert not held
     return peak[0]
 
@@ -359,8 +359,8 @@ def test_exits_are_measured_one_by_one():
     inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
     logits = model.rack(inputs)
     torch.testing.assert_close(found["loss"].float()[0], cross_entropy(logits, (inputs, targets)))
-    n_asked = (targets != -100).sum()
-    assert found["accuracy"].item() == pytest.approx(((logits.argmax(-1) == targets).sum() / n_asked).item())
+    n_supervised = (targets != -100).sum()
+    assert found["accuracy"].item() == pytest.approx(((logits.argmax(-1) == targets).sum() / n_supervised).item())
     first = model.rack.head(model.extras[0](model.rack.run(model.rack.embed(inputs), stop=1)))
     torch.testing.assert_close(found["loss.stacks.0"].float()[0], cross_entropy(first, (inputs, targets)))
     whole = evaluate_on(task_data(split="test"))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from search.training import loop, metrics
 from search.training.packing import Pack
 from search.training.spec import TrainSpec
-from search.training.state import Member
+from search.training.state import TrainState
 from tests.search.cases import FAR_TOO_HIGH, data, dropout_spec, evaluate_on, member, rack_spec, run, same, weights
 
 
@@ -48,7 +48,7 @@ def test_weight_decay_is_on_everything():
     """One group, as the reference has it: with a rate times decay of one half, parameters without gradient halve each step."""
     model = rack_spec().build(0)
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
-    run([Member(model, data(), 1e-9, 0.5e9)], n_steps=1)
+    run([TrainState(model, data(), 1e-9, 0.5e9)], n_steps=1)
     assert any(name.endswith("norm.weight") for name in before)
     for name, tensor in model.named_parameters():
         torch.testing.assert_close(tensor, before[name] / 2, rtol=1e-5, atol=1e-7)
@@ -146,11 +146,11 @@ def test_members_that_stopped_do_not_move():
             found["accuracy"][0] = 1.0
         return found
 
-    def keep(single, row):
+    def attention_mask(single, row):
         if single.status != "running":
             at_end[id(single)] = (weights(single), row["step"])
 
-    run(members, n_steps=40, eval_every=5, evaluate=evaluate, stop_at=0.99, on_evaluation=keep)
+    run(members, n_steps=40, eval_every=5, evaluate=evaluate, stop_at=0.99, on_evaluation=attention_mask)
     stopped, step = at_end[id(members[0])]
     assert step == 10
     assert members[0].status == "solved"

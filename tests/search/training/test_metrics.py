@@ -43,8 +43,8 @@ def reference_macro(predictions, targets):
     classes = {p for p, _ in pairs} | {t for _, t in pairs}
     recalls = []
     for label in classes:
-        asked = [p for p, t in pairs if t == label]
-        recalls.append(sum(p == label for p in asked) / len(asked) if asked else 0.0)
+        supervised = [p for p, t in pairs if t == label]
+        recalls.append(sum(p == label for p in supervised) / len(supervised) if supervised else 0.0)
     return sum(recalls) / len(recalls)
 
 
@@ -84,8 +84,8 @@ def test_micro_is_over_positions_and_the_others_over_batches_by_size():
     assert set(found) == set(metrics.NAMES)
     logits, targets = (torch.cat([batch[index].flatten(0, 1) for batch in batches]) for index in (0, 1))
     assert found["loss"] == pytest.approx(F.cross_entropy(logits, targets, ignore_index=IGNORED).item(), rel=1e-6)
-    asked = targets != IGNORED
-    assert found["accuracy"] == pytest.approx((logits.argmax(-1) == targets)[asked].double().mean().item())
+    supervised = targets != IGNORED
+    assert found["accuracy"] == pytest.approx((logits.argmax(-1) == targets)[supervised].double().mean().item())
     losses = [F.cross_entropy(x.mT, y, ignore_index=IGNORED).item() for x, y in batches]
     macros = [reference_macro(x.argmax(-1).flatten().tolist(), y.flatten().tolist()) for x, y in batches]
 

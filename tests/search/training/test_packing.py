@@ -9,7 +9,7 @@ from models import CHANNEL_MIXERS, MIXERS, RackSpec
 from search.training import metrics
 from search.training.loop import stack_batches
 from search.training.packing import Pack
-from search.training.state import Member
+from search.training.state import TrainState
 from tests.models.cases import CHANNEL_MIXER_CASES, MIXER_CASES
 from tests.search.cases import TASK, data, evaluate_on, member, rack_spec, run, same, weights
 
@@ -154,9 +154,9 @@ def test_each_model_keeps_its_own_buffers():
 
 def test_each_model_trains_with_its_own_buffers():
     batches = data()
-    packed = run([Member(seeded(RandomFeatures, seed), batches, 1e-3, 0.0) for seed in (0, 1)])
+    packed = run([TrainState(seeded(RandomFeatures, seed), batches, 1e-3, 0.0) for seed in (0, 1)])
     for seed, single in enumerate(packed):
-        assert_same_curves(single, run([Member(seeded(RandomFeatures, seed), batches, 1e-3, 0.0)])[0])
+        assert_same_curves(single, run([TrainState(seeded(RandomFeatures, seed), batches, 1e-3, 0.0)])[0])
 
 
 def test_a_batch_for_all_and_a_batch_for_each():
@@ -192,9 +192,9 @@ class Normalised(nn.Module):
 
 def test_running_statistics_are_kept():
     batches = data()
-    packed = run([Member(seeded(Normalised, seed), batches, 1e-2, 0.0) for seed in (0, 1)])
+    packed = run([TrainState(seeded(Normalised, seed), batches, 1e-2, 0.0) for seed in (0, 1)])
     for seed, single in enumerate(packed):
-        (alone,) = run([Member(seeded(Normalised, seed), batches, 1e-2, 0.0)])
+        (alone,) = run([TrainState(seeded(Normalised, seed), batches, 1e-2, 0.0)])
         assert_same_curves(single, alone)
         torch.testing.assert_close(single.model.norm.running_mean, alone.model.norm.running_mean, rtol=1e-4, atol=1e-4)
         assert single.model.norm.num_batches_tracked == 20

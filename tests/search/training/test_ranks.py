@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import RackSpec, Supernet
-from search.jobs.supernet.job import run, train_here
+from search.jobs.supernet.job import run, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
 from search.training import checkpoint
 from search.training.ranks import BUCKET_BYTES, Ranks
@@ -132,7 +132,7 @@ def train_as_rank(raw, out, stops_at=None):
 
     prepare = shard if spec.parallel == "fsdp" and ranks.n_ranks > 1 else lambda _: None
     try:
-        train_here(spec, out, lambda _: None, ranks=ranks, prepare=prepare, on_evaluation=evaluated)
+        train_supernet_here(spec, out, lambda _: None, ranks=ranks, prepare=prepare, on_evaluation=evaluated)
     except KeyboardInterrupt:
         return "interrupted"
     return "finished"

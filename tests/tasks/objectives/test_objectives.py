@@ -32,13 +32,13 @@ def sequences(n, *, time=TIME, has_pads=True, seed=0):
     return Sequences(
         tokens=rng.integers(VOCAB_SIZE, size=(n, time)),
         sample_ids=rng.permutation(10 * n)[:n],
-        keep=np.arange(time) < lengths[:, None],
+        attention_mask=np.arange(time) < lengths[:, None],
         targets=np.where(rng.random((n, time)) < 0.3, IGNORED, rng.integers(VOCAB_SIZE, size=(n, time))),
     )
 
 
 def taken(batch, rows):
-    return Sequences(**{name: getattr(batch, name)[rows] for name in ("tokens", "sample_ids", "keep", "targets")})
+    return Sequences(**{name: getattr(batch, name)[rows] for name in ("tokens", "sample_ids", "attention_mask", "targets")})
 
 
 def assert_within(share, chance, n, n_errors=4):
@@ -60,34 +60,34 @@ def test_a_kind_is_a_frozen_objective_with_a_default_for_every_option(kind):
 @pytest.mark.parametrize("n", [0, 1, 30])
 def test_what_is_asked_has_the_promised_shape(kind, n):
     batch = sequences(n)
-    before = {name: getattr(batch, name).copy() for name in ("tokens", "sample_ids", "keep", "targets")}
-    asked = objective(kind).ask(batch, DRAW, 0.5)
-    assert asked.inputs.shape == asked.targets.shape == asked.loss_mask.shape == (n, TIME)
-    assert asked.inputs.dtype == asked.targets.dtype == np.int64
-    assert asked.clm_mask.shape == (TIME,)
-    assert asked.mask_ratio.shape == asked.loss_weights.shape == (n,)
-    assert np.array_equal(asked.loss_mask, asked.targets != IGNORED)
-    assert not (asked.loss_mask & ~asked.clm_mask).any()
+    before = {name: getattr(batch, name).copy() for name in ("tokens", "sample_ids", "attention_mask", "targets")}
+    targets = objective(kind).apply(batch, DRAW, 0.5)
+    assert targets.inputs.shape == targets.targets.shape == targets.loss_mask.shape == (n, TIME)
+    assert targets.inputs.dtype == targets.targets.dtype == np.int64
+    assert targets.clm_mask.shape == (TIME,)
+    assert targets.mask_ratio.shape == targets.loss_weights.shape == (n,)
+    assert np.array_equal(targets.loss_mask, targets.targets != IGNORED)
+    assert not (targets.loss_mask & ~targets.clm_mask).any()
     assert all(np.array_equal(getattr(batch, name), array) for name, array in before.items())
 
 
 @each_kind
 def test_pads_are_left_alone_and_what_stands_there_does_not_matter(kind):
     batch = sequences(200)
-    asked = objective(kind).ask(batch, DRAW)
-    assert asked.loss_mask.any()
-    assert not asked.loss_mask[~batch.keep].any()
-    assert np.array_equal(asked.inputs[~batch.keep], batch.tokens[~batch.keep])
-    scrambled = replace(batch, tokens=np.where(batch.keep, batch.tokens, VOCAB_SIZE - 1 - batch.tokens))
-    again = objective(kind).ask(scrambled, DRAW)
-    assert np.array_equal(again.targets, asked.targets)
-    assert np.array_equal(again.inputs[batch.keep], asked.inputs[batch.keep])
+    targets = objective(kind).apply(batch, DRAW)
+    assert targets.loss_mask.any()
+    assert not targets.loss_mask[~batch.attention_mask].any()
+    assert np.array_equal(targets.inputs[~batch.attention_mask], batch.tokens[~batch.attention_mask])
+    scrambled = replace(batch, tokens=np.where(batch.attention_mask, batch.tokens, VOCAB_SIZE - 1 - batch.tokens))
+    again = objective(kind).apply(scrambled, DRAW)
+    assert np.array_equal(again.targets, targets.targets)
+    assert np.array_equal(again.inputs[batch.attention_mask], targets.inputs[batch.attention_mask])
 
 
 @each_kind
 def test_without_a_keep_mask_there_are_no_pads(kind):
     batch = sequences(20, has_pads=False)
-    whole, bare = (objective(kind).ask(given, DRAW) for given in (batch, replace(batch, keep=None)))
+    whole, bare = (objective(kind).apply(given, DRAW) for given in (batch, replace(batch, attention_mask=None)))
     assert np.array_equal(whole.targets, bare.targets)
     assert np.array_equal(whole.inputs, bare.inputs)
 
@@ -97,10 +97,10 @@ def test_neither_order_nor_company_matters(kind, options):
     batch, times = sequences(40), np.linspace(0, 1, 40)
     schedule = {"schedule": "linear"} if kind == "mlm" else {}
     asker = objective(kind, **options, **schedule)
-    whole = asker.ask(batch, DRAW, times)
+    whole = asker.apply(batch, DRAW, times)
     order = np.random.default_rng(1).permutation(40)
     for rows in (order, order[:7], *order[:5, None]):
-        part = asker.ask(taken(batch, rows), DRAW, times[rows])
+        part = asker.apply(taken(batch, rows), DRAW, times[rows])
         for name in ("inputs", "targets", "loss_mask", "mask_ratio", "loss_weights"):
             assert np.array_equal(getattr(part, name), getattr(whole, name)[rows]), name
 
@@ -108,12 +108,12 @@ def test_neither_order_nor_company_matters(kind, options):
 @each_kind
 def test_only_what_says_so_corrupts(kind):
     batch = sequences(50)
-    asked = [objective(kind).ask(batch, draw) for draw in (DRAW, DRAW, *OTHER_DRAWS)]
-    assert np.array_equal(asked[0].inputs, asked[1].inputs)
-    assert np.array_equal(asked[0].targets, asked[1].targets)
-    for other in asked[2:]:
-        assert np.array_equal(asked[0].targets, other.targets) != objective(kind).corrupts
-    assert np.array_equal(asked[0].inputs, batch.tokens) != objective(kind).corrupts
+    targets = [objective(kind).apply(batch, draw) for draw in (DRAW, DRAW, *OTHER_DRAWS)]
+    assert np.array_equal(targets[0].inputs, targets[1].inputs)
+    assert np.array_equal(targets[0].targets, targets[1].targets)
+    for other in targets[2:]:
+        assert np.array_equal(targets[0].targets, other.targets) != objective(kind).corrupts
+    assert np.array_equal(targets[0].inputs, batch.tokens) != objective(kind).corrupts
 
 
 # Masked language modelling
@@ -121,18 +121,18 @@ def test_only_what_says_so_corrupts(kind):
 
 def test_a_masked_token_leaves_no_trace():
     batch = sequences(100)
-    asked = objective("mlm").ask(batch, DRAW)
-    assert (asked.inputs[asked.loss_mask] == VOCAB_SIZE).all()
-    assert np.array_equal(asked.targets[asked.loss_mask], batch.tokens[asked.loss_mask])
-    assert np.array_equal(asked.inputs[~asked.loss_mask], batch.tokens[~asked.loss_mask])
-    other = objective("mlm").ask(replace(batch, tokens=(batch.tokens + 1) % VOCAB_SIZE), DRAW)
-    assert np.array_equal(other.loss_mask, asked.loss_mask)  # what is chosen says nothing about it either
+    targets = objective("mlm").apply(batch, DRAW)
+    assert (targets.inputs[targets.loss_mask] == VOCAB_SIZE).all()
+    assert np.array_equal(targets.targets[targets.loss_mask], batch.tokens[targets.loss_mask])
+    assert np.array_equal(targets.inputs[~targets.loss_mask], batch.tokens[~targets.loss_mask])
+    other = objective("mlm").apply(replace(batch, tokens=(batch.tokens + 1) % VOCAB_SIZE), DRAW)
+    assert np.array_equal(other.loss_mask, targets.loss_mask)  # what is chosen says nothing about it either
 
 
 @pytest.mark.parametrize("draw", OTHER_DRAWS)
 def test_draws_share_nothing(draw):
     batch, asker = sequences(4000, has_pads=False), objective("mlm", mask_ratio=0.5)
-    one, other = (asker.ask(batch, given).loss_mask for given in (DRAW, draw))
+    one, other = (asker.apply(batch, given).loss_mask for given in (DRAW, draw))
     assert_within((one == other).mean(), 0.5, one.size)
 
 
@@ -154,20 +154,20 @@ def test_neighbours_share_nothing():
 @pytest.mark.parametrize("time", [0.0, 0.3, 1.0])
 def test_as_much_is_masked_as_the_schedule_says(schedule, time):
     batch, asker = sequences(3000), objective("mlm", schedule=schedule)
-    asked = asker.ask(batch, DRAW, time)
-    assert (asked.mask_ratio == asker.masking.ratio(time)).all()
-    assert_within(asked.loss_mask[batch.keep].mean(), float(asker.masking.ratio(time)), batch.keep.sum())
+    targets = asker.apply(batch, DRAW, time)
+    assert (targets.mask_ratio == asker.masking.ratio(time)).all()
+    assert_within(targets.loss_mask[batch.attention_mask].mean(), float(asker.masking.ratio(time)), batch.attention_mask.sum())
 
 
 def test_every_sample_may_have_its_time():
     batch, asker = sequences(4000, has_pads=False), objective("mlm", schedule="linear", mask_ratio=0.0, final_mask_ratio=1.0)
     times = np.repeat([0.0, 0.25, 0.75, 1.0], 1000)
-    asked = asker.ask(batch, DRAW, times)
+    targets = asker.apply(batch, DRAW, times)
     for time in (0.0, 0.25, 0.75, 1.0):
-        mine = asked.loss_mask[times == time]
+        mine = targets.loss_mask[times == time]
         assert_within(mine.mean(), time, mine.size)
-    later = asker.ask(batch, DRAW, np.minimum(times + 0.2, 1.0))
-    assert not (asked.loss_mask & ~later.loss_mask).any()
+    later = asker.apply(batch, DRAW, np.minimum(times + 0.2, 1.0))
+    assert not (targets.loss_mask & ~later.loss_mask).any()
 
 
 @pytest.mark.parametrize("mask_token_id", [None, 0, 5, VOCAB_SIZE - 1])
@@ -175,9 +175,9 @@ def test_of_the_chosen_some_are_random_and_some_stay(mask_token_id):
     batch = sequences(20_000, has_pads=False)
     batch = replace(batch, tokens=np.full_like(batch.tokens, 7))
     asker = objective("mlm", mask_ratio=0.5, mask_token_id=mask_token_id, random_fraction=0.2, keep_fraction=0.1)
-    asked = asker.ask(batch, DRAW)
-    assert (asked.targets[asked.loss_mask] == 7).all()
-    seen = np.bincount(asked.inputs[asked.loss_mask], minlength=VOCAB_SIZE + 1)
+    targets = asker.apply(batch, DRAW)
+    assert (targets.targets[targets.loss_mask] == 7).all()
+    seen = np.bincount(targets.inputs[targets.loss_mask], minlength=VOCAB_SIZE + 1)
     others = [token for token in range(VOCAB_SIZE) if token != asker.mask_id]
     expected = np.zeros(VOCAB_SIZE + 1)
     expected[others] = 0.2 / len(others)
@@ -196,8 +196,8 @@ def test_the_mask_is_a_token_more_unless_it_is_one_of_the_texts():
 def test_the_draws_of_a_version_stay_as_they_are():
     """Caches of activations hang on them."""
     batch = Sequences(tokens=np.arange(2400).reshape(100, 24) % VOCAB_SIZE, sample_ids=np.arange(100) ** 5)
-    asked = objective("mlm", mask_ratio=0.5, **MIXED).ask(batch, DRAW)
-    assert zlib.crc32(asked.inputs.tobytes() + asked.targets.tobytes()) == 0xFF5AAD3E
+    targets = objective("mlm", mask_ratio=0.5, **MIXED).apply(batch, DRAW)
+    assert zlib.crc32(targets.inputs.tobytes() + targets.targets.tobytes()) == 0xFF5AAD3E
 
 
 # Causal language modelling, and targets from elsewhere
@@ -205,31 +205,31 @@ def test_the_draws_of_a_version_stay_as_they_are():
 
 def test_every_position_but_the_last_is_asked_the_next_token():
     batch = sequences(60)
-    asked = objective("clm").ask(batch, DRAW)
-    assert asked.clm_mask.tolist() == [True] * (TIME - 1) + [False]
+    targets = objective("clm").apply(batch, DRAW)
+    assert targets.clm_mask.tolist() == [True] * (TIME - 1) + [False]
     for row in range(60):
         for place in range(TIME):
-            is_asked = place + 1 < TIME and batch.keep[row, place] and batch.keep[row, place + 1]
-            assert asked.targets[row, place] == (batch.tokens[row, place + 1] if is_asked else IGNORED)
+            is_supervised = place + 1 < TIME and batch.attention_mask[row, place] and batch.attention_mask[row, place + 1]
+            assert targets.targets[row, place] == (batch.tokens[row, place + 1] if is_supervised else IGNORED)
 
 
 @pytest.mark.parametrize("time", [1, 2, 9])
 def test_of_t_tokens_t_minus_1_are_asked(time):
-    asked = objective("clm").ask(sequences(5, time=time, has_pads=False), DRAW)
-    assert (asked.loss_mask.sum(1) == time - 1).all()
+    targets = objective("clm").apply(sequences(5, time=time, has_pads=False), DRAW)
+    assert (targets.loss_mask.sum(1) == time - 1).all()
 
 
 def test_pads_may_stand_before_the_text():
-    batch = Sequences(tokens=np.arange(6)[None], sample_ids=np.array([0]), keep=np.arange(6)[None] > 2)
-    assert objective("clm").ask(batch, DRAW).targets.tolist() == [[IGNORED] * 3 + [4, 5, IGNORED]]
+    batch = Sequences(tokens=np.arange(6)[None], sample_ids=np.array([0]), attention_mask=np.arange(6)[None] > 2)
+    assert objective("clm").apply(batch, DRAW).targets.tolist() == [[IGNORED] * 3 + [4, 5, IGNORED]]
 
 
 def test_custom_targets_are_the_batchs_own():
     batch = sequences(50)
-    asked = objective("custom").ask(batch, DRAW)
-    assert np.array_equal(asked.targets, np.where(batch.keep, batch.targets, IGNORED))
+    targets = objective("custom").apply(batch, DRAW)
+    assert np.array_equal(targets.targets, np.where(batch.attention_mask, batch.targets, IGNORED))
     with pytest.raises(ValueError, match="objective custom needs a batch with targets"):
-        objective("custom").ask(replace(batch, targets=None), DRAW)
+        objective("custom").apply(replace(batch, targets=None), DRAW)
 
 
 # Schedules and weights
@@ -254,18 +254,18 @@ def test_the_bound_weighs_every_ratio_alike():
     batch = sequences(20_000, has_pads=False)
     asker = objective("mlm", schedule="linear", mask_ratio=0.05, final_mask_ratio=1.0, loss_weighting="elbo")
     for time in (0.0, 0.5, 1.0):
-        asked = asker.ask(batch, DRAW, time)
-        weighted = (asked.loss_weights[:, None] * asked.loss_mask).mean()
-        ratio = asked.mask_ratio[0]
-        assert abs(weighted - 1) <= 4 * math.sqrt((1 - ratio) / ratio / asked.loss_mask.size)
+        targets = asker.apply(batch, DRAW, time)
+        weighted = (targets.loss_weights[:, None] * targets.loss_mask).mean()
+        ratio = targets.mask_ratio[0]
+        assert abs(weighted - 1) <= 4 * math.sqrt((1 - ratio) / ratio / targets.loss_mask.size)
     assert loss_weights("elbo", np.array([0.0, 0.25, 1.0])).tolist() == [0.0, 4.0, 1.0]
-    assert (objective("mlm").ask(batch, DRAW).loss_weights == 1).all()
+    assert (objective("mlm").apply(batch, DRAW).loss_weights == 1).all()
 
 
 @pytest.mark.parametrize("time", [-0.01, 1.01, math.nan])
 def test_time_is_within_its_bounds(time):
     with pytest.raises(ValueError, match=r"times must be in \[0, 1\]"):
-        objective("mlm", schedule="linear").ask(sequences(3), DRAW, time)
+        objective("mlm", schedule="linear").apply(sequences(3), DRAW, time)
 
 
 # What fits which stacks, and what is refused
@@ -310,7 +310,7 @@ def test_a_misspelt_option_is_an_error_that_knows_better():
     with pytest.raises(ValidationError, match="unknown key 'mask_ration'; did you mean 'mask_ratio'"):
         OBJECTIVES.part({"kind": "mlm", "mask_ration": 0.3})
     part = OBJECTIVES.part({"kind": "mlm", "mask_ratio": 0.3})
-    assert OBJECTIVES.build(part, vocab_size=VOCAB_SIZE).ask(sequences(3), DRAW).mask_ratio.tolist() == [0.3] * 3
+    assert OBJECTIVES.build(part, vocab_size=VOCAB_SIZE).apply(sequences(3), DRAW).mask_ratio.tolist() == [0.3] * 3
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,10 @@ def test_a_misspelt_option_is_an_error_that_knows_better():
         ({"tokens": np.zeros(4, dtype=int)}, r"tokens must be \[n, time\]; got the shape \[4\]"),
         ({"tokens": np.zeros((2, 4))}, r"tokens must be an integer array of the shape \[2, 4\]; got float64 \[2, 4\]"),
         ({"sample_ids": np.arange(3)}, r"sample_ids must be an integer array of the shape \[2\]; got int64 \[3\]"),
-        ({"keep": np.ones((2, 4), dtype=int)}, r"keep must be a bool array of the shape \[2, 4\]; got int64 \[2, 4\]"),
+        (
+            {"attention_mask": np.ones((2, 4), dtype=int)},
+            r"attention_mask must be a bool array of the shape \[2, 4\]; got int64 \[2, 4\]",
+        ),
         ({"targets": [[1, 2, 3, 4]] * 2}, r"targets must be an integer array of the shape \[2, 4\]; got list"),
     ],
 )

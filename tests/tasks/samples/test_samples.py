@@ -36,7 +36,7 @@ def rows_of(tokens, targets):
 
 
 def same(first, second):
-    pairs = [(getattr(first, name), getattr(second, name)) for name in ("tokens", "sample_ids", "keep", "targets")]
+    pairs = [(getattr(first, name), getattr(second, name)) for name in ("tokens", "sample_ids", "attention_mask", "targets")]
     return all((a is None and b is None) or np.array_equal(a, b) for a, b in pairs)
 
 
@@ -47,10 +47,10 @@ def test_the_samples_of_a_text_are_its_windows(text, split):
     epoch = text.rows(split, 0, 0, text.n_rows(split))
     assert len(found.tokens) == text.n_rows(split) > 10
     assert rows_of(found.tokens, found.targets) == rows_of(epoch.inputs, epoch.targets)
-    assert np.array_equal(found.keep, found.targets != IGNORED)
-    assert found.keep.all(axis=1).any()
-    assert not found.keep.all()
-    assert (found.tokens[~found.keep] == 0).all()
+    assert np.array_equal(found.attention_mask, found.targets != IGNORED)
+    assert found.attention_mask.all(axis=1).any()
+    assert not found.attention_mask.all()
+    assert (found.tokens[~found.attention_mask] == 0).all()
     first = 0 if split == "train" else samples.n_samples("train")
     assert found.sample_ids.tolist() == list(range(first, first + len(found.tokens)))
     assert (samples.vocab_size, samples.seq_len) == (257, 8)
@@ -98,18 +98,18 @@ def test_instances_of_a_task_are_those_of_seed_and_split():
         found, drawn = whole(samples, split), draw(task, n, seed=3, split=split)
         assert np.array_equal(found.tokens, drawn.inputs)
         assert np.array_equal(found.targets, drawn.targets)
-        assert found.keep is None
+        assert found.attention_mask is None
     assert (samples.vocab_size, samples.seq_len) == (task.vocab_size, task.input_length)
 
 
 def test_arrays_have_two_splits_or_one_for_both():
     tokens = np.arange(24).reshape(6, 4) % 7
-    keep = tokens != 5
-    split = ArraySamples(tokens, vocab_size=7, keep=keep, n_validation=2)
+    attention_mask = tokens != 5
+    split = ArraySamples(tokens, vocab_size=7, attention_mask=attention_mask, n_validation=2)
     assert np.array_equal(whole(split, "train").tokens, tokens[:4])
     held_out = split.sequences("validation", np.array([1]))
     assert np.array_equal(held_out.tokens, tokens[5:])
-    assert np.array_equal(held_out.keep, keep[5:])
+    assert np.array_equal(held_out.attention_mask, attention_mask[5:])
     assert held_out.sample_ids.tolist() == [5]
     assert held_out.targets is None
     both = ArraySamples(tokens, vocab_size=7)
@@ -132,7 +132,7 @@ def test_fingerprints_are_of_what_the_samples_are(text, tmp_path):
         lambda: samples_of(copying, n_train=5, n_validation=5, seed=1),
         lambda: ArraySamples(tokens, vocab_size=7),
         lambda: ArraySamples(tokens, vocab_size=8),
-        lambda: ArraySamples(tokens, vocab_size=7, keep=tokens < 6),
+        lambda: ArraySamples(tokens, vocab_size=7, attention_mask=tokens < 6),
         lambda: ArraySamples(tokens, vocab_size=7, targets=(tokens < 6).astype(int)),
         lambda: ArraySamples(tokens, vocab_size=7, n_validation=1),
         lambda: ArraySamples(tokens.reshape(4, 6), vocab_size=7),
@@ -160,5 +160,5 @@ def test_what_is_not_there_is_told(text):
         ArraySamples(tokens, vocab_size=7)
     with pytest.raises(ValueError, match="must be below 2; got 2"):
         ArraySamples(tokens, vocab_size=8, n_validation=2)
-    with pytest.raises(ValueError, match=r"keep must be a bool array of the shape \[2, 4\]"):
-        ArraySamples(tokens, vocab_size=8, keep=tokens)
+    with pytest.raises(ValueError, match=r"attention_mask must be a bool array of the shape \[2, 4\]"):
+        ArraySamples(tokens, vocab_size=8, attention_mask=tokens)

@@ -150,17 +150,21 @@ def test_masks_hang_on_seed_stack_sample_and_variant_and_on_nothing_else():
 @pytest.mark.parametrize("objective", ["clm", "custom"])
 def test_other_objectives_ask_what_they_ask(objective):
     masking = TimeStepMasking({"training_objective": objective})
-    keep = np.arange(40) < np.arange(64)[:, None]
+    attention_mask = np.arange(40) < np.arange(64)[:, None]
     targets = np.where(TOKENS < 20, IGNORED, TOKENS)
-    masks = masking.generate_masks_for_stack({"input_ids": TOKENS, "labels": targets, "attention_mask": keep * 1}, stack_idx=0)
-    followed = keep & np.roll(keep, -1, axis=1) & (np.arange(40) < 39)
-    assert np.array_equal(masks, followed if objective == "clm" else keep & (TOKENS >= 20))
+    masks = masking.generate_masks_for_stack(
+        {"input_ids": TOKENS, "labels": targets, "attention_mask": attention_mask * 1}, stack_idx=0
+    )
+    followed = attention_mask & np.roll(attention_mask, -1, axis=1) & (np.arange(40) < 39)
+    assert np.array_equal(masks, followed if objective == "clm" else attention_mask & (TOKENS >= 20))
 
 
 def test_pads_are_not_masked():
-    keep = np.arange(40) < np.arange(64)[:, None]
-    masks = TimeStepMasking({"mask_ratio": 1.0}).generate_masks_for_stack({"input_ids": TOKENS, "keep": keep}, stack_idx=0)
-    assert np.array_equal(masks, keep)
+    attention_mask = np.arange(40) < np.arange(64)[:, None]
+    masks = TimeStepMasking({"mask_ratio": 1.0}).generate_masks_for_stack(
+        {"input_ids": TOKENS, "attention_mask": attention_mask}, stack_idx=0
+    )
+    assert np.array_equal(masks, attention_mask)
 
 
 def test_samples_without_ids_are_named_by_their_tokens():
@@ -208,15 +212,15 @@ def test_stacks_above_the_last_one_have_its_time(more):
 def test_who_asks_says_what_the_mask_is():
     batch = as_sequences(TOKENS)
     with pytest.raises(ConfigError, match="mask_token_id: which token is the mask"):
-        TimeStepMasking(DEPTH).ask(batch, 2)
+        TimeStepMasking(DEPTH).apply(batch, 2)
     with pytest.raises(ConfigError, match=r"random_fraction = 0\.5 draws tokens below a vocab_size"):
-        TimeStepMasking({**DEPTH, "mask_token_id": 7, "random_fraction": 0.5}).ask(batch, 2)
-    by_size = TimeStepMasking(DEPTH, vocab_size=50).ask(batch, 2)
-    by_token = TimeStepMasking({**DEPTH, "mask_token_id": 50}).ask(batch, 2)
+        TimeStepMasking({**DEPTH, "mask_token_id": 7, "random_fraction": 0.5}).apply(batch, 2)
+    by_size = TimeStepMasking(DEPTH, vocab_size=50).apply(batch, 2)
+    by_token = TimeStepMasking({**DEPTH, "mask_token_id": 50}).apply(batch, 2)
     assert np.array_equal(by_size.inputs, by_token.inputs)
     assert by_size.inputs.max() == 50
     assert np.array_equal(TimeStepMasking(DEPTH).generate_masks_for_stack(TOKENS, 2), by_size.weights > 0)
-    others = TimeStepMasking({"training_objective": "custom"}).ask(as_sequences((TOKENS, TOKENS)), 0)
+    others = TimeStepMasking({"training_objective": "custom"}).apply(as_sequences((TOKENS, TOKENS)), 0)
     assert np.array_equal(others.targets, TOKENS)
 
 

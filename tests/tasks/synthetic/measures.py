@@ -15,14 +15,14 @@ def whole_rows(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def of_any(task: Task, inputs: np.ndarray, targets: np.ndarray) -> Measures:
-    asked = targets != IGNORED
+    supervised = targets != IGNORED
     measures = {
-        "targets_per_instance": asked.sum(axis=1),
+        "targets_per_instance": supervised.sum(axis=1),
         "distinct_tokens_per_instance": _n_distinct(inputs, 0, task.vocab_size),
     }
     measures["targets_squared"] = measures["targets_per_instance"] ** 2
     for position in range(inputs.shape[1]):
-        measures[f"target_position_rate {position}"] = asked[:, position]
+        measures[f"target_position_rate {position}"] = supervised[:, position]
     if task.vocab_size <= 64:
         for token in range(task.vocab_size):
             measures[f"input_token_freq {token}"] = (inputs == token).mean(axis=1)

@@ -15,8 +15,10 @@ class AllNoiseError(ValueError):
     """Nothing was shown that could be asked: the reference fails here."""
 
 
-def _shifted(tokens: list[int], asked: list[bool], *, is_training: bool) -> Row:
-    targets = [token if is_training or is_asked else IGNORED for token, is_asked in zip(tokens, asked, strict=True)]
+def _shifted(tokens: list[int], supervised: list[bool], *, is_training: bool) -> Row:
+    targets = [
+        token if is_training or is_supervised else IGNORED for token, is_supervised in zip(tokens, supervised, strict=True)
+    ]
     return tokens[:-1], targets[1:]
 
 
@@ -27,24 +29,24 @@ def in_context_recall(rng: np.random.Generator, task: Task, *, is_training: bool
     n_keys, n_pairs = n_symbols // 2, task.seq_len // 2
     values: dict[int, int] = {}
     tokens: list[int] = []
-    asked: list[bool] = []
+    supervised: list[bool] = []
     safe = rng.integers(n_pairs)
     for pair in range(n_pairs - 1):
         if frac_noise > 0 and pair != safe and rng.random() < frac_noise:
             tokens += (n_symbols + rng.integers(n_noise, size=2)).tolist()
-            asked += [False, False]
+            supervised += [False, False]
             continue
         key = int(rng.integers(n_keys))
-        asked += [False, key in values and task.multi_query]
+        supervised += [False, key in values and task.multi_query]
         if key not in values:
             values[key] = n_keys + int(rng.integers(n_symbols - n_keys))
         tokens += [key, values[key]]
     if not task.multi_query:
-        tokens, asked = [*tokens, task.vocab_size - 1], [*asked, False]
+        tokens, supervised = [*tokens, task.vocab_size - 1], [*supervised, False]
     if not values:
         raise AllNoiseError
     query = list(values)[rng.integers(len(values))]
-    return _shifted([*tokens, query, values[query]], [*asked, False, True], is_training=is_training)
+    return _shifted([*tokens, query, values[query]], [*supervised, False, True], is_training=is_training)
 
 
 @cache
@@ -77,24 +79,24 @@ def fuzzy_in_context_recall(rng: np.random.Generator, task: Task, *, is_training
     probe_start = rng.integers(task.seq_len - 2 * probe_size)
     shown: set[tuple[int, ...]] = set()
     tokens: list[int] = []
-    asked: list[bool] = []
+    supervised: list[bool] = []
     while len(tokens) < task.seq_len - probe_size - (task.k_motif_size + task.v_motif_size):
         key_size, value_size = draw_sizes()
         if probe not in shown and len(tokens) >= probe_start:
             key = probe
         elif task.frac_noise > 0 and rng.random() < task.frac_noise:
             tokens += (n_symbols + rng.integers(task.noise_vocab_size, size=key_size + value_size)).tolist()
-            asked += [False] * (key_size + value_size)
+            supervised += [False] * (key_size + value_size)
             continue
         else:
             key = draw_key[key_size]()
         if key not in values:
             values[key] = draw_value[value_size]()
         tokens += [*key, *values[key]]
-        asked += [False] * len(key) + [key in shown and task.multi_query] * len(values[key])
+        supervised += [False] * len(key) + [key in shown and task.multi_query] * len(values[key])
         shown.add(key)
     prefix = [] if task.multi_query else [task.vocab_size - 1]
     tokens += [*prefix, *probe, *values[probe]]
-    asked += [False] * (len(prefix) + len(probe)) + [True] * len(values[probe])
+    supervised += [False] * (len(prefix) + len(probe)) + [True] * len(values[probe])
     n_pads = task.seq_len + 1 - len(tokens)
-    return _shifted([n_symbols + task.noise_vocab_size] * n_pads + tokens, [False] * n_pads + asked, is_training=is_training)
+    return _shifted([n_symbols + task.noise_vocab_size] * n_pads + tokens, [False] * n_pads + supervised, is_training=is_training)

@@ -64,9 +64,9 @@ def test_examples_have_the_promised_shape_and_range(kind, split, n_examples):
         assert array.dtype == np.int64
         assert array.flags.writeable
     assert ((examples.inputs >= 0) & (examples.inputs < task.vocab_size)).all()
-    asked = examples.targets != IGNORED
-    assert ((examples.targets >= 0) & (examples.targets < task.vocab_size))[asked].all()
-    assert asked.any(axis=1).all()
+    supervised = examples.targets != IGNORED
+    assert ((examples.targets >= 0) & (examples.targets < task.vocab_size))[supervised].all()
+    assert supervised.any(axis=1).all()
     assert not np.shares_memory(examples.inputs, examples.targets)
 
 
@@ -91,9 +91,9 @@ def is_read_off_ahead(task):
     """Whether at some distance behind questions their answers stand (but at the ends of texts), where there is such a place."""
     examples = sample(task, 200, "test")
     for distance in range(1, task.input_length):
-        asked = examples.targets[:, :-distance]
-        is_asked = asked != IGNORED
-        if is_asked.any() and (asked == examples.inputs[:, distance:])[is_asked].mean() > 0.9:
+        supervised = examples.targets[:, :-distance]
+        is_supervised = supervised != IGNORED
+        if is_supervised.any() and (supervised == examples.inputs[:, distance:])[is_supervised].mean() > 0.9:
             return True
     return False
 

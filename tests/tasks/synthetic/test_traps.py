@@ -85,8 +85,8 @@ def test_without_multi_query_one_value_is_asked_after_a_copy_token(rng):
         task = TASKS[kind](multi_query=False)
         assert task.input_length == task.seq_len
         examples = task.sample(rng, 200, "test")
-        asked = examples.targets != IGNORED
-        n_asked = asked.sum(axis=1)
+        supervised = examples.targets != IGNORED
+        n_supervised = supervised.sum(axis=1)
         assert ((examples.inputs == task.vocab_size - 1).sum(axis=1) == 1).all()
-        assert n_asked.max() <= (3 if kind.startswith("fuzzy") else 1)
-        assert all(row[-n:].all() for row, n in zip(asked, n_asked, strict=True))
+        assert n_supervised.max() <= (3 if kind.startswith("fuzzy") else 1)
+        assert all(row[-n:].all() for row, n in zip(supervised, n_supervised, strict=True))

@@ -14,7 +14,7 @@ from search.training.devices import moved
 from tasks import Split
 from tasks.objectives.shared.objective import Draw, Objective
 from tasks.permutation import permuted
-from tasks.samples.objective_batches import StageTime, ask
+from tasks.samples.objective_batches import StageTime, apply_objective
 from tasks.samples.samples import Samples
 
 __all__ = ["HELD_OUT", "GrowthBatch", "GrowthBatches", "StageTime"]
@@ -32,8 +32,8 @@ class GrowthBatch(NamedTuple):
     the number of kept tokens. So gradients are summed over ranks, not averaged. A batch that asks nothing has the loss 0.
 
     `sample_ids` [rows] int64 and `variants` [rows] int32, on the CPU, are what a cache knows rows by. `time_steps` [rows] int64
-    are what a rack is told, None where time is no input of it. `keep` [rows, time] bool is False at pads. It is None where the
-    samples have no pads at all: by the batch, the same row would be computed now with a mask and now without one.
+    are what a rack is told, None where time is no input of it. `attention_mask` [rows, time] bool is False at pads; None where
+    the samples have no pads at all: by the batch, the same row would be computed now with a mask and now without one.
     """
 
     inputs: Tensor
@@ -43,7 +43,7 @@ class GrowthBatch(NamedTuple):
     sample_ids: Tensor
     variants: Tensor
     time_steps: Tensor | None
-    keep: Tensor | None
+    attention_mask: Tensor | None
 
 
 class GrowthBatches:
@@ -114,7 +114,7 @@ class GrowthBatches:
         variants = epochs if self.n_variants is None else epochs % self.n_variants
         return self._batch("train", numbers, variants, step=step, rows=self._mine)
 
-    def asked(self, n_steps: int) -> dict[int, np.ndarray]:
+    def requested(self, n_steps: int) -> dict[int, np.ndarray]:
         """The samples, by variant, that so many steps come to."""
         n_whole, n_left = divmod(n_steps * self.batch_size, self.n_samples)
         n_variants = n_whole + 1 if self.n_variants is None else self.n_variants
@@ -162,14 +162,14 @@ class GrowthBatches:
     ) -> GrowthBatch:
         batch = self.samples.sequences(split, numbers)
         draw = Draw(seed=self.seed, stage=HELD_OUT if split == "validation" else self.stage)
-        asked = ask(self.objective, batch, time=self.time, draw=draw, variants=variants, training_step=step)
+        requested = apply_objective(self.objective, batch, time=self.time, draw=draw, variants=variants, training_step=step)
         return GrowthBatch(
-            inputs=moved(asked.inputs[rows], self.device),
-            targets=moved(asked.targets[rows], self.device),
-            weights=moved(asked.weights[rows], self.device),
+            inputs=moved(requested.inputs[rows], self.device),
+            targets=moved(requested.targets[rows], self.device),
+            weights=moved(requested.weights[rows], self.device),
             clean=moved(batch.tokens[rows].astype(np.int64), self.device),
             sample_ids=torch.from_numpy(batch.sample_ids[rows].astype(np.int64)),
             variants=torch.from_numpy(variants[rows].astype(np.int32)),
-            time_steps=moved(asked.time_steps[rows], self.device) if self.time.interpretation == "input" else None,
-            keep=None if batch.keep is None else moved(batch.keep[rows], self.device),
+            time_steps=moved(requested.time_steps[rows], self.device) if self.time.interpretation == "input" else None,
+            attention_mask=None if batch.attention_mask is None else moved(batch.attention_mask[rows], self.device),
         )

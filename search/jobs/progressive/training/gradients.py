@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from models.rack.reports import collecting
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.training.batches import GrowthBatch
-from search.jobs.progressive.training.growing_model import Growing
+from search.jobs.progressive.training.growing_model import GrowingRack
 from search.training.devices import autocast
 from search.training.metrics import weighted_loss
 from search.training.packing import Pack
 from search.training.ranks import Ranks
-from search.training.state import Member
+from search.training.state import TrainState
 
 FIRST_LOSS_SCALE = 2.0**16
 STEPS_BEFORE_DOUBLING = 2000
@@ -40,12 +40,12 @@ class GrowthStep:
         self.spec, self.ranks, self.hidden = spec, ranks, hidden
         self._denoises, self._scales_loss = denoises, scales_loss
 
-    def __call__(self, pack: Pack, running: Sequence[Member], step: int) -> Tensor:
+    def __call__(self, pack: Pack, running: Sequence[TrainState], step: int) -> Tensor:
         """The loss [1] of the whole batch; what parts report is not counted in."""
         del pack
         (member,) = running
         model, batch = member.model, member.batches[step]
-        assert isinstance(model, Growing) and isinstance(batch, GrowthBatch)  # noqa: PT018 - what the job makes
+        assert isinstance(model, GrowingRack) and isinstance(batch, GrowthBatch)  # noqa: PT018 - what the job makes
         with autocast(batch.inputs.device, self.spec.train.precision), collecting() as found:
             loss = self._loss(model, batch)
         scale = float(member.notes.setdefault("loss_scale", FIRST_LOSS_SCALE)) if self._scales_loss else 1.0
@@ -55,12 +55,12 @@ class GrowthStep:
             self._unscale(member, scale)
         return self.ranks.total(loss.detach().reshape(1))
 
-    def _loss(self, model: Growing, batch: GrowthBatch) -> Tensor:
+    def _loss(self, model: GrowingRack, batch: GrowthBatch) -> Tensor:
         if self._denoises:
             return denoising_distances(model, batch).sum() / self.spec.data.batch_size
         return weighted_loss(model(batch, self.hidden(batch)), batch)
 
-    def _unscale(self, member: Member, scale: float) -> None:
+    def _unscale(self, member: TrainState, scale: float) -> None:
         gradients = [parameter.grad for parameter in member.model.parameters() if parameter.grad is not None]
         is_finite = all(bool(gradient.isfinite().all()) for gradient in gradients)
         if is_finite:
@@ -75,12 +75,12 @@ class GrowthStep:
         member.notes["n_finite_steps"] = 0 if doubles else n_good
 
 
-def denoising_distances(model: Growing, batch: GrowthBatch) -> Tensor:
+def denoising_distances(model: GrowingRack, batch: GrowthBatch) -> Tensor:
     """Mean squared distance of the first stack's output from the embedding of the clean sample, pads left out: [rows]."""
     rack = model.rack
     with torch.no_grad():
         clean = rack.embed(batch.clean, batch.time_steps)
-    hidden = rack.run(model.below(batch, 0), stop=1, keep=model.keep(batch))
+    hidden = rack.run(model.below(batch, 0), stop=1, attention_mask=model.attention_mask(batch))
     distances = F.mse_loss(hidden.float(), clean.float(), reduction="none").mean(-1)
-    keep = torch.ones_like(distances) if batch.keep is None else batch.keep.to(distances.dtype)
-    return (distances * keep).sum(1) / keep.sum(1).clamp(min=1)
+    attention_mask = torch.ones_like(distances) if batch.attention_mask is None else batch.attention_mask.to(distances.dtype)
+    return (distances * attention_mask).sum(1) / attention_mask.sum(1).clamp(min=1)

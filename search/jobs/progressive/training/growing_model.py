@@ -14,18 +14,18 @@ from search.training.local_losses import LocalUnits
 from tasks.samples.samples import Samples
 
 
-class Growing(nn.Module):
+class GrowingRack(nn.Module):
     """The rack of a stage. Parts of which nothing trains are in evaluation mode, whatever mode the rest is in: no dropout there.
 
     `frontier` is the number of stacks from the embedding on, embedding included, of which nothing trains: what they compute is
-    the same at every step, and can be cached. 0 if the embedding trains. `uses_keep` tells mixers of pads: see `needs_keep`.
-    `units` cut the rack into parts that learn from losses of their own, if they do. `n_trunk_runs` counts, where there is a
-    trunk, how often it has run in training.
+    the same at every step, and can be cached. 0 if the embedding trains. `uses_attention_mask` tells mixers of pads: see
+    `needs_attention_mask`. `units` cut the rack into parts that learn from losses of their own, if they do. `n_trunk_runs`
+    counts, where there is a trunk, how often it has run in training.
     """
 
-    def __init__(self, rack: Rack, *, uses_keep: bool, has_trunk: bool = False) -> None:
+    def __init__(self, rack: Rack, *, uses_attention_mask: bool, has_trunk: bool = False) -> None:
         super().__init__()
-        self.rack, self.uses_keep, self.has_trunk = rack, uses_keep, has_trunk
+        self.rack, self.uses_attention_mask, self.has_trunk = rack, uses_attention_mask, has_trunk
         self.frontier = find_frontier(rack)
         self.n_trunk_runs = 0
         self.units: LocalUnits | None = None
@@ -44,24 +44,24 @@ class Growing(nn.Module):
             self.n_trunk_runs += self.has_trunk and self.training
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frontier):
                 hidden = self.below(batch, self.frontier)
-        return self.rack(None, hidden=hidden, start=self.frontier, keep=self.keep(batch))
+        return self.rack(None, hidden=hidden, start=self.frontier, attention_mask=self.attention_mask(batch))
 
     def below(self, batch: GrowthBatch, stop: int) -> Tensor:
         """What embedding and the stacks before a stack make of a batch: [rows, time, d_model]."""
         time_steps = None if self.rack.time_embedding is None else batch.time_steps
-        return self.rack.run(self.rack.embed(batch.inputs, time_steps), stop=stop, keep=self.keep(batch))
+        return self.rack.run(self.rack.embed(batch.inputs, time_steps), stop=stop, attention_mask=self.attention_mask(batch))
 
-    def keep(self, batch: GrowthBatch) -> Tensor | None:
+    def attention_mask(self, batch: GrowthBatch) -> Tensor | None:
         """What mixers are told of pads."""
-        return batch.keep if self.uses_keep else None
+        return batch.attention_mask if self.uses_attention_mask else None
 
 
-def needs_keep(rack: Rack, samples: Samples) -> bool:
+def needs_attention_mask(rack: Rack, samples: Samples) -> bool:
     """Whether mixers would see pads where they count: some look ahead, or there are pads before tokens.
 
     Where all are causal, pads that stand at the end are behind everything that is asked; without a mask attention is faster.
     """
-    if samples.sequences("train", np.arange(1)).keep is None:
+    if samples.sequences("train", np.arange(1)).attention_mask is None:
         return False
     return not all(map(is_causal, rack.stacks)) or samples.has_pads_before_tokens
 

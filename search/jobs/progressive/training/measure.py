@@ -14,9 +14,9 @@ from search.profiling.saved_bytes import SavedBytes
 from search.training.loop import Gradients
 from search.training.packing import Pack
 from search.training.ranks import Ranks
-from search.training.state import Member
+from search.training.state import TrainState
 
-Counts = dict[str, int]
+CacheCounts = dict[str, int]
 
 
 class Measured:
@@ -25,12 +25,12 @@ class Measured:
     `counts` tells what has been counted in this process since it was made. Sums over processes stand in the member's notes.
     """
 
-    def __init__(self, gradients: Gradients, member: Member, counts: Callable[[], Counts]) -> None:
+    def __init__(self, gradients: Gradients, member: TrainState, counts: Callable[[], CacheCounts]) -> None:
         self._gradients, self._member, self._counts = gradients, member, counts
-        self._before: Counts | None = None
+        self._before: CacheCounts | None = None
         self._ticks = [time.perf_counter()]
 
-    def __call__(self, pack: Pack, running: Sequence[Member], step: int) -> Tensor:
+    def __call__(self, pack: Pack, running: Sequence[TrainState], step: int) -> Tensor:
         """The loss [1] that the other one returns."""
         notes = self._member.notes
         if self._before is None:  # what a checkpoint holds is known now
@@ -48,9 +48,9 @@ class Measured:
         """A step is done."""
         self._ticks.append(time.perf_counter())
 
-    def totals(self, ranks: Ranks) -> Counts:
+    def totals(self, ranks: Ranks) -> CacheCounts:
         """What was counted, summed over the ranks."""
-        counts: Counts = self._member.notes.get("counts", {})
+        counts: CacheCounts = self._member.notes.get("counts", {})
         device = next(self._member.model.parameters()).device
         summed = ranks.total(torch.tensor([float(n) for n in counts.values()], dtype=torch.float64, device=device))
         return {name: int(n) for name, n in zip(counts, summed.tolist(), strict=True)}

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from configs import ConfigError
 from models import RackSpec
-from search.activations import ActivationCache, CacheKey, Decision, Limits, PreviousCache, Reuse, Trunk, choose
-from search.activations import Batch as Rows
+from search.activations import ActivationCache, CacheKey, Decision, Limits, PreviousCache, Reuse, Trunk, choose_cache_mode
+from search.activations import RowBatch as Rows
 from search.activations.choice import KeptMode
 from search.activations.rates import measured_rates
 from search.activations.rows import ComputeRows
 from search.activations.trunk import has_tensors_of
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.training.batches import GrowthBatch, GrowthBatches
-from search.jobs.progressive.training.growing_model import Growing
-from search.jobs.progressive.training.trunk_model import Below, architecture, pack_rows
+from search.jobs.progressive.training.growing_model import GrowingRack
+from search.jobs.progressive.training.trunk_model import FrozenTrunk, architecture, pack_rows
 from search.runs.run_folder import Row
 from search.training.devices import autocast
 from search.training.ranks import Ranks
@@ -57,7 +57,7 @@ class TrunkCache:
     def __init__(
         self,
         spec: ProgressiveSpec,
-        model: Growing,
+        model: GrowingRack,
         rack: RackSpec,
         *,
         batches: GrowthBatches,
@@ -66,14 +66,14 @@ class TrunkCache:
         ranks: Ranks,
         previous: TrunkCache | None = None,
     ) -> None:
-        self.batches, self.below, self._ranks = batches, Below(model), ranks
-        self.asked = batches.asked(n_steps)
-        self.n_rows = sum(map(len, self.asked.values()))
+        self.batches, self.below, self._ranks = batches, FrozenTrunk(model), ranks
+        self.requested = batches.requested(n_steps)
+        self.n_rows = sum(map(len, self.requested.values()))
         self._precision = spec.train.precision
         self.trunk = Trunk(self.below, self._forward, rows_per_forward=GPU_ROWS if batches.device.type == "cuda" else 1)
         self.key = CacheKey(
             trunk_hash=self.trunk.hash,
-            architecture={**architecture(rack, model.frontier), "uses_keep": model.uses_keep},
+            architecture={**architecture(rack, model.frontier), "uses_keep": model.uses_attention_mask},
             corruption=batches.corruption(),
             data=batches.fingerprint(),
             precision=f"{batches.device.type} {self._precision}",
@@ -179,7 +179,7 @@ class TrunkCache:
         return ActivationCache(self.key, self.trunk, mode=self.mode, n_rows=most, folder=self.folder)
 
     def _rows(self) -> Iterator[Rows]:
-        for variant, samples in self.asked.items():
+        for variant, samples in self.requested.items():
             for first in range(0, len(samples), FILL_ROWS):
                 batch = self.batches.rows(samples[first : first + FILL_ROWS], variant)
                 yield batch.sample_ids, batch.variants, pack_rows(batch)
@@ -193,7 +193,7 @@ class TrunkCache:
             rows = pack_rows(self.batches.rows(self.batches.sample_ids[:MEASURED_ROWS], 0))
             n_parameters = sum(parameter.numel() for parameter in self.below.parameters())
             rates = measured_rates(self.trunk, self.key, rows, n_parameters=n_parameters, folder=folder)
-            found = choose(self.key, self.n_rows, Reuse(n_reads, n_parameters, rates), limits=limits, has_folder=True)
+            found = choose_cache_mode(self.key, self.n_rows, Reuse(n_reads, n_parameters, rates), limits=limits, has_folder=True)
             told = (found.mode, found.reason)
         mode, reason = self._ranks.same(told)
         return Decision(cast("KeptMode", mode), reason)

@@ -9,18 +9,21 @@ from torch import Tensor, nn
 
 from models import RackSpec
 from search.jobs.progressive.training.batches import GrowthBatch
-from search.jobs.progressive.training.growing_model import Growing
+from search.jobs.progressive.training.growing_model import GrowingRack
 
 
-class Below(nn.Module):
+class FrozenTrunk(nn.Module):
     """What stands still below the frontier: embedding, time embedding and the first stacks of a rack, the same modules."""
 
-    def __init__(self, model: Growing) -> None:
+    def __init__(self, model: GrowingRack) -> None:
         super().__init__()
         rack = model.rack
         self.embedding, self.time_embedding = rack.embedding, rack.time_embedding
         self.stacks = nn.ModuleList(list(rack.stacks)[: model.frontier])
-        self._rack, self._uses_keep = [rack], model.uses_keep  # in a list: the whole rack is no part of the trunk
+        self._rack, self._uses_attention_mask = (
+            [rack],
+            model.uses_attention_mask,
+        )  # in a list: the whole rack is no part of the trunk
 
     def forward(self, rows: Tensor) -> Tensor:
         """Packed rows (see `pack_rows`) -> [rows, time, d_model]."""
@@ -30,8 +33,8 @@ class Below(nn.Module):
         """The same from what stands at the input of a stack, which an earlier cache may know."""
         (rack,) = self._rack
         n_positions = (rows.shape[1] - 1) // 2
-        keep = rows[:, n_positions:-1].bool() if self._uses_keep else None
-        return rack.run(hidden, start=start, stop=len(self.stacks), keep=keep)
+        attention_mask = rows[:, n_positions:-1].bool() if self._uses_attention_mask else None
+        return rack.run(hidden, start=start, stop=len(self.stacks), attention_mask=attention_mask)
 
     def _embedded(self, rows: Tensor) -> Tensor:
         (rack,) = self._rack
@@ -41,9 +44,9 @@ class Below(nn.Module):
 
 def pack_rows(batch: GrowthBatch) -> Tensor:
     """All that a trunk's output depends on beside its weights: tokens, where there are no pads, time step; [rows, 2 time + 1]."""
-    keep = torch.ones_like(batch.inputs) if batch.keep is None else batch.keep.long()
+    attention_mask = torch.ones_like(batch.inputs) if batch.attention_mask is None else batch.attention_mask.long()
     time_steps = batch.inputs.new_zeros(len(batch.inputs)) if batch.time_steps is None else batch.time_steps
-    return torch.cat([batch.inputs, keep, time_steps[:, None]], dim=1)
+    return torch.cat([batch.inputs, attention_mask, time_steps[:, None]], dim=1)
 
 
 def architecture(rack: RackSpec, frontier: int) -> dict[str, Any]:

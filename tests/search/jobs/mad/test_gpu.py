@@ -11,7 +11,7 @@ from search.training.loop import train
 from search.training.metrics import token_losses
 from search.training.packing import Pack
 from search.training.spec import TrainSpec
-from search.training.state import Member
+from search.training.state import TrainState
 from tasks import draw
 from tests.launch.runs import tiny
 from tests.models.cases import MIXER_CASES
@@ -28,7 +28,7 @@ def batches(split="train"):
 
 
 def members(layers, data):
-    return [Member(rack_spec(layers).build(0).cuda(), data, lr, decay) for lr, decay in GRID]
+    return [TrainState(rack_spec(layers).build(0).cuda(), data, lr, decay) for lr, decay in GRID]
 
 
 def run(group, **keys):

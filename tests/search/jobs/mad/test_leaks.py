@@ -109,9 +109,9 @@ def test_compression_asks_its_own_input_and_recall_the_next():
 @pytest.mark.parametrize("kind", ["memorization", "selective_copying"])
 def test_answers_depend_on_more_than_the_asking_token(kind):
     examples = draw(TASKS[kind](), 200, seed=0, split="test")
-    asked = examples.targets != IGNORED
-    assert len(np.unique(examples.inputs[asked])) == 1
-    assert len(np.unique(examples.targets[asked])) > 10
+    supervised = examples.targets != IGNORED
+    assert len(np.unique(examples.inputs[supervised])) == 1
+    assert len(np.unique(examples.targets[supervised])) > 10
 
 
 def ideal_losses(inputs, n_keys):
@@ -141,8 +141,8 @@ def test_no_model_can_go_under_the_floor_of_in_context_recall():
     assert losses.mean() == pytest.approx(floor, abs=4 * losses.mean(1).std() / math.sqrt(n_examples) + 1e-4)
     test = draw(task, 500, seed=0, split="test")
     for inputs, targets in zip(test.inputs.tolist(), test.targets.tolist(), strict=True):
-        asked = [loss for loss, target in zip(ideal_losses(inputs, 8), targets, strict=True) if target != IGNORED]
-        assert asked == [0.0] * len(asked)
+        supervised = [loss for loss, target in zip(ideal_losses(inputs, 8), targets, strict=True) if target != IGNORED]
+        assert supervised == [0.0] * len(supervised)
 
 
 def test_every_causal_task_of_the_suite_is_covered():

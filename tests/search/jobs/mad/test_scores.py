@@ -5,7 +5,7 @@ import math
 import pytest
 
 from search.jobs.mad.report import print_scores
-from search.jobs.mad.scores import Score, score, to_summary
+from search.jobs.mad.scores import TaskScore, score, to_summary
 from search.jobs.mad.setting_tables import shown_settings
 from search.jobs.mad.spec import MadSpec
 from search.runs.run_folder import to_json
@@ -43,7 +43,7 @@ def test_best_of_the_grid_then_mean_over_settings_then_over_tasks():
 
     scores = score(spec, rows_of(spec, accuracy))
     assert len(scores.cells) == 4
-    assert scores.of("small", "in-context-recall") == Score(pytest.approx(0.4), None)
+    assert scores.of("small", "in-context-recall") == TaskScore(pytest.approx(0.4), None)
     assert scores.of("small", "compression").value == pytest.approx(0.9)
     assert scores.of("small").value == pytest.approx(0.65)  # of tasks, not of settings
     assert scores.problems() == {}
@@ -146,8 +146,8 @@ def test_a_setting_without_a_score_makes_none_not_a_mean_of_the_rest(mode):
     rows = rows_of(spec, lambda _: 0.5)
     left = [row for row in rows if not (row["change"] == "seq_len=32" and row["seed"] == 1)]
     scores = score(spec, left)
-    assert scores.of("small", "in-context-recall") == Score(None, None)
-    assert scores.of("small") == Score(None, None)
+    assert scores.of("small", "in-context-recall") == TaskScore(None, None)
+    assert scores.of("small") == TaskScore(None, None)
     assert scores.of("small", "compression").value == 0.5
     assert scores.problems("small", "in-context-recall") == {"not run": 4}
     summary = to_summary(scores, {})
@@ -177,8 +177,8 @@ def test_the_score_of_one_setting():
     base = {"baseline": 0.4, "seq_len=8": 0.6, "seq_len=32": 0.2}
     rows = rows_of(spec, lambda trial: base[trial.change] + 0.1 * trial.spec.seed)
     scores = score(spec, [row for row in rows if row["change"] != "seq_len=8" or row["seed"] == 0])
-    assert scores.of("small", "in-context-recall", "seq_len=32") == Score(pytest.approx(0.25), pytest.approx(0.05))
-    assert scores.of("small", "in-context-recall", "seq_len=8") == Score(None, None)
+    assert scores.of("small", "in-context-recall", "seq_len=32") == TaskScore(pytest.approx(0.25), pytest.approx(0.05))
+    assert scores.of("small", "in-context-recall", "seq_len=8") == TaskScore(None, None)
 
 
 def printed(spec, rows, tmp_path, capsys):

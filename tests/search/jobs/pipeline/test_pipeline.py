@@ -15,14 +15,14 @@ from models import placement_text
 from search.cli.run import add_jobs, main
 from search.jobs.in_process import HERE
 from search.jobs.pipeline import job as pipeline
-from search.jobs.pipeline.retrain import Trained
+from search.jobs.pipeline.retrain import RetrainedRack
 from search.jobs.pipeline.spec import PipelineSpec
 from search.jobs.placement import job as placement
 from search.jobs.placement.results import pareto_front
 from search.jobs.placement.spec import PlacementSpec
 from search.jobs.validate import job as validation
 from search.jobs.validate.spec import ValidateSpec
-from search.jobs.validate.truth import Choice, Truth
+from search.jobs.validate.truth import StrategyChoice, Truth
 from tests.search.pipelines import PIPELINE, SEARCH, VALIDATE, raw
 
 
@@ -214,12 +214,12 @@ def test_a_space_with_too_many_placements_is_refused():
 
 def test_truth_counts_regret_gain_and_ranks():
     def trained(*losses):
-        return Trained(("a",), losses, {}, 0.0)
+        return RetrainedRack(("a",), losses, {}, 0.0)
 
     best, middle, worst = (("a", "b"), ("b", "a"), ("b", "b"))
     losses = {best: trained(1.0, 1.2), middle: trained(2.0, 2.2), worst: trained(3.0, 3.4)}
     scores = {best: -0.1, middle: -0.3, worst: -0.2}
-    truth = Truth(losses, [scores], [{"beam": Choice(best, 5), "interleave": Choice(worst, 1)}])
+    truth = Truth(losses, [scores], [{"beam": StrategyChoice(best, 5), "interleave": StrategyChoice(worst, 1)}])
     assert truth.taus == [pytest.approx(1 / 3)]
     assert truth.tau_between_seeds == 1
     judged = truth.judgements()

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from search.jobs import in_process as module
-from search.jobs.in_process import HERE, Seldom
+from search.jobs.in_process import HERE, RateLimitedLog
 from search.jobs.pipeline import retrain
 from search.jobs.pipeline.retrain import run_name, run_spec, train_placements
 from search.jobs.pipeline.spec import RetrainSpec
@@ -56,7 +56,7 @@ def test_a_rack_says_a_line_now_and_then(monkeypatch):
     times = itertools.chain([0.0], range(10, 100, 10))
     monkeypatch.setattr(module.time, "monotonic", lambda: next(times))
     lines = []
-    say = Seldom("all-linear", lines.append)
+    say = RateLimitedLog("all-linear", lines.append)
     for step in range(10, 100, 10):
         say(f"step {step}")
     assert lines == ["all-linear: step 30", "all-linear: step 60", "all-linear: step 90"]

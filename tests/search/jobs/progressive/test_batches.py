@@ -42,7 +42,7 @@ def samples_of(*, has_pads=True, seed=0):
     return ArraySamples(
         rng.integers(VOCAB_SIZE, size=(n_all, TIME)),
         vocab_size=VOCAB_SIZE,
-        keep=np.arange(TIME) < lengths[:, None] if has_pads else None,
+        attention_mask=np.arange(TIME) < lengths[:, None] if has_pads else None,
         targets=rng.integers(VOCAB_SIZE, size=(n_all, TIME)),
         n_validation=N_HELD_OUT,
     )
@@ -104,7 +104,7 @@ def test_every_sample_comes_once_an_epoch_as_what_it_is(case):
     assert all(before != after for before, after in pairwise(orders))
     rows = samples.sequences("train", np.array(ids))
     assert torch.equal(torch.cat([batch.clean for batch in found]), torch.from_numpy(rows.tokens))
-    assert torch.equal(torch.cat([batch.keep for batch in found]), torch.from_numpy(rows.keep))
+    assert torch.equal(torch.cat([batch.attention_mask for batch in found]), torch.from_numpy(rows.attention_mask))
     assert (batches.n_samples, batches.steps_per_epoch, batches.n_positions) == (N, 5, TIME)
 
 
@@ -116,7 +116,7 @@ def test_types_are_as_promised():
     assert batch.time_steps.shape == batch.sample_ids.shape == (5,)
     plain = batches_of("mlm", samples=samples_of(has_pads=False))[0]
     assert plain.time_steps is None
-    assert plain.keep is None
+    assert plain.attention_mask is None
 
 
 @each_case
@@ -131,7 +131,7 @@ def test_the_loss_is_that_of_the_whole_batch_position_by_position(case):
         losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="none")
         loss += float((losses * batch.weights.flatten()).sum())
     batch = batches_of(case)[2]
-    terms, n_kept = [], int(batch.keep.sum())
+    terms, n_kept = [], int(batch.attention_mask.sum())
     for row in range(len(batch.inputs)):
         for place in range(TIME):
             if (target := int(batch.targets[row, place])) == IGNORED:
@@ -145,7 +145,7 @@ def test_the_loss_is_that_of_the_whole_batch_position_by_position(case):
 
 @each_case
 def test_a_batch_that_asks_nothing_weighs_nothing(case):
-    samples = ArraySamples(np.zeros((4, 3), dtype=int), vocab_size=VOCAB_SIZE, keep=np.zeros((4, 3), dtype=bool))
+    samples = ArraySamples(np.zeros((4, 3), dtype=int), vocab_size=VOCAB_SIZE, attention_mask=np.zeros((4, 3), dtype=bool))
     if case == "custom":
         samples = ArraySamples(np.zeros((4, 3), dtype=int), vocab_size=VOCAB_SIZE, targets=np.full((4, 3), IGNORED))
     batch = batches_of(case, samples=samples)[0]
@@ -155,18 +155,18 @@ def test_a_batch_that_asks_nothing_weighs_nothing(case):
 
 def test_an_objective_asks_what_it_says():
     clm, custom, mlm = (batches_of(case)[3] for case in ("clm", "custom", "mlm"))
-    kept = clm.keep
+    kept = clm.attention_mask
     follows = kept[:, :-1] & kept[:, 1:]
     assert torch.equal(clm.targets[:, :-1], torch.where(follows, clm.clean[:, 1:], IGNORED))
     assert (clm.targets[:, -1] == IGNORED).all()
     targets = torch.from_numpy(samples_of().sequences("train", custom.sample_ids.numpy()).targets)
-    assert torch.equal(custom.targets, torch.where(custom.keep, targets, IGNORED))
+    assert torch.equal(custom.targets, torch.where(custom.attention_mask, targets, IGNORED))
     for plain in (clm, custom):
         assert torch.equal(plain.inputs, plain.clean)
-    is_asked = mlm.targets != IGNORED
-    assert is_asked.any()
-    assert torch.equal(mlm.inputs, torch.where(is_asked, VOCAB_SIZE, mlm.clean))
-    assert torch.equal(mlm.targets[is_asked], mlm.clean[is_asked])
+    is_supervised = mlm.targets != IGNORED
+    assert is_supervised.any()
+    assert torch.equal(mlm.inputs, torch.where(is_supervised, VOCAB_SIZE, mlm.clean))
+    assert torch.equal(mlm.targets[is_supervised], mlm.clean[is_supervised])
 
 
 def corrupted(case, **options):
@@ -216,8 +216,8 @@ def test_the_time_of_depth_is_that_of_the_stage():
         for step in (20, 80)
     )
     for batches, share in ((few, 0.2), (many, 0.8)):
-        asked = torch.cat([batches[step].targets != IGNORED for step in range(100)])
-        assert asked.float().mean().item() == pytest.approx(share, abs=0.03)
+        supervised = torch.cat([batches[step].targets != IGNORED for step in range(100)])
+        assert supervised.float().mean().item() == pytest.approx(share, abs=0.03)
     assert few[0].time_steps is None
     unasked = batches_of("depth", time=StageTime(n_steps=101, step=80))
     assert (unasked[0].targets == IGNORED).all()  # without an interpretation there is no time but 0
@@ -229,7 +229,9 @@ def test_times_are_drawn_for_a_batch_or_for_each_sample():
         steps = torch.stack([batches[step].time_steps for step in range(200)])
         assert set(steps.unique().tolist()) == set(range(20))
         assert (steps == steps[:, :1]).all() == (case == "time of a batch")
-        ratios = torch.stack([(batches[step].targets != IGNORED).sum(1) / batches[step].keep.sum(1) for step in range(200)])
+        ratios = torch.stack(
+            [(batches[step].targets != IGNORED).sum(1) / batches[step].attention_mask.sum(1) for step in range(200)]
+        )
         for chosen in (0, 10, 19):
             assert ratios[steps == chosen].mean().item() == pytest.approx(chosen / 19, abs=0.1)
 

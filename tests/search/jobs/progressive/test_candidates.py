@@ -12,7 +12,7 @@ from models.spec.placement import parse_placement
 from search.activations import folder as cache_files
 from search.budget import Budget
 from search.jobs.progressive import stage as stage_module
-from search.jobs.progressive.candidates import CandidateSpec, choose, run_candidate
+from search.jobs.progressive.candidates import CandidateSpec, choose_stack, run_candidate
 from search.jobs.progressive.weights import load_rack
 from tests.search.cases import FAR_TOO_HIGH
 from tests.search.growths import BLOCK, STACK, grow_here, growth_spec, numbers, rows, same_bits, stages_here, state
@@ -223,7 +223,7 @@ def test_what_a_strategy_scores_beyond_the_budget_is_not_chosen(tmp_path):
         return {name: {"loss": 2.0 - n, "status": "finished"} for name, n in n_attention.items()}
 
     stages_here(spec, tmp_path)
-    choose(spec, tmp_path, rank, lambda _: None)
+    choose_stack(spec, tmp_path, rank, lambda _: None)
     assert any(name.startswith("attentionx2") for name in space)
     chosen = choice(tmp_path)["stack"]
     assert sorted(block["mixer"]["kind"] for block in chosen["blocks"]) == ["attention", "linear_attention"]

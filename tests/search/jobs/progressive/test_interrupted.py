@@ -188,7 +188,7 @@ def test_a_folder_of_another_growth_is_refused_and_how_it_runs_may_change(tmp_pa
 
 def grow_as_rank(raw, out):
     lines = []
-    stages_module.train_here(ProgressiveSpec.model_validate(raw), out, lines.append, ranks=Ranks())
+    stages_module.run_stages(ProgressiveSpec.model_validate(raw), out, lines.append, ranks=Ranks())
     return lines
 
 
@@ -213,7 +213,7 @@ def grow_on_other_data(raw, out):
     samples = GrowthDataSpec.samples
     GrowthDataSpec.samples = lambda self, seed: samples(self, seed + ranks.rank)
     try:
-        stages_module.train_here(ProgressiveSpec.model_validate(raw), out, lambda _: None, ranks=ranks)
+        stages_module.run_stages(ProgressiveSpec.model_validate(raw), out, lambda _: None, ranks=ranks)
     except RuntimeError as error:
         return str(error)
 

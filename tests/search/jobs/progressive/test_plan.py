@@ -162,10 +162,10 @@ def test_a_new_stack_gets_the_uid_that_no_other_had():
     """After the newest one has been taken away; what is counted are those that are there."""
     spec = growth_spec(growth={"target_stacks": 4})
     last = stages(spec)[2]
-    shorter = replace(last, rack=without_stack(last.rack, 2), born={uid: last.born[uid] for uid in (0, 1)}, uid=1)
+    shorter = replace(last, rack=without_stack(last.rack, 2), initial={uid: last.initial[uid] for uid in (0, 1)}, uid=1)
     stage = next_stage(spec, shorter)
     assert (stage.uid, stage.position, stage.created) == (3, 2, 2)
-    assert stack_uids(stage.rack) == tuple(stage.born) == (0, 1, 3)
+    assert stack_uids(stage.rack) == tuple(stage.initial) == (0, 1, 3)
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("progressive*.yaml")), ids=lambda path: path.stem)

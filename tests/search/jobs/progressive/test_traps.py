@@ -119,8 +119,8 @@ def test_losses_may_weigh_as_the_bound_of_masked_diffusion(tmp_path, seen):
     batch = seen[1].batches[0]
     ratios = batch.time_steps.double() / 19
     expected = torch.where(ratios > 0, 1 / ratios.clamp(min=1e-9), 0.0) / batch.inputs.numel()
-    asked = batch.targets != IGNORED
-    assert torch.allclose(batch.weights.double(), asked * expected[:, None], atol=1e-7)
+    supervised = batch.targets != IGNORED
+    assert torch.allclose(batch.weights.double(), supervised * expected[:, None], atol=1e-7)
     assert all(math.isfinite(row["loss"]) for row in rows(tmp_path))
 
 
@@ -226,17 +226,17 @@ def test_pads_are_seen_by_nothing(tmp_path, seen, objective, block):
     task = {"kind": "text", "files": str(tmp_path / "*.txt"), "seq_len": 16, "validation_fraction": 0.3, "folder": str(tmp_path)}
     data = {"task": task, "n_train": None, "n_validation": None}
     stages_here(growth_spec(block, objective=objective, data=data, eval_batch_size=4), tmp_path / "out")
-    assert seen[-1].model.uses_keep == (objective == "mlm")
-    total, n_asked = 0.0, 0
+    assert seen[-1].model.uses_attention_mask == (objective == "mlm")
+    total, n_supervised = 0.0, 0
     rack = load_rack(tmp_path / "out")
     for batch in seen[-1].evaluation.batches:
-        assert not batch.keep.all()
-        for inputs, targets, keep in zip(batch.inputs, batch.targets, batch.keep, strict=True):
-            length = int(keep.sum())
+        assert not batch.attention_mask.all()
+        for inputs, targets, attention_mask in zip(batch.inputs, batch.targets, batch.attention_mask, strict=True):
+            length = int(attention_mask.sum())
             with torch.no_grad():
                 logits = rack(inputs[None, :length])[0]
             total += float(cross_entropy(logits, targets[:length], ignore_index=IGNORED, reduction="sum"))
-            n_asked += int((targets != IGNORED).sum())
-    assert n_asked > 8
-    assert rows(tmp_path / "out")[-1]["loss"] == pytest.approx(total / n_asked, rel=1e-5)
+            n_supervised += int((targets != IGNORED).sum())
+    assert n_supervised > 8
+    assert rows(tmp_path / "out")[-1]["loss"] == pytest.approx(total / n_supervised, rel=1e-5)
     assert rows(tmp_path / "out")[-1]["cache_hit_rate"] == 1.0

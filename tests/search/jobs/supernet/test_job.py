@@ -89,7 +89,7 @@ def test_the_weights_are_those_that_were_scored_last(tmp_path):
 
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     first = train_into(tmp_path)
-    monkeypatch.setattr(job, "train_here", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(job, "train_supernet_here", lambda *_: pytest.fail("trained"))
     lines = []
     assert train_into(tmp_path, lines=lines) == first
     assert lines == ["all 12 steps are finished"]
