@@ -232,7 +232,7 @@ class StageRun:
     def _gradients(self) -> Gradients:
         spec, growth, units = self.spec, self.spec.growth, self.model.units
         if units is not None:
-            how: dict[str, Any] = {"precision": spec.train.precision, "uses_keep": self.model.uses_attention_mask}
+            how: dict[str, Any] = {"precision": spec.train.precision, "uses_attention_mask": self.model.uses_attention_mask}
             return LocalLosses(units, n_steps=self.stage.n_steps, ranks=self.place.ranks, **how)
         denoises = growth.prepend_loss == "denoise_mse" and self.stage.kind == "grow"
         # What goes backward through products in float16 is to be large enough, wherever it ends.
