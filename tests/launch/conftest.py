@@ -6,6 +6,13 @@ import pytest
 import ray
 
 from launch.cluster import cluster
+from search.devices import use_one_thread
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """As the command line and the workers: what is held against theirs to the last bit is summed in their order."""
+    use_one_thread()
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def test_packed_trials_are_the_separate_ones(tmp_path):
     packed = rows_of(tmp_path / "packed")
     for key, row in rows_of(tmp_path / "separate").items():
         assert packed[key]["n_packed"] == 2
-        assert packed[key]["test_loss"] == pytest.approx(row["test_loss"], abs=1e-4)
+        assert packed[key]["test_loss"] == pytest.approx(row["test_loss"], rel=1e-4)
 
 
 def test_tensorboard_gets_curves_and_hyperparameters(tmp_path):

@@ -15,7 +15,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from configs import ConfigError
 from launch.train import train_on_ray
 from search import checkpoint
-from search.devices import use_one_thread
 from search.parallel import Ranks, WorkersError
 from search.supernet.job import run, train_here
 from search.supernet.spec import SupernetSpec
@@ -29,6 +28,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # Train's own, of a part of Ray that is not used here
 ]
 
+AFTER_TRAINING = 1e-4
+"""Of a loss: float32 sums in another order are some 1e-7 apart, and a few dozen steps make tens of that."""
+ONE_ANSWER = 0.15
+"""Of an accuracy: what one of some sixteen answers is of it, the most that rounding tips."""
+
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(out / "weights.safetensors", CPU)[0]
@@ -39,7 +43,6 @@ def history(out: Path) -> list[dict[str, float]]:
 
 
 def quietly(spec, out):
-    use_one_thread()  # as the command line does, and the workers
     return run(spec, out, say=lambda _: None)
 
 
@@ -64,7 +67,10 @@ def test_two_workers_are_one_process(tmp_path, parallel, capsys):
     here, there = quietly(spec, tmp_path / "here"), train_on_ray(spec, tmp_path / "there")
     assert there["counts"] == here["counts"]
     for ours, theirs in zip(history(tmp_path / "here"), history(tmp_path / "there"), strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-5)
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            tolerance = {"abs": ONE_ANSWER, "rel": 0} if "accuracy" in name else {"rel": AFTER_TRAINING}
+            assert ours[name] == pytest.approx(value, **tolerance), name
     lines = capsys.readouterr().out.splitlines()
     assert "training on 2 worker(s)" in lines
     assert any(line.startswith("step 20 of 20") for line in lines)

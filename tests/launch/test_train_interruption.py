@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.devices import use_one_thread
 from search.supernet.job import run
 from tests.search.supernets import supernet_spec
 
@@ -55,6 +54,5 @@ def test_the_same_command_goes_on_and_ends_as_if_undisturbed(tmp_path, sent, sta
     assert process.returncode == 0, errors
     (resumed,) = (int(line.split()[4]) for line in printed.splitlines() if line.startswith("going on from step"))
     assert resumed >= 80 if sent == signal.SIGINT else resumed % 50 == 0
-    use_one_thread()
     run(spec, tmp_path / "undisturbed", say=lambda _: None)
     assert (out / "history.jsonl").read_text() == (tmp_path / "undisturbed/history.jsonl").read_text()
