@@ -19,7 +19,7 @@ from launch.cluster import Workers, cluster, worker_resources
 from launch.desk import Desk, Shard
 from launch.evaluation_worker import EvaluationWorker
 from launch.schedulers import PatientScheduler
-from launch.searchers import StandbySearch
+from launch.searchers import StandbySearch, UntilOver
 from launch.shard_results import ShardResults
 from launch.shards import split
 from launch.tuning import next_session
@@ -136,6 +136,7 @@ class TuneScorer:
             ),
             run_config=tune.RunConfig(
                 name=self._session,
+                stop=UntilOver(self._search),
                 storage_path=str((self._out / "tune").resolve()),
                 failure_config=tune.FailureConfig(max_failures=-1),  # `ShardResults` counts, by shard
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
