@@ -30,7 +30,7 @@ from search.scoring import Scorer
 from search.trie import Values
 
 SECONDS_TO_END, SECONDS_TO_GIVE_UP = 30.0, 5.0
-"""How long the end of a search waits for workers that are still starting, and its interruption for shards under way."""
+"""How long the end of a search waits for Tune to wind up, and its interruption for shards under way."""
 
 
 class EvaluationWorkers(Workers, Protocol):

@@ -11,8 +11,7 @@ from search.scoring import Evaluator
 from tests.launch.scorers import PLACEMENTS, make_scorer, workers
 
 
-def main(folder: Path) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+def search(folder: Path) -> None:
     with TuneScorer(partial(make_scorer, folder), folder, workers(), "cpu") as scorer:
         evaluate = Evaluator(scorer, n_batches=2, shares={"task": 1.0}, key="key", log=ScoreLog(folder / "scores.jsonl"))
         for start in range(0, len(PLACEMENTS), 3):
@@ -20,4 +19,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+    search(Path(sys.argv[1]))
