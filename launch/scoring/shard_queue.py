@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from models import Placement
+if TYPE_CHECKING:  # the desk is a process of its own, which would wait for torch
+    from models import Placement
 
 
 class ScoringShard(NamedTuple):

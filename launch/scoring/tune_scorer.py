@@ -21,7 +21,7 @@ from launch.scoring.shard_results import ShardResults
 from launch.scoring.split_rounds import split
 from launch.scoring.worker import EvaluationWorker
 from launch.tune.schedulers import PatientScheduler
-from launch.tune.searchers import StandbySearch
+from launch.tune.searchers import StandbySearch, UntilOver
 from launch.tune.sessions import next_session
 from models import Placement
 from search.evaluation.evaluator import Scorer
@@ -30,7 +30,7 @@ from search.training.devices import Device
 from search.training.ranks import WorkersError
 
 SECONDS_TO_END, SECONDS_TO_GIVE_UP = 30.0, 5.0
-"""How long the end of a search waits for workers that are still starting, and its interruption for shards under way."""
+"""How long the end of a search waits for Tune to wind up, and its interruption for shards under way."""
 
 
 class EvaluationWorkers(Workers, Protocol):
@@ -136,6 +136,7 @@ class TuneScorer:
             ),
             run_config=tune.RunConfig(
                 name=self._session,
+                stop=UntilOver(self._search),
                 storage_path=str((self._out / "tune").resolve()),
                 failure_config=tune.FailureConfig(max_failures=-1),  # `ShardResults` counts, by shard
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import optuna
+from ray.tune import Stopper
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
@@ -52,6 +53,22 @@ class StandbySearch(_Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
         """Nothing to learn."""
+
+
+class UntilOver(Stopper):
+    """Ends all trials with the search: those of workers that are still starting, or that fail to, would outlast it."""
+
+    def __init__(self, search: StandbySearch) -> None:
+        self._search = search
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial."""
+        del trial_id, result
+        return False
+
+    def stop_all(self) -> bool:
+        """All, once the search is over."""
+        return self._search.is_over
 
 
 class StudySearch(_Searcher):
