@@ -11,7 +11,7 @@ from launch.backend import ON_RAY
 from search.jobs.in_process import HERE
 from search.jobs.pipeline.job import run
 from search.jobs.pipeline.spec import PipelineSpec
-from search.training.loop import checkpoint
+from search.training import checkpoint
 from tests.search.pipelines import PIPELINE, raw
 from tests.search.supernets import CPU
 

@@ -8,7 +8,7 @@ import pytest
 
 from configs import ConfigError
 from launch.train.trainer import train_on_ray
-from search.jobs.supernet.job import run, train_here
+from search.jobs.supernet.job import run, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
 from search.training.ranks import Ranks, WorkersError
 from tests.launch.processes import kill_a_worker
@@ -70,7 +70,7 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path, capsys):
 
 
 def train_as_rank(raw, out):
-    train_here(SupernetSpec.model_validate(raw), out, lambda _: None, ranks=Ranks())
+    train_supernet_here(SupernetSpec.model_validate(raw), out, lambda _: None, ranks=Ranks())
 
 
 def test_a_worker_that_raises_is_told_in_a_line(tmp_path):
