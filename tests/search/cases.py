@@ -16,6 +16,8 @@ from tasks import TASKS, draw
 CPU = torch.device("cpu")
 TASK = TASKS["in_context_recall"](vocab_size=8, seq_len=16)
 LAYERS = ({"kind": "attention", "n_heads": 2}, {"kind": "mlp", "d_ff": 16})
+FAR_TOO_HIGH = 1e60
+"""A learning rate that is infinite in float32: its first step leaves no weight finite, on every processor. 1e30 may train on."""
 
 
 def data(seed=0, split="train", n_examples=48, batch_size=16, task=TASK):

@@ -142,6 +142,8 @@ def history(out):
     return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
 
 
+TRAIN = {"device": "cpu", "eps": 1e-3}
+"""An eps far above what rounding leaves in gradients, of which AdamW makes whole steps otherwise."""
 TEACHER = {"source": "main", "hidden_weight": 0.1}
 WIDTHS = {"kind": "stochastic", "main": "wide", "mixers": {"wide": {"kind": "swiglu", "d_ff": 24}, "none": None}}
 
@@ -154,9 +156,10 @@ WIDTHS = {"kind": "stochastic", "main": "wide", "mixers": {"wide": {"kind": "swi
         {
             "teacher": TEACHER,
             "accumulate": 2,
+            "train": TRAIN,
             "rack": {"parameters": {"*norm*": {"lr_scale": 0.5}, "*embedding*": {"lr_scale": 0}}},
         },
-        {"placements_per_step": 2, "block": {**BLOCK, "mlp": WIDTHS}, "train": {"device": "cpu", "grad_clip": 0.1}},
+        {"placements_per_step": 2, "block": {**BLOCK, "mlp": WIDTHS}, "train": {**TRAIN, "grad_clip": 0.1}},
     ],
 )
 def test_the_job_on_two_ranks_is_the_job_on_one_also_after_a_stop_and_on_another_number_of_ranks(tmp_path, keys, way):
@@ -171,10 +174,11 @@ def test_the_job_on_two_ranks_is_the_job_on_one_also_after_a_stop_and_on_another
     whole = checkpoint.load(tmp_path / "alone/weights.safetensors", torch.device("cpu"))[0]
     for folder in ("out", "then_alone"):
         for ours, theirs in zip(history(tmp_path / folder), history(tmp_path / "alone"), strict=True):
-            assert ours == pytest.approx(theirs, abs=1e-5)
+            assert ours == pytest.approx(theirs, rel=1e-5)
         tensors, _ = checkpoint.load(tmp_path / folder / "weights.safetensors", torch.device("cpu"))
         assert tensors.keys() == whole.keys()
-        assert all((tensors[name] - whole[name]).abs().max() < 1e-4 for name in whole)
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(tensor, whole[name], rtol=1e-5, atol=1e-5)
 
 
 def counted(way):

@@ -14,11 +14,12 @@ from search.budget import Budget
 from search.progressive import stage as stage_module
 from search.progressive.candidates import CandidateSpec, choose, run_candidate
 from search.progressive.weights import load_rack
+from tests.search.cases import FAR_TOO_HIGH
 from tests.search.growths import BLOCK, STACK, grow_here, growth_spec, numbers, rows, same_bits, stages_here, state
 
 WIDE = {"n_blocks": 1, "block": {**BLOCK, "mlp": {"kind": "mlp", "d_ff": 40}}}
 LINEAR = {"n_blocks": 1, "block": {**BLOCK, "mixer": {"kind": "linear_attention", "n_heads": 2}}}
-WILD = {**STACK, "lr_scale": 1e30}
+WILD = {**STACK, "lr_scale": FAR_TOO_HIGH}
 CANDIDATES = {"usual": STACK, "wide": WIDE, "linear": LINEAR}
 STOCHASTIC = {
     "kind": "stochastic",
@@ -141,7 +142,7 @@ def test_one_that_fails_is_told_and_the_others_go_on(tmp_path):
 
 
 def test_where_all_fail_there_is_nothing_to_choose(tmp_path):
-    spec = choosing({"one": WILD, "two": {**WIDE, "lr_scale": 1e30}})
+    spec = choosing({"one": WILD, "two": {**WIDE, "lr_scale": FAR_TOO_HIGH}})
     with pytest.raises(ConfigError, match="no candidate could be trained: diverged: at step"):
         grow_here(spec, tmp_path)
     assert not (tmp_path / "stages/02/choice.json").exists()

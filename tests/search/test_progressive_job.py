@@ -20,6 +20,7 @@ from search.progressive import stage as stage_module
 from search.progressive import stages as stages_module
 from search.progressive.report import table
 from search.progressive.weights import load_rack, load_stage
+from tests.search.cases import FAR_TOO_HIGH
 from tests.search.growths import (
     AHEAD,
     BLOCK,
@@ -393,7 +394,7 @@ def test_one_decay_ends_the_run_or_each_stage(grown):
 
 
 def test_a_run_that_diverges_ends_there(tmp_path, monkeypatch):
-    spec, lines = growth_spec(lr=1e30), []
+    spec, lines = growth_spec(lr=FAR_TOO_HIGH), []
     assert grow_here(spec, tmp_path, lines) == 1
     assert lines[-1].startswith("stage 1: diverged")
     (tmp_path / "results.json").unlink()  # as if it had been killed before

@@ -137,10 +137,11 @@ def test_what_rests_drops_nothing_out(tmp_path, seen):
 def test_a_step_is_the_same_with_and_without_the_cache(tmp_path):
     """But for rounding: rows go through the trunk one by one where they are cached."""
     cached, computed = tmp_path / "cached", tmp_path / "computed"
-    stages_here(growth_spec(), cached)
-    stages_here(growth_spec(growth={"cache_activations": False}), computed)
+    train = {"device": "cpu", "eps": 1e-3}  # far above what rounding leaves in gradients
+    stages_here(growth_spec(train=train), cached)
+    stages_here(growth_spec(train=train, growth={"cache_activations": False}), computed)
     for ours, theirs in zip(rows(cached), rows(computed), strict=True):
-        assert ours["losses"] == pytest.approx(theirs["losses"], abs=1e-5)
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-5)
     assert [row["trunk_forwards"] for row in rows(computed)] == [0, 6, 6]
 
 
@@ -210,7 +211,7 @@ def test_stacks_of_other_widths_and_mixers_grow_on_each_other(tmp_path):
     other = {"n_blocks": 2, "block": {"mixer": {"kind": "gated_delta_net", "n_heads": 2}, "mlp": {"kind": "swiglu", "d_ff": 20}}}
     stages_here(growth_spec(rack={"stacks": [STACK]}, stack=other), tmp_path)
     told = rows(tmp_path)
-    assert all(row["loss_grown"] == pytest.approx(row["loss_before"], abs=1e-5) for row in told[1:])
+    assert all(row["loss_grown"] == pytest.approx(row["loss_before"], rel=1e-5) for row in told[1:])
     _, rack = load_stage(tmp_path / "stages/03", CPU)
     assert [len(stack.blocks) for stack in rack.stacks if isinstance(stack, Stack)] == [1, 2, 2]
 
@@ -237,5 +238,5 @@ def test_pads_are_seen_by_nothing(tmp_path, seen, objective, block):
             total += float(cross_entropy(logits, targets[:length], ignore_index=IGNORED, reduction="sum"))
             n_asked += int((targets != IGNORED).sum())
     assert n_asked > 8
-    assert rows(tmp_path / "out")[-1]["loss"] == pytest.approx(total / n_asked, abs=2e-6)
+    assert rows(tmp_path / "out")[-1]["loss"] == pytest.approx(total / n_asked, rel=1e-5)
     assert rows(tmp_path / "out")[-1]["cache_hit_rate"] == 1.0

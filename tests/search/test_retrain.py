@@ -10,10 +10,11 @@ from search.backend import HERE, Seldom
 from search.jobs import JOBS
 from search.pipeline.spec import RetrainSpec
 from search.retrain import run_name, run_spec, train_placements
+from tests.search.cases import FAR_TOO_HIGH
 from tests.search.supernets import supernet_spec, train_into
 
 GDN = ("gdn", "gdn")
-DIVERGES = {"lr": 1e20, "n_steps": 8}
+DIVERGES = {"lr": FAR_TOO_HIGH, "n_steps": 8}
 
 
 def test_a_supernet_that_diverges_says_so_each_time_and_fails(tmp_path, capsys):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from search import metrics, training
 from search.member import Member, TrainSpec
 from search.packing import Pack
-from tests.search.cases import data, dropout_spec, evaluate_on, member, rack_spec, run, same, weights
+from tests.search.cases import FAR_TOO_HIGH, data, dropout_spec, evaluate_on, member, rack_spec, run, same, weights
 
 
 def test_the_loss_goes_down():
@@ -23,7 +23,7 @@ def test_the_loss_goes_down():
 @pytest.mark.parametrize("clip", [None, 0.5])
 def test_equals_a_bare_torch_loop(clip):
     batches, model = data(), rack_spec().build(3)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-7)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-3)
     losses = []
     for step in range(20):
         inputs, targets = batches[step]
@@ -36,11 +36,11 @@ def test_equals_a_bare_torch_loop(clip):
             nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         losses.append(loss.item())
-    keys = {"betas": (0.9, 0.98), "eps": 1e-7, "grad_clip": clip, "schedule": {"warmup_steps": 5}}
+    keys = {"betas": (0.9, 0.98), "eps": 1e-3, "grad_clip": clip, "schedule": {"warmup_steps": 5}}
     (single,) = run([member(batches=batches, lr=1e-2, weight_decay=0.1, seed=3)], eval_every=1, **keys)
     torch.testing.assert_close(torch.tensor([row["train_loss"] for row in single.history]), torch.tensor(losses))
     for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(single.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(single.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-5)
 
 
 def test_weight_decay_is_on_everything():
@@ -107,10 +107,10 @@ def test_a_loss_that_is_not_finite_is_divergence(bad):
 
 
 def test_a_rate_that_is_too_high_diverges():
-    (single,) = run([member(lr=1e6)], n_steps=100, eval_every=5, select_metric="perplexity")
+    (single,) = run([member(lr=FAR_TOO_HIGH)], n_steps=20, eval_every=5, select_metric="perplexity")
     assert single.status == "diverged"
-    assert single.step < 100
-    assert len(single.history) == single.step / 5
+    assert single.step == 5
+    assert len(single.history) == 1
 
 
 def test_a_model_that_gives_nan_diverges_and_has_no_best_weights():

@@ -38,7 +38,7 @@ def test_the_walk_gives_the_losses_of_one_placement_at_a_time(n, mlp):
     chosen = spaces.placements(net.slots, n)
     expected = spaces.one_at_a_time(net, chosen, pairs)
     assert n == 1 or expected.std(0).min() > 1e-3  # placements differ by far more than the tolerance
-    np.testing.assert_allclose(scored(net, chosen, pairs), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(scored(net, chosen, pairs), expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_fixed_blocks_post_norms_scales_and_a_tied_head_are_walked_too():
@@ -48,7 +48,9 @@ def test_fixed_blocks_post_norms_scales_and_a_tied_head_are_walked_too():
     blocks = [fixed, {"mixer": open_mixer, "output_scale": 0.5}, {"mlp": {"kind": "swiglu"}}, fixed, {"mixer": open_mixer}]
     net, pairs = spaces.supernet(stacks=[{"blocks": blocks[:2]}, {"blocks": blocks[2:]}], tie_embeddings=True), spaces.batches()
     chosen = spaces.placements(net.slots, 9)
-    np.testing.assert_allclose(scored(net, chosen, pairs), spaces.one_at_a_time(net, chosen, pairs), atol=TOLERANCE)
+    np.testing.assert_allclose(
+        scored(net, chosen, pairs), spaces.one_at_a_time(net, chosen, pairs), rtol=TOLERANCE, atol=TOLERANCE
+    )
 
 
 def test_accuracy_is_the_share_of_right_answers_among_the_asked():
@@ -69,7 +71,7 @@ def test_kl_is_measured_to_the_main_placement_and_is_zero_for_itself():
     for index, (inputs, targets) in enumerate(pairs):
         score = partial(kl, expected=expected[inputs])
         np.testing.assert_allclose(
-            found[:, index], spaces.one_at_a_time(net, chosen, [(inputs, targets)], score)[:, 0], atol=1e-5
+            found[:, index], spaces.one_at_a_time(net, chosen, [(inputs, targets)], score)[:, 0], rtol=TOLERANCE, atol=TOLERANCE
         )
     assert (found[-1] == 0).all()
     assert (found[:-1] < 0).all()
@@ -91,7 +93,9 @@ def test_kl_to_a_teacher_that_finds_some_tokens_impossible():
         expected = masked(inputs)
     expected[..., 3] = -1e9
     score = partial(kl, expected=expected)
-    np.testing.assert_allclose(found[:, 0], spaces.one_at_a_time(net, chosen, pairs[:1], score)[:, 0], atol=1e-5)
+    np.testing.assert_allclose(
+        found[:, 0], spaces.one_at_a_time(net, chosen, pairs[:1], score)[:, 0], rtol=TOLERANCE, atol=TOLERANCE
+    )
 
 
 def test_tasks_keep_their_own_lengths_and_batches_their_own_sizes():
@@ -99,8 +103,10 @@ def test_tasks_keep_their_own_lengths_and_batches_their_own_sizes():
     chosen = spaces.placements(net.slots, 5)
     uneven = [*spaces.batches(2, batch_size=3, seq_len=6), *spaces.batches(1, batch_size=5, seq_len=9)]
     found = score_batches(net, chosen, {"short": spaces.batches(seq_len=5), "uneven": uneven})
-    np.testing.assert_allclose(found["short"], spaces.one_at_a_time(net, chosen, spaces.batches(seq_len=5)), atol=TOLERANCE)
-    np.testing.assert_allclose(found["uneven"], spaces.one_at_a_time(net, chosen, uneven), atol=TOLERANCE)
+    np.testing.assert_allclose(
+        found["short"], spaces.one_at_a_time(net, chosen, spaces.batches(seq_len=5)), rtol=TOLERANCE, atol=TOLERANCE
+    )
+    np.testing.assert_allclose(found["uneven"], spaces.one_at_a_time(net, chosen, uneven), rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_answers_come_in_the_order_asked_and_twins_are_computed_once():
@@ -108,7 +114,7 @@ def test_answers_come_in_the_order_asked_and_twins_are_computed_once():
     first, second, third = spaces.placements(net.slots, 3)
     found = scored(net, [third, first, second, first], pairs)
     alone = [scored(net, [each], pairs)[0] for each in (third, first, second, first)]
-    np.testing.assert_allclose(found, alone, atol=TOLERANCE)
+    np.testing.assert_allclose(found, alone, rtol=TOLERANCE, atol=TOLERANCE)
     assert Walk(net, [first, first]).n_nodes == 4
 
 
@@ -183,7 +189,7 @@ def test_no_more_is_held_than_allowed_and_the_numbers_stay(metric, share):
     peak = peak_bytes(lambda: found.append(scored(net, chosen, pairs, metric, max_eval_memory=allowed)))
     own_copies = 2 * sum(tensor.nbytes for pair in pairs for tensor in pair)
     assert peak <= allowed + own_copies
-    np.testing.assert_allclose(found[1], found[0], atol=TOLERANCE)
+    np.testing.assert_allclose(found[1], found[0], rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_a_level_that_does_not_fit_goes_depth_first_and_computes_nothing_twice():
@@ -228,7 +234,7 @@ def test_logits_that_do_not_fit_are_made_some_rows_at_a_time():
     found = []
     peak = peak_bytes(lambda: found.append(scored(net, chosen, pairs, max_eval_memory=logits)))
     assert peak <= logits * 1.02
-    np.testing.assert_allclose(found[0], expected, atol=TOLERANCE)
+    np.testing.assert_allclose(found[0], expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_a_sequence_that_does_not_fit_at_all_is_an_error_that_says_what_would():
@@ -238,7 +244,10 @@ def test_a_sequence_that_does_not_fit_at_all_is_an_error_that_says_what_would():
         scored(net, chosen, pairs, max_eval_memory=1000)
     enough = int(str(raised.value).rpartition(" ")[2].replace(",", ""))
     np.testing.assert_allclose(
-        scored(net, chosen, pairs, max_eval_memory=enough), spaces.one_at_a_time(net, chosen, pairs), atol=TOLERANCE
+        scored(net, chosen, pairs, max_eval_memory=enough),
+        spaces.one_at_a_time(net, chosen, pairs),
+        rtol=TOLERANCE,
+        atol=TOLERANCE,
     )
 
 
