@@ -94,8 +94,8 @@ def test_the_loss_is_the_weighted_mean_of_the_means_of_the_tasks(spec):
     for name, rows in places.items():
         mean = F.cross_entropy(logits[rows].flatten(0, 1), targets[rows].flatten(), ignore_index=IGNORED)
         expected += mixture.shares[name] * mean.item()
-    assert (losses * weights.flatten()).sum().item() == pytest.approx(expected, rel=1e-6)
-    assert weights.sum().item() == pytest.approx(1, abs=1e-6)
+    assert (losses * weights.flatten()).sum().item() == pytest.approx(expected, rel=1e-5)
+    assert weights.sum().item() == pytest.approx(1, rel=1e-5)
 
 
 @pytest.mark.parametrize("n_ranks", [1, 2, 3, 7, 14])
@@ -107,7 +107,7 @@ def test_the_ranks_together_have_the_batch_of_one_process(spec, n_ranks):
             assert torch.equal(part[index], tensor[rank::n_ranks])
     sizes = [len(part.inputs) for part in parts]
     assert max(sizes) - min(sizes) <= 1
-    assert sum(part.weights.sum() for part in parts).item() == pytest.approx(1, abs=1e-6)
+    assert sum(part.weights.sum() for part in parts).item() == pytest.approx(1, rel=1e-5)
 
 
 def test_batches_are_a_function_of_seed_step_and_task(spec):
