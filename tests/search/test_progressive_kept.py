@@ -39,7 +39,8 @@ def test_one_cache_at_a_time_is_in_memory(tmp_path, monkeypatch):
         alive.add(self)
 
     def look(*_):
-        gc.collect()
+        if len(alive) > 1:
+            gc.collect()
         held.append(len(alive))
 
     monkeypatch.setattr(MemoryStore, "__init__", make)
