@@ -38,4 +38,4 @@ def test_checking_a_space_imports_no_compiler_and_no_kernel():
         "import sys; from search.describe import read_spec; read_spec('configs/pipeline_28_layers.yaml');"
         "sys.exit(bool({'torch._dynamo', 'flash_attn', 'mamba_ssm', 'causal_conv1d', 'fla', 'triton'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=100).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=280).returncode == 0

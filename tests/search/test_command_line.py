@@ -28,7 +28,7 @@ def test_every_shipped_file_is_right(path):
 def search(*arguments):
     command = [sys.executable, "-m", "search", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=280)
 
 
 WRONG = {
