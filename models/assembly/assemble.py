@@ -57,7 +57,7 @@ def seeded(seed: int) -> Iterator[None]:
             raise ConfigError(str(error)) from None
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def without_memory(spec: RackFields) -> Rack:
     """The rack of a spec on torch's meta device: all shapes and names, no weights. It is kept: do not change it."""
     with torch.device("meta"), FastMeta():

@@ -140,7 +140,7 @@ def test_many_writers_leave_one_whole_file(task, tmp_path, monkeypatch):
     sample = type(task).sample
 
     def sample_together(self: Task, *arguments: object):
-        barrier.wait(timeout=30)
+        barrier.wait(timeout=240)
         return sample(self, *arguments)
 
     monkeypatch.setattr(type(task), "sample", sample_together)
