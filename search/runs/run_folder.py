@@ -15,6 +15,10 @@ from configs import ConfigError, Spec
 from configs.load import load_saved
 from configs.storage import UNFINISHED, whole_file
 
+RESULTS, TRIALS = "results.json", "trials.parquet"
+CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
+"""Names of files in a run's folder: the summary, the table of trials, what an unfinished run goes on from, what is learnt."""
+
 Row = dict[str, Any]
 
 
