@@ -89,7 +89,7 @@ def test_a_failed_write_leaves_nothing(task, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("tasks.dataset.os.fsync", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         cached(task, **ARGUMENTS, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -15,9 +15,6 @@ from search.jobs.pipeline.retrain import RetrainedRack
 from search.jobs.pipeline.spec import PipelineSpec
 from search.jobs.placement.results import Scored
 from search.runs.console import make_console
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from search.jobs.placement.results import PlacementResults
 from search.runs.console import duration, make_console
-
-if TYPE_CHECKING:
-    pass
 
 
 def print_results(results: PlacementResults, out: Path) -> None:

@@ -26,15 +26,13 @@ from search.jobs.progressive.training.growing_model import GrowingRack, is_causa
 from search.jobs.progressive.training.measure import Measured
 from search.jobs.progressive.training.trunk_cache import TrunkCache
 from search.runs.report import Report, Say
-from search.runs.run_folder import Row
+from search.runs.run_folder import CHECKPOINT, Row
 from search.training.devices import resolve_device
 from search.training.local_losses import LocalLosses, LocalUnits, UnitKind
 from search.training.loop import Gradients, OnEvaluation, train
 from search.training.ranks import Ranks
 from search.training.state import TrainState
 from tasks.samples.samples import Samples
-
-CHECKPOINT = "checkpoint.safetensors"
 
 ParameterMoments = dict[nn.Parameter, dict[str, Tensor]]
 

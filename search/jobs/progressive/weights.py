@@ -11,9 +11,8 @@ from configs.load import validate
 from models import Rack, RackSpec, StackSpec
 from search.jobs.progressive.plan import Stage
 from search.jobs.progressive.report import RESULT
+from search.runs.run_folder import WEIGHTS
 from search.training import checkpoint
-
-WEIGHTS = "weights.safetensors"
 
 
 def stage_folder(out: Path, index: int) -> Path:

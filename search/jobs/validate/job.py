@@ -17,7 +17,7 @@ from search.jobs.validate.report import print_truth, save_picture
 from search.jobs.validate.spec import ValidateSpec
 from search.jobs.validate.truth import StrategyChoice, Truth
 from search.runs.console import make_console
-from search.runs.run_folder import run_folder, to_json, write_parquet, write_text
+from search.runs.run_folder import RESULTS, TRIALS, run_folder, to_json, write_parquet, write_text
 from search.strategies import STRATEGIES
 from search.strategies.shared.strategy import Strategy, best
 
@@ -42,8 +42,8 @@ def run(spec: ValidateSpec, out: Path, backend: Backend) -> int:
         judged = [_judge(spec, seed, list(trained), out, backend) for seed in spec.supernet_seeds]
         truth = Truth(trained, [scores for scores, _ in judged], [choices for _, choices in judged])
         summary: dict[str, Any] = {"job": spec.job, "fingerprint": spec.fingerprint(), "budget": spec.budget, **truth.to_dict()}
-        write_text(out / "results.json", to_json(summary, indent=2))
-        write_parquet(summary["placements"], out / "trials.parquet")
+        write_text(out / RESULTS, to_json(summary, indent=2))
+        write_parquet(summary["placements"], out / TRIALS)
         save_picture(truth, out / "validate.png")
         print_truth(truth, spec, out)
     return 0

@@ -8,9 +8,9 @@ import torch
 
 import search.stackwise.progressive_trainer
 from configs import ConfigError, StackWiseConfig
-from search.jobs.progressive.stage import CHECKPOINT
 from search.jobs.progressive.training.growing_model import needs_attention_mask
 from search.jobs.progressive.weights import load_rack, load_stage, stage_folder
+from search.runs.run_folder import CHECKPOINT
 from search.stackwise.progressive_trainer import ProgressiveTrainer
 from search.stackwise.rack_builder import ProgressiveRackBuilder
 from tasks.samples.samples import ArraySamples
