@@ -1,4 +1,4 @@
-"""Where evaluation workers get their shards: an actor of its own, because a process that waits inside a trial hears nothing."""
+"""ShardQueue: the actor from which evaluation workers take shards of a round of placements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes back from the shards of a search, or does not."""
+"""A Tune callback: collects the scores of shards, and counts their failures."""
 
 from __future__ import annotations
 

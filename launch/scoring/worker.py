@@ -1,4 +1,4 @@
-"""What an evaluation worker does: hold what scores, and score one shard a trial."""
+"""The Tune trainable of a placement search: holds the supernet, scores one shard a trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a spec to a model with weights."""
+"""Builds a Rack from its description: constructs the modules, initialises, adapts, quantises, freezes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rack or a space costs, part by part, counted on torch's meta device: parameters, state, operations."""
+"""Counts what a rack or a space costs, part by part: parameters, cache and state bytes, FLOPs; on the meta device."""
 
 from __future__ import annotations
 

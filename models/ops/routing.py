@@ -1,4 +1,4 @@
-"""How positions are shared out among experts."""
+"""Routes positions to experts: top-k choice, weights, and the balance between experts."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Building on torch's meta device without a wait."""
+"""FastMeta: builds modules on torch's meta device without running their initialisers."""
 
 from __future__ import annotations
 

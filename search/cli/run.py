@@ -1,4 +1,4 @@
-"""What the two command lines share: arguments, presets, errors as one message each, exit statuses."""
+"""The command line that `search` and `launch` share: arguments, one message an error, exit statuses."""
 
 from __future__ import annotations
 

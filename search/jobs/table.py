@@ -1,4 +1,4 @@
-"""The jobs that are said by one configuration file, and what runs each."""
+"""JOBS: each job's name, spec class and run function, for the command line and for `job:` in files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How pictures are made and written."""
+"""Opens a matplotlib figure, and saves it as a PNG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The racks that a run leaves, one a stage: each is a model of its own, an early exit of the last one."""
+"""Saves and loads the racks of a growth, one a stage; each is a model of its own (early exit)."""
 
 from __future__ import annotations
 

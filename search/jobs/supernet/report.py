@@ -1,4 +1,4 @@
-"""What a training run leaves: history, results."""
+"""The results.json of a supernet run: losses, metrics, parameter counts, machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights that a run leaves, and the model they make."""
+"""Saves and loads the finished weights of a supernet run."""
 
 from __future__ import annotations
 

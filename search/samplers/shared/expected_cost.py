@@ -1,4 +1,4 @@
-"""What placements drawn at random cost in the mean."""
+"""The mean cost of placements drawn by a sampler."""
 
 from __future__ import annotations
 

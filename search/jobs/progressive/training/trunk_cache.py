@@ -1,4 +1,4 @@
-"""The activation cache of a stage: what its trunk makes of the rows that training will ask for."""
+"""TrunkCache: the activation cache of a stage, filled with exactly the rows that training will read."""
 
 from __future__ import annotations
 
