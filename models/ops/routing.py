@@ -1,4 +1,4 @@
-"""Routes positions to experts: top-k choice, weights, and the balance between experts."""
+"""Routes positions to experts: the weights of the k experts that each position uses."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""FastMeta: builds modules on torch's meta device without running their initialisers."""
+"""FastMeta: builds modules on torch's meta device without the second in which torch imports its compiler."""
 
 from __future__ import annotations
 
