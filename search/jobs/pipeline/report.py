@@ -6,18 +6,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from search.budget.dimensions import cells, headings
 from search.jobs.pipeline.retrain import RetrainedRack
 from search.jobs.pipeline.spec import PipelineSpec
 from search.jobs.placement.results import Scored
 from search.runs.console import make_console
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def print_comparison(rows: Sequence[PlacementRow], spec: PipelineSpec, out: Path
     table.add_column("budget", no_wrap=True)
     table.add_column("who", no_wrap=True)
     table.add_column("placement", overflow="fold", min_width=24)
-    for name in ("test loss", *(f"{task} acc." for task in tasks), "supernet", "KV bytes", "state bytes", "params"):
+    for name in ("test loss", *(f"{task} acc." for task in tasks), "supernet", *headings(rows[0].scored.cost)):
         table.add_column(name, justify="right")
     for budget in dict.fromkeys(row.budget for row in rows):
         own = sorted((row for row in rows if row.budget == budget), key=lambda row: (bool(row.trained.error), row.trained.loss))
@@ -78,7 +76,7 @@ def print_comparison(rows: Sequence[PlacementRow], spec: PipelineSpec, out: Path
 
 
 def _numbers(row: PlacementRow, tasks: Sequence[str]) -> list[str]:
-    cost = [f"{row.scored.cost[key]:,.0f}" for key in ("kv_bytes", "state_bytes", "params")]
+    cost = cells(row.scored.cost)
     if row.trained.error:
         return ["failed", *([""] * len(tasks)), f"{row.scored.score:.3f}", *cost]
     error = "" if row.trained.standard_error is None else f" ±{row.trained.standard_error:.3f}"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
+from search.budget.dimensions import cells, headings
 from search.jobs.placement.results import PlacementResults
 from search.runs.console import duration, make_console
-
-if TYPE_CHECKING:
-    pass
 
 
 def print_results(results: PlacementResults, out: Path) -> None:
@@ -23,7 +20,7 @@ def print_results(results: PlacementResults, out: Path) -> None:
     table.add_column("budget", no_wrap=True)
     table.add_column("who")
     table.add_column("placement", overflow="fold")
-    for name in ("score", "to the best", *results.cost_columns.values()):
+    for name in ("score", "to the best", *headings(results.budgets[0].best.cost)):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results.budgets:
         rivals = sorted(result.rivals.items(), key=lambda item: -item[1].score)
@@ -37,10 +34,7 @@ def print_results(results: PlacementResults, out: Path) -> None:
                 escape(scored.text),
                 f"{scored.score:.4f} ±{scored.standard_error:.4f}",
                 difference,
-                *(
-                    f"{scored.cost[key]:,.4g}" if key == "latency_ms" else f"{scored.cost[key]:,.0f}"
-                    for key in results.cost_columns
-                ),
+                *cells(scored.cost),
             )
         table.add_section()
     console.print(table)
