@@ -10,11 +10,12 @@ from typing import Any
 
 from launch.cluster import cluster, may_use_gpus
 from launch.scoring.shared_tensors import Array, to_arrays, to_tensors
-from launch.scoring.tune_scorer import EvaluationWorkers, TuneScorer
+from launch.scoring.tune_scorer import TuneScorer
 from models import Placement, RackSpec, Supernet
 from search.evaluation.evaluator import Scorer
 from search.evaluation.head_scores import Metric
 from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, score_batches
+from search.runs.workers import ScorerSpec
 from search.training.batches import Batch
 from search.training.devices import Device, TrainPrecision, resolve_device
 
@@ -28,7 +29,7 @@ def supernet_scorer(
     batches: Mapping[str, Sequence[Batch]],
     metric: Metric,
     out: Path,
-    workers: EvaluationWorkers,
+    workers: ScorerSpec,
     *,
     device: Device = "auto",
     max_eval_memory: int = MAX_EVAL_MEMORY,

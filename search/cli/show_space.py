@@ -7,7 +7,7 @@ from itertools import groupby
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from models import RackSpec, placement_text
 from models.assembly.cost import space_cost
@@ -66,9 +66,10 @@ def _indifferent(placements: Sequence[object]) -> list[float]:
 
 
 def _table(title: str, names: Sequence[str], costs: CostTable) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for label in headings(costs.base):
-        table.add_column(label, justify="right", no_wrap=True)
-    return table
+    return Table(
+        *(Column(name, overflow="fold") for name in names),
+        *(Column(label, justify="right", no_wrap=True) for label in headings(costs.base)),
+        title=title,
+        title_justify="left",
+        title_style="bold",
+    )
