@@ -19,7 +19,7 @@ from search.runs.workers import ScorerSpec
 from search.training.batches import Batch
 from search.training.devices import Device, TrainPrecision, resolve_device
 
-WorkerDevice = tuple[str, int]
+BatchName = tuple[str, int]
 """A task, and the number of a batch."""
 
 
@@ -67,8 +67,8 @@ def supernet_scorer(
 def _make_scorer(
     space: dict[str, Any],
     weights: dict[str, Array],
-    inputs: dict[WorkerDevice, Array],
-    targets: dict[WorkerDevice, Array],
+    inputs: dict[BatchName, Array],
+    targets: dict[BatchName, Array],
     *,
     device: Device,
     options: dict[str, Any],

@@ -1,7 +1,5 @@
 """The dimension `flops`: the operations of a forward pass for each token."""
 
-from __future__ import annotations
-
 from search.budget.dimensions.shared.dimension import Dimension, Piece
 
 

@@ -1,7 +1,5 @@
 """The dimension `kv_bytes`: the bytes that attention's caches of one sequence take, which grow with the context."""
 
-from __future__ import annotations
-
 from search.budget.dimensions.shared.dimension import Dimension, Piece
 
 

@@ -1,7 +1,5 @@
 """The dimension `latency_ms`: milliseconds as the latency table has them, which `python -m search profile` measures."""
 
-from __future__ import annotations
-
 from search.budget.dimensions.shared.dimension import Dimension, Piece
 
 

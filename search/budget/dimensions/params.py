@@ -1,7 +1,5 @@
 """The dimension `params`: what a rack has to learn: its parameters."""
 
-from __future__ import annotations
-
 from search.budget.dimensions.shared.dimension import Dimension, Piece
 
 

@@ -1,7 +1,5 @@
 """The dimension `state_bytes`: the bytes that recurrent states of one sequence take, whatever its length."""
 
-from __future__ import annotations
-
 from search.budget.dimensions.shared.dimension import Dimension, Piece
 
 
