@@ -13,13 +13,16 @@ from ray.tune.search.optuna import OptunaSearch
 
 
 class _Searcher(Searcher):
-    """A searcher without saved state: a resumed run is told what is left, by the trial log, when it is made."""
+    """A searcher that saves nothing, for a resumed run is told what is left when it is made; and that learns nothing."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Nothing to learn."""
 
 
 class ListSearch(_Searcher):
@@ -34,9 +37,6 @@ class ListSearch(_Searcher):
         del trial_id
         return self._left.pop(0) if self._left else cast(None, Searcher.FINISHED)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
-        """A list does not learn."""
-
 
 class StandbySearch(_Searcher):
     """The same configuration as often as Tune asks, until the search is over: trials that wait to be told what to do."""
@@ -50,9 +50,6 @@ class StandbySearch(_Searcher):
         """Another trial, at once."""
         del trial_id
         return cast(None, Searcher.FINISHED) if self.is_over else self._config
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Nothing to learn."""
 
 
 class UntilOver(Stopper):

@@ -4,17 +4,17 @@ import os
 import time
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from launch.scoring.shared_tensors import Array, to_tensors
+from search.runs.workers import ScorerSpec
 
 PLACEMENTS = list(product("abc", repeat=3))
 
 
 def workers(**changes):
-    return SimpleNamespace(**{"n": 2, "cpus": 1, "gpus": None, "max_failures": 2, **changes})
+    return ScorerSpec(**changes)
 
 
 def values(placements, batches):

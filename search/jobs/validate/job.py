@@ -54,7 +54,7 @@ def _judge(
 ) -> tuple[dict[Placement, float], dict[str, StrategyChoice]]:
     """The scores of one supernet, and what each strategy chose by them."""
     folder = out / f"supernet-{seed}"
-    trained_as = _with_seed(spec, seed)
+    trained_as = SupernetSpec.model_validate({**spec.supernet.to_dict(), "seed": seed})
     backend.train_supernet(trained_as, folder)
     supernet = load_supernet(folder)
     assert isinstance(supernet, Supernet)  # the spec has checked that there are choices
@@ -66,7 +66,3 @@ def _judge(
             rounds = strategy.search(supernet.space, budget, evaluator)
             choices[name] = StrategyChoice(best(rounds).placement, sum(map(len, rounds)))
     return scores, choices
-
-
-def _with_seed(spec: ValidateSpec, seed: int) -> SupernetSpec:
-    return SupernetSpec.model_validate({**spec.supernet.to_dict(), "seed": seed})

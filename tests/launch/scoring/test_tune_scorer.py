@@ -70,8 +70,16 @@ def test_the_numbers_are_those_of_one_process_and_workers_stay_warm(tmp_path):
     assert sorted(result["shard"] for result in shards) == list(range(1, len(shards) + 1))
     assert {result["round"] for result in shards} == set(range(1, 11))
     assert len({result["worker"] for result in shards}) <= 2
-    events = EventAccumulator(str(tmp_path / "tune/session-1")).Reload()
+    candidates = [(result["round"], row["placement"]) for result in shards for row in result["candidates"]]
+    asked = [placements for placements in rounds for _ in range(2)]  # over two ranges of the batches each
+    assert sorted(candidates) == sorted((n, placement_text(each)) for n, own in enumerate(asked, start=1) for each in own)
+    last = {row["placement"]: row["scores"] for result in shards if result["round"] == 8 for row in result["candidates"]}
+    for placement, row in zip(placements, found["second"], strict=True):
+        assert last[placement_text(placement)]["second"] == pytest.approx(row.mean())
+    events = EventAccumulator(str(tmp_path / "tune/session-1"), {"tensors": 0}).Reload()
     assert {event.step for event in events.Scalars("best_of_shard/second")} == set(range(1, len(shards) + 1))
+    texts = str([event.tensor_proto.string_val for event in events.Tensors("candidates/text_summary")])
+    assert all(f"- {placement}: " in texts for _, placement in candidates)
 
 
 def test_a_search_has_its_answers_in_order_of_processes_that_last_until_a_shard_keeps_failing(tmp_path):
