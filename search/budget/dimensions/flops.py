@@ -7,6 +7,7 @@ class Flops(Dimension):
     """The operations of a forward pass for each token."""
 
     label, axis_label, column = "FLOPs/token", "FLOPs per token", 4
+    is_compared = False
 
     def price(self, piece: Piece) -> float:
         """The mean over the positions of the context."""

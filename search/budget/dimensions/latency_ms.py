@@ -8,7 +8,7 @@ class LatencyMs(Dimension):
 
     label, axis_label, column = "ms", "milliseconds", 5
     number_format = ",.4g"
-    needs_latency_table = True
+    needs_latency_table, is_compared = True, False
 
     def price(self, piece: Piece) -> float:
         """As measured."""

@@ -11,7 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Column, Table
 
-from search.budget.dimensions import cells, headings
+from search.budget.dimensions import cells, dimensions, headings
 from search.jobs.pipeline.retrain import RetrainedRack
 from search.jobs.pipeline.spec import PipelineSpec
 from search.jobs.placement.results import Scored
@@ -49,7 +49,7 @@ def print_comparison(rows: Sequence[PlacementRow], spec: PipelineSpec, out: Path
     """A row a contender, best first within its budget."""
     console, tasks = make_console(), list(spec.supernet.data.tasks)
     n_steps = spec.retrain.n_steps or spec.supernet.n_steps
-    numbers = ("test loss", *(f"{task} acc." for task in tasks), "supernet", *headings(rows[0].scored.cost))
+    numbers = ("test loss", *(f"{task} acc." for task in tasks), "supernet", *headings(_compared(rows[0])))
     table = Table(
         Column("budget", no_wrap=True),
         Column("who", no_wrap=True),
@@ -78,8 +78,12 @@ def print_comparison(rows: Sequence[PlacementRow], spec: PipelineSpec, out: Path
     console.print(f"picture: {out / 'pipeline.png'}", markup=False)
 
 
+def _compared(row: PlacementRow) -> dict[str, float]:
+    return {name: value for name, value in row.scored.cost.items() if dimensions()[name].is_compared}
+
+
 def _numbers(row: PlacementRow, tasks: Sequence[str]) -> list[str]:
-    supernet = [f"{row.scored.score:.3f}", *cells(row.scored.cost)]
+    supernet = [f"{row.scored.score:.3f}", *cells(_compared(row))]
     if row.trained.error:
         return ["failed", *([""] * len(tasks)), *supernet]
     error = "" if row.trained.standard_error is None else f" ±{row.trained.standard_error:.3f}"

@@ -15,7 +15,11 @@ from search.budget import dimensions as package
 from search.budget.dimensions import dimensions
 from search.cli.show_space import print_budgets, print_expected, print_space
 from search.jobs.in_process import HERE
+from search.jobs.pipeline.report import PlacementRow, print_comparison
+from search.jobs.pipeline.retrain import RetrainedRack
+from search.jobs.pipeline.spec import PipelineSpec
 from search.jobs.placement import job as placement
+from search.jobs.placement.results import Scored
 from search.jobs.placement.spec import PlacementSpec
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.console import make_console
@@ -100,6 +104,16 @@ def test_show_has_a_column_for_every_dimension(known, capsys):
         assert bool(column.search(unmeasured)) != each.needs_latency_table
         assert column.search(budgets)
         assert column.search(expected)
+
+
+def test_a_pipeline_has_a_column_for_every_dimension_that_it_compares(known, capsys):
+    scored = Scored(("linear",), -1.0, 0.1, {}, 0.0, 0.0, CostTable.of(space(1), latency=Measured()).base, is_admitted=True)
+    row = PlacementRow("no limit", "search", scored, RetrainedRack(scored.placement, (1.0,), {"recall": (0.5,)}, 1.0))
+    print_comparison([row], validate(PipelineSpec, raw(PIPELINE), "test"), Path("out"))
+    told = capsys.readouterr().out
+    assert {name for name, each in known.items() if re.search(rf"\b{each.label}\b", told)} == {
+        name for name, each in known.items() if each.is_compared
+    }
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,8 @@ class Dimension(ABC):
     number_format: ClassVar[str] = ",.0f"
     needs_latency_table: ClassVar[bool] = False
     """Whether there is no such cost where nothing was measured."""
+    is_compared: ClassVar[bool] = True
+    """Whether the table of a pipeline, which has little room, has its column."""
 
     @abstractmethod
     def price(self, piece: Piece) -> float:
