@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.jobs.supernet.job import run
+from search.jobs.supernet.job import train_supernet
 from tests.search.supernets import supernet_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -54,5 +54,5 @@ def test_the_same_command_goes_on_and_ends_as_if_undisturbed(tmp_path, sent, sta
     assert process.returncode == 0, errors
     (resumed,) = (int(line.split()[4]) for line in printed.splitlines() if line.startswith("going on from step"))
     assert resumed >= 80 if sent == signal.SIGINT else resumed % 50 == 0
-    run(spec, tmp_path / "undisturbed", say=lambda _: None)
+    train_supernet(spec, tmp_path / "undisturbed", say=lambda _: None)
     assert (out / "history.jsonl").read_text() == (tmp_path / "undisturbed/history.jsonl").read_text()

@@ -14,10 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from configs import ConfigError
 from launch.train.trainer import train_on_ray
-from search.jobs.supernet.job import run, train_supernet_here
+from search.jobs.supernet.job import train_supernet, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
+from search.runs.workers import WorkersError
 from search.training import checkpoint
-from search.training.ranks import Ranks, WorkersError
+from search.training.ranks import Ranks
 from tests.search.ranks import on_ranks
 from tests.search.supernets import CPU, supernet_spec
 
@@ -43,7 +44,7 @@ def history(out: Path) -> list[dict[str, float]]:
 
 
 def quietly(spec, out):
-    return run(spec, out, say=lambda _: None)
+    return train_supernet(spec, out, say=lambda _: None)
 
 
 def test_one_worker_is_one_process_to_the_last_bit_and_draws_curves(tmp_path):
