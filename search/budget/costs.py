@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
 from configs import ConfigError
 from configs.errors import known_names
 from models import RackSpec
-from models.assembly.cost import Count, SpaceCost, space_cost
 from models.spec.placement import Placement, Slot
+
+if TYPE_CHECKING:
+    from models.assembly.cost import Count, SpaceCost
 
 DIMENSIONS = ("params", "flops", "kv_bytes", "state_bytes", "latency_ms")
 """What a placement spends. Parameters; operations per token; bytes per sequence; milliseconds."""
@@ -89,6 +91,8 @@ class CostTable:
 @lru_cache(maxsize=8)
 def _counted(space: RackSpec, context: int) -> SpaceCost:
     """Every budget of a search asks for the same; a space of 48 layers takes seconds to count."""
+    from models.assembly.cost import space_cost
+
     return space_cost(space, context)
 
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from configs import ConfigError
-from search.training.mixture import Mixture, MixtureSpec, allot
+from search.training.mixture import Mixture
+from search.training.mixture_spec import MixtureSpec, allot
 from tasks import IGNORED
 
 CPU = torch.device("cpu")
@@ -145,7 +146,8 @@ def test_ranks_go_through_a_text_without_overlap_and_resume_anywhere(text):
 
 PRINT = """
 import json, sys, torch
-from search.training.mixture import Mixture, MixtureSpec
+from search.training.mixture import Mixture
+from search.training.mixture_spec import MixtureSpec
 spec = MixtureSpec.model_validate(json.loads(sys.argv[1]))
 mixture = Mixture(spec, seed=0, device=torch.device("cpu"), rank=1, n_ranks=2)
 print(json.dumps([[tensor.tolist() for tensor in mixture[step]] for step in (0, 7)]))
