@@ -1,4 +1,4 @@
-"""How a rack grows stack by stack: what a job's spec and the mutable configuration say alike."""
+"""GrowthSpec: how a rack grows stack by stack, for the job `progressive` and for the guide's configuration alike."""
 
 from __future__ import annotations
 

@@ -19,11 +19,10 @@ from launch.train.worker import POLL_SECONDS, REFUSED, STARTED, STOP, train_work
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stages import is_finished, next_index, pending_choice
 from search.jobs.supernet.job import train_supernet
-from search.jobs.supernet.report import RESULTS
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.interruption import interruptions
 from search.runs.report import Say
-from search.runs.run_folder import Row, write_text
+from search.runs.run_folder import RESULTS, Row, write_text
 from search.runs.workers import WorkersError
 
 TRAIN_ENVIRONMENT = {

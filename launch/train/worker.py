@@ -1,4 +1,4 @@
-"""What a worker of Ray Train does: be one of the ranks that train together, and tell how it goes."""
+"""The function that each worker of Ray Train runs: one rank of a training run."""
 
 from __future__ import annotations
 

@@ -11,10 +11,9 @@ from launch.cluster import cluster
 from launch.train.trainer import train_on_ray
 from launch.tune.train_many import Summaries, train_side_by_side
 from search.jobs.supernet.job import train_rack, train_supernet, train_supernet_here
-from search.jobs.supernet.report import RESULTS
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.outcome import outcome
-from search.runs.run_folder import Row
+from search.runs.run_folder import RESULTS, Row
 from search.runs.workers import WorkersError
 from search.training.loop import OnEvaluation
 
@@ -38,7 +37,7 @@ def train_racks_on_ray(runs: Mapping[str, SupernetSpec], out: Path) -> dict[str,
     told = Summaries({name: outcome(train_rack(runs[name], out / name)) for name in runs if name in finished}, len(runs))
     left = {name: spec for name, spec in runs.items() if name not in finished}
     if finished:
-        told.say(f"going on: {len(finished)} of {len(runs)} racks are trained")
+        told.progress.say(f"going on: {len(finished)} of {len(runs)} racks are trained")
     if left:
         with cluster() as resources:
             alone = {name: spec for name, spec in left.items() if spec.workers.n == 1}

@@ -1,4 +1,4 @@
-"""Block, stack and rack as the guide constructs them: by keywords, from the inside out, over the same specs and modules."""
+"""The guide's Block, Stack and Rack: built by keywords, the same modules and specs underneath."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a spec to a model with weights."""
+"""Builds a Rack from its description: constructs the modules, initialises, adapts, quantises, freezes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def seeded(seed: int) -> Iterator[None]:
             raise ConfigError(str(error)) from None
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def without_memory(spec: RackFields) -> Rack:
     """The rack of a spec on torch's meta device: all shapes and names, no weights. It is kept: do not change it."""
     with torch.device("meta"), FastMeta():

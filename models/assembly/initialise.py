@@ -1,4 +1,4 @@
-"""How the parameters of a rack start: biases, initial values, adapters, and what is frozen."""
+"""Initial values of a rack's parameters, their biases and adapters, and which of them are frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Globs of `parameters`: what is wrong with them, and what becomes of them when parameters are renamed."""
+"""Checks the globs under `parameters:`, and rewrites them when parameters get other names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spaces: racks whose blocks still have a choice. Where the choices are, and what becomes of the spec when they are made."""
+"""Turns a space (layers with open choices) into the model of a placement, or into a smaller space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Growth of a rack with weights: what was there goes on in the next rack, what is new starts as it is told."""
+"""Grows a rack with weights: trained stacks are carried over by uid, new ones are started as asked."""
 
 from __future__ import annotations
 

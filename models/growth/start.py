@@ -1,4 +1,4 @@
-"""How a stack that comes to a trained rack starts."""
+"""Initial weights of a stack added to a trained rack: identity, random, or copied from another stack."""
 
 from __future__ import annotations
 

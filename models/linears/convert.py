@@ -1,4 +1,4 @@
-"""From one kind of linear to another: stored, trained as stored, dense, each with adapters or without."""
+"""Converts linears between dense, quantised and fake-quantised form, with or without adapters."""
 
 from __future__ import annotations
 

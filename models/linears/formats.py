@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -51,6 +51,15 @@ def format_of(name: str) -> Format:
 def packed(weight: Tensor, name: str) -> dict[str, Tensor]:
     """What is stored for a weight, by name."""
     weight = weight.detach().float()
-    if not weight.is_meta and not bool(weight.isfinite().all()):
+    if weight.is_meta:
+        return {part: torch.empty(shape, dtype=dtype, device="meta") for part, shape, dtype in _shapes(weight.shape, name)}
+    if not bool(weight.isfinite().all()):
         raise ValueError(f"format = {name!r} stores finite weights; these are not")
     return dict(zip(format_of(name).names, format_of(name).pack(weight), strict=True))
+
+
+@cache  # on the meta device torch takes milliseconds for it
+def _shapes(shape: tuple[int, ...], name: str) -> tuple[tuple[str, torch.Size, torch.dtype], ...]:
+    """What is stored for a weight of that shape: names, shapes and types."""
+    parts = format_of(name).pack(torch.empty(shape, device="meta"))
+    return tuple((part, tensor.shape, tensor.dtype) for part, tensor in zip(format_of(name).names, parts, strict=True))

@@ -1,4 +1,4 @@
-"""Building on torch's meta device without a wait, and what constructors refuse there."""
+"""FastMeta builds modules on torch's meta device without importing its compiler; `refusal` is what a constructor objects to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a spec says of a rack's time embedding."""
+"""TimeSpec: the description of a rack's time embedding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The jobs as commands: the spec that file, presets, options and overrides amount to, and the run of it."""
+"""Runs a job: the spec that file, preset, options and overrides amount to, and what runs it, imported once the spec is right."""
 
 from __future__ import annotations
 

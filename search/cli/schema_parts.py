@@ -1,4 +1,4 @@
-"""What the JSON Schemas of configuration files are made of: specs as they may be written, and the kinds of parts."""
+"""Pieces of the JSON Schema: specs as a file may write them, and the kinds of each registry."""
 
 from __future__ import annotations
 

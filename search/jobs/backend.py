@@ -1,4 +1,4 @@
-"""Who runs the work of a job: this process, or Ray. The jobs themselves are the same."""
+"""Backend: the parts of a job that may run elsewhere (training, scoring, trials); here or on Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs what a job hands out in this process, one after the other."""
+"""The backend of `python -m search`: all work of a job in this process, one piece after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The jobs that are said by one configuration file; what describes and what runs each is imported when it is asked for."""
+"""JOBS: each job's name and line of help; its spec class and run function are imported when they are asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States for timing one decoding step at a context, made without going through the context."""
+"""Cached states at a given context length, made without running the context: to time one decoding step."""
 
 from __future__ import annotations
 

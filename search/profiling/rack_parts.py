@@ -1,4 +1,4 @@
-"""What the racks of a space may consist of: every part as its rack builds it, with biases and adapters from around it."""
+"""Enumerates every distinct part that racks of a space may consist of, as built there."""
 
 from __future__ import annotations
 

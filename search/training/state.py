@@ -1,4 +1,4 @@
-"""Members of a training run: what each one is trained with, what became of it, and how it is kept on disk."""
+"""TrainState: one model in training, its optimizer state, history, best weights, and its checkpoint."""
 
 from __future__ import annotations
 

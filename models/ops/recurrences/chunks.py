@@ -1,4 +1,4 @@
-"""The time axis cut into chunks."""
+"""Cuts the time axis into chunks and puts it back together."""
 
 import torch.nn.functional as F
 from torch import Tensor

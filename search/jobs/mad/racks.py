@@ -1,4 +1,4 @@
-"""Rack files as architectures of the suite."""
+"""Rack files (`configs/racks/*.yaml`) as architectures of the MAD suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tasks there are: the files in `configs/tasks/`, and what is laid over them."""
+"""Reads the task files in `configs/tasks/`, and merges a job's own keys into them."""
 
 from __future__ import annotations
 

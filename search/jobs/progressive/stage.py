@@ -26,7 +26,7 @@ from search.jobs.progressive.training.growing_model import GrowingRack, is_causa
 from search.jobs.progressive.training.measure import Measured
 from search.jobs.progressive.training.trunk_cache import TrunkCache
 from search.runs.report import Report, Say
-from search.runs.run_folder import Row
+from search.runs.run_folder import CHECKPOINT, Row
 from search.training.devices import resolve_device
 from search.training.local_losses.model import LocalUnits
 from search.training.local_losses.step import LocalLosses
@@ -35,8 +35,6 @@ from search.training.loop import Gradients, OnEvaluation, train
 from search.training.ranks import Ranks
 from search.training.state import TrainState
 from tasks.samples.samples import Samples
-
-CHECKPOINT = "checkpoint.safetensors"
 
 ParameterMoments = dict[nn.Parameter, dict[str, Tensor]]
 
@@ -234,7 +232,7 @@ class StageRun:
     def _gradients(self) -> Gradients:
         spec, growth, units = self.spec, self.spec.growth, self.model.units
         if units is not None:
-            how: dict[str, Any] = {"precision": spec.train.precision, "uses_keep": self.model.uses_attention_mask}
+            how: dict[str, Any] = {"precision": spec.train.precision, "uses_attention_mask": self.model.uses_attention_mask}
             return LocalLosses(units, n_steps=self.stage.n_steps, ranks=self.place.ranks, **how)
         denoises = growth.prepend_loss == "denoise_mse" and self.stage.kind == "grow"
         # What goes backward through products in float16 is to be large enough, wherever it ends.

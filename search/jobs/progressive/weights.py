@@ -1,4 +1,4 @@
-"""The racks that a run leaves, one a stage: each is a model of its own, an early exit of the last one."""
+"""Saves and loads the racks of a growth, one a stage; each is a model of its own (early exit)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from configs.load import validate
 from models import Rack, RackSpec, StackSpec
 from search.jobs.progressive.plan import Stage
 from search.jobs.progressive.report import RESULT
+from search.runs.run_folder import WEIGHTS
 from search.training import checkpoint
-
-WEIGHTS = "weights.safetensors"
 
 
 def stage_folder(out: Path, index: int) -> Path:

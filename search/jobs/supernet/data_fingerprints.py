@@ -1,4 +1,4 @@
-"""Notices that the data of a run are others than when it began."""
+"""Fingerprints of a run's data: notices at a restart that the data have changed."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from models import Supernet
 from search.jobs.backend import Backend
 from search.jobs.supernet.data_fingerprints import check_data, note_data
 from search.jobs.supernet.evaluation import SupernetEvaluation, sampled_placements
-from search.jobs.supernet.report import RESULTS, write_results
+from search.jobs.supernet.report import write_results
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.start import start_from_trained
 from search.jobs.supernet.step import SupernetStep
@@ -23,14 +23,12 @@ from search.jobs.supernet.weights import save_weights
 from search.runs.console import make_console
 from search.runs.interruption import interruptions
 from search.runs.report import Report, Say, diverged_message
-from search.runs.run_folder import run_folder
+from search.runs.run_folder import CHECKPOINT, RESULTS, run_folder
 from search.training.devices import resolve_device
 from search.training.loop import OnEvaluation, train
 from search.training.mixture import Mixture
 from search.training.ranks import Ranks
 from search.training.state import TrainState
-
-CHECKPOINT = "checkpoint.safetensors"
 
 Train = Callable[[SupernetSpec, Path, Say], None]
 

@@ -1,4 +1,4 @@
-"""What a training run leaves: history, results."""
+"""The results.json of a supernet run: losses, metrics, parameter counts, machine."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from pathlib import Path
 from models.spec.placement import placement_text
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.report import HISTORY
-from search.runs.run_folder import Row, to_json, write_text
+from search.runs.run_folder import RESULTS, Row, to_json, write_text
 from search.training.devices import machine
 from search.training.state import TrainState
 
-RESULTS = "results.json"
 
-
-def write_results(spec: SupernetSpec, out: Path, member: TrainState, data_fingerprint: str, n_ranks: int) -> Row:
-    """Write history and summary of a run that has ended; returns the summary."""
+def write_results(spec: SupernetSpec, out: Path, member: TrainState, data_fingerprint: str, n_ranks: int) -> None:
+    """Write history and summary of a run that has ended."""
     write_text(out / HISTORY, "".join(to_json(row) + "\n" for row in member.history))
     last = member.history[-1]
     slots, parameters = spec.rack.slots(), list(member.model.parameters())
@@ -42,4 +40,3 @@ def write_results(spec: SupernetSpec, out: Path, member: TrainState, data_finger
         "losses": member.losses,
     }
     write_text(out / RESULTS, to_json(results) + "\n")
-    return results

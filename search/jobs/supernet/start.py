@@ -1,4 +1,4 @@
-"""Starts a run from the weights of another one, and tells how good a start each mixer has."""
+"""initialise_from: starts a supernet from the weights of another run, and reports each mixer's start."""
 
 from __future__ import annotations
 

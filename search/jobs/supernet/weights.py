@@ -1,4 +1,4 @@
-"""The weights that a run leaves, and the model they make."""
+"""Saves and loads the finished weights of a supernet run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from configs import ConfigError
 from configs.load import validate
 from models import Rack, RackSpec, Supernet
+from search.runs.run_folder import WEIGHTS
 from search.training import checkpoint
 from search.training.ranks import Ranks
 from search.training.sharding import gathered
-
-WEIGHTS = "weights.safetensors"
 
 
 def save_weights(out: Path, model: Supernet, state: dict[str, Any], ranks: Ranks) -> None:

@@ -1,4 +1,4 @@
-"""How well every exit of a rack reads."""
+"""Held-out metrics at every exit of a rack that is trained by local losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training step of local losses: what each unit gets, what goes backward, and when."""
+"""One training step of local losses: each unit's loss and gradient, with none passing between units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rack in a stage of growth: which part stands still, from where on it runs, and what it makes of a batch."""
+"""GrowingRack: a rack in a stage of growth, run from the lowest stack that trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of a stage while it trains, over all its processes: it goes on where a kill left it."""
+"""Measures a stage while it trains (step times, memory, cache counts), summed over processes and restarts."""
 
 from __future__ import annotations
 

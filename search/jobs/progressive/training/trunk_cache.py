@@ -1,4 +1,4 @@
-"""The activation cache of a stage: what its trunk makes of the rows that training will ask for."""
+"""TrunkCache: the activation cache of a stage, filled with exactly the rows that training will read."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class TrunkCache:
         self.trunk = Trunk(self.below, self._forward, rows_per_forward=GPU_ROWS if batches.device.type == "cuda" else 1)
         self.key = CacheKey(
             trunk_hash=self.trunk.hash,
-            architecture={**architecture(rack, model.frontier), "uses_keep": model.uses_attention_mask},
+            architecture={**architecture(rack, model.frontier), "uses_attention_mask": model.uses_attention_mask},
             corruption=batches.corruption(),
             data=batches.fingerprint(),
             precision=f"{batches.device.type} {self._precision}",
@@ -131,7 +131,7 @@ class TrunkCache:
         """The rest of the trunk, if another cache is of the same inputs, and of the lower part of this trunk as it is now."""
         alike = ("corruption", "data", "precision", "dtype", "rows_per_forward")
         is_alike = all(getattr(self.key, name) == getattr(previous.key, name) for name in alike)
-        is_alike = is_alike and self.key.architecture["uses_keep"] == previous.key.architecture["uses_keep"]
+        is_alike = is_alike and self.key.architecture["uses_attention_mask"] == previous.key.architecture["uses_attention_mask"]
         if not is_alike or previous.mode == "stream" or not has_tensors_of(self.below, previous.below):
             return None
         start = len(previous.below.stacks)

@@ -1,4 +1,4 @@
-"""What stands still below the frontier of a stage, as a function of packed rows."""
+"""FrozenTrunk: the frozen stacks below those that train, as a function of packed input rows."""
 
 from __future__ import annotations
 

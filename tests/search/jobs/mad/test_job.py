@@ -241,4 +241,4 @@ def test_selection_uses_the_split_of_the_mode(mode):
     (row,) = run_trials.run_trials([single])
     best = next(entry for entry in row["history"] if entry["step"] == row["best_step"])
     assert row["held_out_loss"] == best["loss"]
-    assert (row["test_loss"] == pytest.approx(best["loss"], rel=1e-6)) is (mode == "mad")
+    assert (row["test_loss"] == pytest.approx(best["loss"], rel=1e-5)) is (mode == "mad")

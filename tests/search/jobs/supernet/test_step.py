@@ -81,11 +81,11 @@ def test_the_loss_is_the_mean_of_each_task_by_its_share():
 @pytest.mark.parametrize("accumulate", [2, 3, 5, 12])
 def test_micro_batches_are_the_whole_batch(accumulate):
     whole, parts = Steps(supernet_spec()), Steps(supernet_spec(accumulate=accumulate))
-    assert parts.backward() == pytest.approx(whole.backward(), rel=1e-6)
+    assert parts.backward() == pytest.approx(whole.backward(), rel=1e-5)
     expected, found = gradients(whole.model), gradients(parts.model)
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_several_placements_a_step_are_the_mean_of_their_subnets():
