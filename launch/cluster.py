@@ -13,7 +13,7 @@ import ray
 
 from configs import ConfigError
 from search.runs.workers import ResourcesSpec
-from search.training.devices import Device
+from search.training.spec import Device
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone

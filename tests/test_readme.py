@@ -12,9 +12,10 @@ import yaml
 
 from configs.load import validate
 from models import RackSpec
-from search.cli.run import OVERRIDE, add_mad, mad_spec
+from search.cli.main import OVERRIDE, add_mad
+from search.cli.run import mad_spec
 from search.cli.show import read_spec
-from search.jobs.table import JOBS
+from search.jobs.table import JOBS, job_spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,7 +63,7 @@ def test_mad_commands_describe_a_run(command):
 def test_commands_of_jobs_describe_a_run(command):
     """The runs themselves take minutes; here their files are read with what the command sets."""
     job, path, *overrides = shlex.split(command)[3:]
-    assert isinstance(read_spec(ROOT / path, overrides), JOBS[job].spec)
+    assert isinstance(read_spec(ROOT / path, overrides), job_spec(job))
 
 
 @pytest.mark.ray

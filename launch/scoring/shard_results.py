@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 from launch.tune.sessions import last_error_of
 from models import placement_text
 from search.evaluation.score_batches import Values
-from search.training.ranks import WorkersError
+from search.runs.workers import WorkersError
 
 
 class ShardResults(Callback):

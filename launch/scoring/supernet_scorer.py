@@ -17,7 +17,8 @@ from search.evaluation.head_scores import Metric
 from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, score_batches
 from search.runs.workers import ScorerSpec
 from search.training.batches import Batch
-from search.training.devices import Device, TrainPrecision, resolve_device
+from search.training.devices import resolve_device
+from search.training.spec import Device, TrainPrecision
 
 BatchName = tuple[str, int]
 """A task, and the number of a batch."""

@@ -26,9 +26,8 @@ from launch.tune.sessions import next_session
 from models import Placement
 from search.evaluation.evaluator import Scorer
 from search.evaluation.score_batches import Values
-from search.runs.workers import ScorerSpec
-from search.training.devices import Device
-from search.training.ranks import WorkersError
+from search.runs.workers import ScorerSpec, WorkersError
+from search.training.spec import Device
 
 SECONDS_TO_END, SECONDS_TO_GIVE_UP = 30.0, 5.0
 """How long the end of a search waits for Tune to wind up, and its interruption for shards under way."""

@@ -18,12 +18,12 @@ from launch.train.log import LOG, Failures, Tail, told
 from launch.train.worker import POLL_SECONDS, REFUSED, STARTED, STOP, train_worker
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stages import is_finished, next_index, pending_choice
-from search.jobs.supernet.job import run
+from search.jobs.supernet.job import train_supernet
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.interruption import interruptions
 from search.runs.report import Say
 from search.runs.run_folder import RESULTS, Row, write_text
-from search.training.ranks import WorkersError
+from search.runs.workers import WorkersError
 
 TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # how often Train looks; a report waits that long, and so does the end of a run
@@ -45,7 +45,7 @@ def train_on_ray(spec: SupernetSpec, out: Path, say: Say | None = None) -> Row:
         WorkersError: if the workers have failed for good.
         KeyboardInterrupt: after SIGINT or SIGTERM, with a checkpoint of the last finished step; after a second one at once.
     """
-    return run(spec, out, train=partial(_train, is_done=(out / RESULTS).exists), say=say)
+    return train_supernet(spec, out, train=partial(_train, is_done=(out / RESULTS).exists), say=say)
 
 
 def grow_on_ray(spec: ProgressiveSpec, out: Path, say: Say) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 from launch.cluster import cluster
 from launch.train.trainer import train_on_ray
 from launch.tune.train_many import Summaries, train_side_by_side
-from search.jobs.supernet.job import run, train_rack, train_supernet_here
+from search.jobs.supernet.job import train_rack, train_supernet, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.outcome import outcome
 from search.runs.run_folder import RESULTS, Row
+from search.runs.workers import WorkersError
 from search.training.loop import OnEvaluation
-from search.training.ranks import WorkersError
 
 
 def train_racks_on_ray(runs: Mapping[str, SupernetSpec], out: Path) -> dict[str, Row]:
@@ -57,4 +57,4 @@ def _train_in_turn(left: Mapping[str, SupernetSpec], out: Path, told: Summaries)
 
 def _trial(spec: dict[str, Any], out: Path, on_evaluation: OnEvaluation) -> Row:
     train = partial(train_supernet_here, on_evaluation=on_evaluation)
-    return run(SupernetSpec.model_validate(spec), out, train, say=lambda _: None)
+    return train_supernet(SupernetSpec.model_validate(spec), out, train, say=lambda _: None)

@@ -13,7 +13,7 @@ from models.architecture.block_options import block_of, validated
 from models.assembly.assemble import without_memory
 from models.assembly.initialise import freeze
 from models.assembly.parameter_settings import ParameterSettings
-from models.linears import memory_bytes, stored_numbers
+from models.assembly.quantise import memory_bytes, stored_numbers
 from models.rack import modules as base
 from models.rack_spec import RackSpec
 from models.spec.backbone import stack_uids

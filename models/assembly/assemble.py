@@ -14,12 +14,11 @@ from configs import ConfigError
 from configs.registry import Part
 from models.assembly.initialise import adapt, freeze, initialise, set_biases
 from models.assembly.parameter_settings import ParameterSettings
-from models.assembly.precision import set_precision
+from models.assembly.precision import COMPUTED, set_precision
 from models.rack.modules import Block, Rack, Stack
 from models.spec.backbone import stack_uids
 from models.spec.block import BlockSpec
 from models.spec.meta_device import FastMeta
-from models.spec.precision import COMPUTED
 from models.spec.rack_fields import RackFields
 from models.spec.registries import CHANNEL_MIXERS, EMBEDDINGS, HEADS, MIXERS, NORMS
 

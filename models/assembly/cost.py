@@ -10,7 +10,7 @@ from torch import nn
 
 from configs.registry import Part
 from models.assembly.assemble import without_memory
-from models.linears import QuantisedLinear
+from models.linears.quantised import QuantisedLinear
 from models.rack.choice import Choice
 from models.rack.contracts import ChannelMixer, Head, Mixer
 from models.rack.modules import Rack

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from models.assembly.parameter_settings import ParameterSettings
-from models.linears import with_adapters
 from models.linears.adapters import Adapter, adapters_of, replace
+from models.linears.convert import with_adapters
 from models.spec.parameters import INITS
 
 EMBEDDING_STD = 0.02

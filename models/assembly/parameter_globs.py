@@ -11,8 +11,8 @@ from torch import nn
 
 from configs import Registry
 from configs.errors import Location, known_names, nearest_name
-from models.linears import QuantisedLinear
 from models.linears.adapters import AdaptedLinear, Adapter, replace
+from models.linears.quantised import QuantisedLinear
 from models.spec.meta_device import FastMeta
 from models.spec.parameters import GlobFields, Globs, LoraSpec, ModelPart, ParameterFields, is_matched
 

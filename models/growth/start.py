@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.linears import QuantisedLinear
 from models.linears.adapters import adapters_of, is_adapter
+from models.linears.quantised import QuantisedLinear
 from models.rack.choice import Choice
 from models.rack.modules import Block, Stack
 

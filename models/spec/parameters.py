@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import (
     Field,
@@ -16,10 +16,12 @@ from pydantic import (
     field_validator,
     model_serializer,
 )
-from torch import nn
 
 from configs import Problems, Registry, Spec
 from configs.registry import Part
+
+if TYPE_CHECKING:
+    from torch import nn
 
 INITS = Registry("models.parts.inits", "init", ("n_blocks",))
 

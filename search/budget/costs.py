@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
 from configs import ConfigError
 from configs.errors import known_names
 from models import RackSpec
-from models.assembly.cost import Count, SpaceCost, space_cost
 from models.spec.placement import Placement, Slot
 from search.budget.dimensions import dimensions
 from search.budget.dimensions.shared.dimension import Piece
+
+if TYPE_CHECKING:
+    from models.assembly.cost import Count, SpaceCost
 
 DEAR_FIRST = (("kv_bytes", "state_bytes"), ("flops",), ("params",))
 """Dear is what keeps more of a sequence in memory, then what computes more, then what has more parameters."""
@@ -95,6 +97,8 @@ class CostTable:
 @lru_cache(maxsize=8)
 def _counted(space: RackSpec, context: int) -> SpaceCost:
     """Every budget of a search asks for the same; a space of 48 layers takes seconds to count."""
+    from models.assembly.cost import space_cost
+
     return space_cost(space, context)
 
 

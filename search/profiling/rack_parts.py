@@ -15,8 +15,10 @@ from configs import ConfigError, Registry
 from configs.registry import Part
 from models import RackSpec
 from models.assembly.assemble import without_memory
-from models.linears import FakeQuantisedLinear, QuantisedLinear, fake_quantised, quantised, with_adapters
 from models.linears.adapters import Adapter, replace
+from models.linears.convert import fake_quantised, quantised, with_adapters
+from models.linears.fake_quantised import FakeQuantisedLinear
+from models.linears.quantised import QuantisedLinear
 from models.rack.choice import STOCHASTIC
 from models.rack.modules import Block
 from models.spec.registries import CHANNEL_MIXERS, HEADS, MIXERS, NORMS

@@ -1,4 +1,4 @@
-"""What a configuration says of workers: how many, and what Ray reserves for each."""
+"""What a configuration says of workers: how many, and what Ray reserves for each; the error of those that fail for good."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pydantic import (
 )
 
 from configs import Spec
+
+
+class WorkersError(RuntimeError):
+    """Training on several workers has failed for good; the text is ready to be printed."""
 
 
 class ResourcesSpec(Spec):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from configs import ConfigError
 from models import Rack
+from models.assembly.quantise import memory_bytes
 from models.growth.grow import grow
-from models.linears import memory_bytes
 from search.jobs.progressive.adapters import capped_notes
 from search.jobs.progressive.plan import Stage
 from search.jobs.progressive.spec import ProgressiveSpec
@@ -28,7 +28,9 @@ from search.jobs.progressive.training.trunk_cache import TrunkCache
 from search.runs.report import Report, Say
 from search.runs.run_folder import CHECKPOINT, Row
 from search.training.devices import resolve_device
-from search.training.local_losses import LocalLosses, LocalUnits, UnitKind
+from search.training.local_losses.model import LocalUnits
+from search.training.local_losses.step import LocalLosses
+from search.training.local_losses.units import UnitKind
 from search.training.loop import Gradients, OnEvaluation, train
 from search.training.ranks import Ranks
 from search.training.state import TrainState

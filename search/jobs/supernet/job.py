@@ -11,6 +11,7 @@ from torch import nn
 
 from configs import ConfigError
 from models import Supernet
+from search.jobs.backend import Backend
 from search.jobs.supernet.data_fingerprints import check_data, note_data
 from search.jobs.supernet.evaluation import SupernetEvaluation, sampled_placements
 from search.jobs.supernet.report import write_results
@@ -32,7 +33,12 @@ from search.training.state import TrainState
 Train = Callable[[SupernetSpec, Path, Say], None]
 
 
-def run(spec: SupernetSpec, out: Path, train: Train | None = None, say: Say | None = None) -> dict[str, Any]:
+def run(spec: SupernetSpec, out: Path, backend: Backend) -> int:
+    """Train what the folder does not hold yet; the exit status is 1 if the run diverged."""
+    return 1 if diverged_message(backend.train_supernet(spec, out)) else 0
+
+
+def train_supernet(spec: SupernetSpec, out: Path, train: Train | None = None, say: Say | None = None) -> dict[str, Any]:
     """Train what the folder does not hold yet; the summary that `results.json` holds.
 
     Interrupted or killed, the same call goes on where it stopped, to the same history and weights; a run that is finished is
@@ -61,10 +67,10 @@ def run(spec: SupernetSpec, out: Path, train: Train | None = None, say: Say | No
 
 
 def train_rack(spec: SupernetSpec, out: Path, say: Say = lambda _: None) -> dict[str, Any]:
-    """Train a rack without choices, without a word if `say` is not given; the same as `run` but for that."""
+    """Train a rack without choices, without a word if `say` is not given; the same as `train_supernet` but for that."""
     if spec.rack.slots():
         raise ConfigError("rack: a rack without stochastic parts is expected; place it first")
-    return run(spec, out, say=say)
+    return train_supernet(spec, out, say=say)
 
 
 def train_supernet_here(

@@ -13,7 +13,7 @@ from models.spec.placement import Placement
 from search.runs.workers import WorkersSpec
 from search.samplers import SAMPLERS
 from search.samplers.shared.sampler import Sampler
-from search.training.mixture import MixtureSpec
+from search.training.mixture_spec import MixtureSpec
 from search.training.spec import TrainSpec
 
 Problem = tuple[tuple[str, ...], str]

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from configs import ConfigError
 from models.rack.reports import collecting
-from search.training.devices import TrainPrecision, autocast
+from search.training.devices import autocast
 from search.training.local_losses.model import LocalUnits
 from search.training.metrics import weighted_loss
 from search.training.mixture import WeightedBatch
 from search.training.packing import Pack
 from search.training.ranks import Ranks
+from search.training.spec import TrainPrecision
 from search.training.state import TrainState
 from tasks import IGNORED
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from models.linears import memory_bytes
+from models.assembly.quantise import memory_bytes
 from models.linears.adapters import is_adapter
 from search.jobs.progressive.plan import first_stage, next_stage
 from search.jobs.progressive.stages import MOMENTS

@@ -25,7 +25,7 @@ from search.evaluation.evaluator import Evaluator
 from search.evaluation.score_batches import score_batches
 from search.evaluation.supernet_evaluator import SupernetEvaluator
 from search.runs.run_folder import TrialLog
-from search.training.ranks import WorkersError
+from search.runs.workers import WorkersError
 from tests.launch.scorers import PLACEMENTS, make_late, make_scorer, processes, values, workers
 from tests.launch.searching import search
 from tests.search import spaces

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from launch.train.trainer import train_on_ray
-from search.jobs.supernet.job import run
+from search.jobs.supernet.job import train_supernet
 from tests.search.supernets import supernet_spec
 
 pytestmark = [
@@ -55,5 +55,5 @@ def test_the_same_command_goes_on_and_ends_as_if_undisturbed(tmp_path):
     train_on_ray(spec, out, lines.append)
     (resumed,) = (int(line.split()[4]) for line in lines if line.startswith("going on from step"))
     assert resumed >= 80
-    run(spec, tmp_path / "undisturbed", say=lambda _: None)
+    train_supernet(spec, tmp_path / "undisturbed", say=lambda _: None)
     assert (out / "history.jsonl").read_text() == (tmp_path / "undisturbed/history.jsonl").read_text()

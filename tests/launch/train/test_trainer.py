@@ -8,9 +8,10 @@ import pytest
 
 from configs import ConfigError
 from launch.train.trainer import train_on_ray
-from search.jobs.supernet.job import run, train_supernet_here
+from search.jobs.supernet.job import train_supernet, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
-from search.training.ranks import Ranks, WorkersError
+from search.runs.workers import WorkersError
+from search.training.ranks import Ranks
 from tests.launch.processes import kill_a_worker
 from tests.search.ranks import on_ranks
 from tests.search.supernets import supernet_spec
@@ -33,7 +34,7 @@ def history(out: Path) -> list[dict[str, float]]:
 
 
 def quietly(spec, out):
-    return run(spec, out, say=lambda _: None)
+    return train_supernet(spec, out, say=lambda _: None)
 
 
 @pytest.mark.parametrize("parallel", ["data", "fsdp"])

@@ -8,7 +8,7 @@ import pytest
 from configs import ConfigError
 from launch.tune.racks import train_racks_on_ray
 from search.jobs.supernet.job import train_rack
-from search.training.ranks import WorkersError
+from search.runs.workers import WorkersError
 from tests.search.supernets import supernet_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]

@@ -19,21 +19,14 @@ from torch import nn
 from configs import ConfigError
 from models import RackSpec
 from models.linears.adapters import AdaptedLinear, Adapter
-from search.activations import (
-    ActivationCache,
-    CacheKey,
-    Limits,
-    PreviousCache,
-    Rates,
-    Reuse,
-    Trunk,
-    break_even_parameters,
-    choose_cache_mode,
-    folder,
-    trunk_hash,
-)
+from search.activations import folder
 from search.activations import trunk as trunk_file
+from search.activations.cache import ActivationCache
+from search.activations.choice import Limits, Rates, Reuse, break_even_parameters, choose_cache_mode
+from search.activations.key import CacheKey
+from search.activations.previous_cache import PreviousCache
 from search.activations.rows import Names, RowIndex
+from search.activations.trunk import Trunk, trunk_hash
 from tests.search.ranks import started
 
 N_SAMPLES, N_VARIANTS, TIME, D_MODEL = 10, 2, 6, 16

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError
-from search.cli.run import OVERRIDE, add_mad, mad_spec
+from search.cli.main import OVERRIDE, add_mad
+from search.cli.run import mad_spec
 from search.cli.show import read_spec
 from search.jobs.mad import job
 
@@ -152,7 +153,7 @@ def test_mistakes_in_a_file_are_told_by_its_path_from_here(tmp_path, run):
     """Those of the command line beside them are not blamed on it."""
     text = (ROOT / "configs/mad_quick.yaml").read_text().replace("epochs: 8", "epochs: none")
     (tmp_path / "own.yaml").write_text(text)
-    status, _, errors = run("mad", "../own.yaml", "--layers", "attention(n_heads=3)", "--tasks", "needel", "patience=2")
+    status, _, errors = run("mad", "../own.yaml", "--layers", "attention(n_heads=3)", "--tasks", "needel", "pack_size=0")
     assert status == 2
     assert {line.split(": ")[0] for line in errors} == {"--layers", "--tasks", "../own.yaml", "command line"}
     assert sum(bool(re.match(r"\.\./own\.yaml: epochs: .*got 'none'", line)) for line in errors) == 1

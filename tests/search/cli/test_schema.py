@@ -10,7 +10,8 @@ import pytest
 from configs import ConfigError, read_yaml
 from configs.load import apply_override
 from models import CHANNEL_MIXERS, MIXERS
-from search.cli.schema import FILES, schema_of
+from search.cli.main import FILES
+from search.cli.schema import schema_of
 from search.cli.show import read_spec
 
 ROOT = Path(__file__).parents[3]

@@ -6,7 +6,8 @@ import torch
 from configs import ConfigError
 from models import RackSpec
 from models.mixers.attention import Attention
-from search.jobs.profile import ProfileSpec, measure
+from search.jobs.profile.job import measure
+from search.jobs.profile.spec import ProfileSpec
 from search.profiling.decoding import state_at
 from search.training.devices import hardware
 from tests.search.landscapes import space

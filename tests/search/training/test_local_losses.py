@@ -11,7 +11,11 @@ from configs import ConfigError
 from models import RackSpec
 from models.rack.reports import collecting
 from search.training import checkpoint
-from search.training.local_losses import ExitEvaluation, LocalLosses, LocalLossSpec, LocalUnits, units_of
+from search.training.local_losses.evaluation import ExitEvaluation
+from search.training.local_losses.model import LocalUnits
+from search.training.local_losses.spec import LocalLossSpec
+from search.training.local_losses.step import LocalLosses
+from search.training.local_losses.units import units_of
 from search.training.loop import batch_gradients, train
 from search.training.packing import Pack
 from search.training.ranks import Ranks

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from configs import ConfigError
-from search.training.mixture import Mixture, MixtureSpec, allot
+from search.training.mixture import Mixture
+from search.training.mixture_spec import MixtureSpec, allot
 from tasks import IGNORED
 from tests.search.ranks import on_ranks
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from models.assembly.cost import Count
+if TYPE_CHECKING:
+    from models.assembly.cost import Count
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models import Rack
 from search.jobs.progressive.training.batches import GrowthBatch
-from search.training.local_losses import LocalUnits
+from search.training.local_losses.model import LocalUnits
 from tasks.samples.samples import Samples
 
 

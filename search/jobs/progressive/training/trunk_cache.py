@@ -12,12 +12,14 @@ from torch import Tensor
 
 from configs import ConfigError
 from models import RackSpec
-from search.activations import ActivationCache, CacheKey, Decision, Limits, PreviousCache, Reuse, Trunk, choose_cache_mode
-from search.activations import RowBatch as Rows
-from search.activations.choice import KeptMode
+from search.activations.cache import ActivationCache
+from search.activations.cache import RowBatch as Rows
+from search.activations.choice import Decision, KeptMode, Limits, Reuse, choose_cache_mode
+from search.activations.key import CacheKey
+from search.activations.previous_cache import PreviousCache
 from search.activations.rates import measured_rates
 from search.activations.rows import ComputeRows
-from search.activations.trunk import has_tensors_of
+from search.activations.trunk import Trunk, has_tensors_of
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.training.batches import GrowthBatch, GrowthBatches
 from search.jobs.progressive.training.growing_model import GrowingRack

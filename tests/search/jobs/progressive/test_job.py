@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook
 
 from configs import ConfigError
+from models.assembly.quantise import memory_bytes
 from models.growth.edit_spec import stack_uids
-from models.linears import QuantisedLinear, memory_bytes
+from models.linears.quantised import QuantisedLinear
 from models.rack.modules import Stack
 from search.jobs.progressive import stage as stage_module
 from search.jobs.progressive import stages as stages_module

@@ -12,8 +12,7 @@ import yaml
 
 from configs import ConfigError
 from models import Rack, Supernet
-from search.cli.run import add_jobs, main
-from search.jobs.in_process import HERE
+from search.cli.main import add_jobs, main
 from search.jobs.supernet import job
 from search.jobs.supernet.job import train_rack
 from search.jobs.supernet.step import SupernetStep
@@ -328,7 +327,7 @@ def test_a_kernel_that_is_not_installed_is_one_message_and_status_two(name, tmp_
     parser = argparse.ArgumentParser()
     add_jobs(parser.add_subparsers(dest="job"))
     wrong = f"rack.stacks[0].block.mixer.mixers.{name}.kernel={kernel}"
-    assert main(parser, HERE, ["supernet", str(path), wrong, f"out={out}"]) == 2
+    assert main(parser, "search.jobs.in_process:HERE", ["supernet", str(path), wrong, f"out={out}"]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1, error
     assert error.startswith(f"kernel = {kernel}: not a package of this machine")

@@ -5,49 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import PositiveInt
 from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from configs import ConfigError, Spec
-from models import RackSpec
+from configs import ConfigError
 from models.rack.contracts import Mixer
+from search.jobs.backend import Backend
+from search.jobs.profile.spec import ProfileSpec
 from search.profiling.decoding import state_at
-from search.profiling.latency import EMBEDDING, LatencyMode, LatencyTable
+from search.profiling.latency import EMBEDDING, LatencyTable
 from search.profiling.rack_parts import parts_of
 from search.profiling.timing import median_milliseconds
 from search.runs.console import make_console
 from search.runs.run_folder import run_folder
-from search.training.devices import Device, TrainPrecision, autocast, hardware, reseed, resolve_device
+from search.training.devices import autocast, hardware, reseed, resolve_device
 
 
-class ProfileSpec(Spec):
-    """What is timed, and at which shapes.
-
-    `prefill` is the forward pass of `batch_size` sequences of `seq_len`; `decode` one position of each after `seq_len` others,
-    for mixers that have a step form. A time is the median of `repeats` calls after some to warm up.
-    """
-
-    job: Literal["profile"] = "profile"
-    rack: RackSpec
-    mode: LatencyMode = "prefill"
-    batch_size: PositiveInt = 1
-    seq_len: PositiveInt = 1024
-    repeats: PositiveInt = 20
-    device: Device = "auto"
-    precision: TrainPrecision = "auto"
-
-
-def run(spec: ProfileSpec, out: Path) -> int:
+def run(spec: ProfileSpec, out: Path, backend: Backend | None = None) -> int:
     """Measure, print the table and leave it in `latency.json`; the exit status is 0.
 
     Raises:
         ConfigError: if a mixer has no step form to decode with, or the device is missing.
     """
+    del backend  # what is timed is the device of this process
     check_steps(spec)
     device = resolve_device(spec.device)
     with run_folder(out, spec):
