@@ -143,7 +143,7 @@ def test_it_computes_in_the_precision_of_its_input_or_autocast(name, dtype):
 def test_a_cast_leaves_what_is_stored_and_is_the_type_of_the_weight(name):
     stored = quantised(dense(), name)
     before, weight = state(stored), stored.weight
-    stored.sublayer().bfloat16()
+    stored.half().bfloat16()
     assert_same(state(stored), before)
     assert stored.weight.dtype == torch.bfloat16
     assert torch.equal(stored.float().weight, weight)
