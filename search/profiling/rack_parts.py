@@ -16,7 +16,7 @@ from configs.registry import Part
 from models import RackSpec
 from models.assembly.assemble import without_memory
 from models.linears import FakeQuantisedLinear, QuantisedLinear, fake_quantised, quantised, with_adapters
-from models.linears.adapters import Adapter, replace
+from models.linears.adapters import Adapter, replace, set_bias
 from models.rack.choice import STOCHASTIC
 from models.rack.modules import Block
 from models.spec.registries import CHANNEL_MIXERS, HEADS, MIXERS, NORMS
@@ -87,10 +87,7 @@ def _changes(linear: Linear) -> dict[str, Any]:
 
 
 def _made(linear: nn.Linear, as_built: Linear) -> nn.Linear:
-    if not as_built.has_bias:
-        linear.bias = None  # type: ignore[assignment]
-    elif linear.bias is None:
-        linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
+    set_bias(linear, has_bias=as_built.has_bias)
     if as_built.format is not None:
         linear = (fake_quantised if as_built.trains else quantised)(linear, as_built.format)
     if not as_built.rank:
