@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -73,12 +73,13 @@ class RackPart(NamedTuple):
             linear = module.get_submodule(name)
             assert isinstance(linear, nn.Linear)
             replace(module, name, _made(linear, as_built))
-        device = torch.get_default_device().type
-        if self.compute_dtype is not None and device != "meta":
-            for method in ("forward", "step"):
-                if hasattr(module, method):
-                    setattr(module, method, torch.autocast(device, dtype=self.compute_dtype)(getattr(module, method)))
         return module
+
+    def in_precision(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call, with products computed as in the part's stack, on the current default device."""
+        if self.compute_dtype is None:
+            return call
+        return torch.autocast(torch.get_default_device().type, dtype=self.compute_dtype)(call)
 
 
 def _changes(linear: Linear) -> dict[str, Any]:
