@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -232,8 +231,13 @@ class StageRun:
     def _gradients(self) -> Gradients:
         spec, growth, units = self.spec, self.spec.growth, self.model.units
         if units is not None:
-            how: dict[str, Any] = {"precision": spec.train.precision, "uses_keep": self.model.uses_attention_mask}
-            return LocalLosses(units, n_steps=self.stage.n_steps, ranks=self.place.ranks, **how)
+            return LocalLosses(
+                units,
+                n_steps=self.stage.n_steps,
+                precision=spec.train.precision,
+                ranks=self.place.ranks,
+                uses_attention_mask=self.model.uses_attention_mask,
+            )
         denoises = growth.prepend_loss == "denoise_mse" and self.stage.kind == "grow"
         # What goes backward through products in float16 is to be large enough, wherever it ends.
         scales_loss = any(stack.precision == "half" for stack in self.stage.rack.stacks[self.model.frontier :])
