@@ -21,7 +21,7 @@ from search.training.devices import use_one_thread
 from search.training.ranks import WorkersError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PRESETS = ("quick", "baseline", "full")
+_PRESETS = ("quick", "baseline", "full")
 OVERRIDE = re.compile(r"""^[A-Za-z_](?:\["[^"]*"\]|[^\s=()"])*=""")
 """`key=value` words may stand anywhere on the line, between the others too."""
 
@@ -35,7 +35,9 @@ def add_mad(jobs: Any) -> None:
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/mad_quick.yaml")
     parser.add_argument(
-        "--preset", choices=PRESETS, help="the settings of configs/mad_PRESET.yaml, instead of a file; quick, if neither is given"
+        "--preset",
+        choices=_PRESETS,
+        help="the settings of configs/mad_PRESET.yaml, instead of a file; quick, if neither is given",
     )
     parser.add_argument(
         "--layers",
@@ -114,7 +116,7 @@ def mad_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[M
     """The spec that file, preset, options and overrides amount to, and the run's folder."""
     if arguments.config is not None and arguments.preset is not None:
         raise ConfigError(f"mad: give a config file ({arguments.config}) or a --preset ({arguments.preset}), not both")
-    path = from_here(Path(arguments.config or CONFIGS / f"mad_{arguments.preset or PRESETS[0]}.yaml"))
+    path = from_here(Path(arguments.config or CONFIGS / f"mad_{arguments.preset or _PRESETS[0]}.yaml"))
     layers, racks, tasks = (given or () for given in (arguments.layers, arguments.racks, arguments.tasks))
     settings = [text for text in overrides if not text.startswith("out=")]
     tree = read_yaml(path)

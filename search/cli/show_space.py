@@ -18,7 +18,7 @@ from search.jobs.placement.results import COST_LABELS
 from search.strategies import STRATEGIES
 from search.strategies.shared.strategy import Strategy, best
 
-COLUMNS = {key: label for key, label in COST_LABELS.items() if key != "latency_ms"}
+_COLUMNS = {key: label for key, label in COST_LABELS.items() if key != "latency_ms"}
 
 
 def print_space(console: Console, space: RackSpec, context: int | None = None) -> None:
@@ -49,7 +49,7 @@ def print_space(console: Console, space: RackSpec, context: int | None = None) -
 
 def print_expected(console: Console, costs: dict[str, float], sampler: str) -> None:
     """What the placements of a sampler cost on average."""
-    told = ", ".join(f"{costs[key]:,.0f} {label}" for key, label in COLUMNS.items())
+    told = ", ".join(f"{costs[key]:,.0f} {label}" for key, label in _COLUMNS.items())
     console.print(f"a placement drawn by the sampler {sampler} costs on average: {told}", markup=False)
 
 
@@ -71,10 +71,10 @@ def _table(title: str, *names: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in names:
         table.add_column(name, overflow="fold")
-    for label in COLUMNS.values():
+    for label in _COLUMNS.values():
         table.add_column(label, justify="right", no_wrap=True)
     return table
 
 
 def _cells(spent: dict[str, float]) -> list[str]:
-    return [f"{spent[key]:,.0f}" for key in COLUMNS]
+    return [f"{spent[key]:,.0f}" for key in _COLUMNS]

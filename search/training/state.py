@@ -107,7 +107,7 @@ def save_members(
 
 def restore_members(path: Path, members: Sequence[TrainState], optimizer: torch.optim.Optimizer, device: torch.device) -> int:
     """Put members and optimizer back to where they were saved; returns the step."""
-    tensors, state = checkpoint.load(path, device)
+    tensors, state = checkpoint.read(path, device)
     for index, (member, saved) in enumerate(zip(members, state["members"], strict=True)):
         for name, value in saved.items():
             setattr(member, name, value)

@@ -66,7 +66,7 @@ class SupernetStep:
             model.activate(placement)
             with autocast(device, precision), collecting() as found:
                 outputs = self.teacher.run(model, batch.inputs) if self.teacher else Outputs(model(batch.inputs))
-            loss = weighted_loss(outputs.logits, batch)
+            loss = weighted_loss(outputs.logits, batch.targets, batch.weights)
             if self.teacher is not None and seen is not None:
                 loss = self.teacher.mix(loss, outputs, seen, batch.weights)
             loss = loss / len(placements)

@@ -35,7 +35,7 @@ ONE_ANSWER = 0.15
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load(out / "weights.safetensors", CPU)[0]
+    return checkpoint.read(out / "weights.safetensors", CPU)[0]
 
 
 def history(out: Path) -> list[dict[str, float]]:

@@ -58,7 +58,7 @@ class GrowthStep:
     def _loss(self, model: GrowingRack, batch: GrowthBatch) -> Tensor:
         if self._denoises:
             return denoising_distances(model, batch).sum() / self.spec.data.batch_size
-        return weighted_loss(model(batch, self.hidden(batch)), batch)
+        return weighted_loss(model(batch, self.hidden(batch)), batch.targets, batch.weights)
 
     def _unscale(self, member: TrainState, scale: float) -> None:
         gradients = [parameter.grad for parameter in member.model.parameters() if parameter.grad is not None]

@@ -194,7 +194,7 @@ def test_moments_are_of_the_parameters_that_they_were_kept_for(tmp_path):
     stages_here(growth_spec(growth={"target_stacks": 1}), interrupted)
     (interrupted / "results.json").unlink()
     path = interrupted / "stages/01/moments.safetensors"
-    tensors, notes = checkpoint.load(path, CPU)
+    tensors, notes = checkpoint.read(path, CPU)
     stages_here(growth_spec(growth={"target_stacks": 2}), interrupted)
     assert same_bits(state(interrupted), state(tmp_path / "whole"))
     assert {name.partition("|")[2] for name in tensors} == {"step", "exp_avg", "exp_avg_sq"}
