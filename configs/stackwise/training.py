@@ -1,4 +1,4 @@
-"""The section `training`."""
+"""The section `training` of the guide's configuration: how long, how fast, and how stacks are added."""
 
 from __future__ import annotations
 

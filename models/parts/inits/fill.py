@@ -1,4 +1,4 @@
-"""One number everywhere."""
+"""Starts a parameter with one number everywhere."""
 
 from torch import Tensor, nn
 

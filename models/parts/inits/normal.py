@@ -1,4 +1,4 @@
-"""A normal distribution."""
+"""Starts a parameter from a normal distribution."""
 
 from torch import Tensor, nn
 

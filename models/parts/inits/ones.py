@@ -1,4 +1,4 @@
-"""All ones."""
+"""Starts a parameter with all ones."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""A uniform distribution."""
+"""Starts a parameter from a uniform distribution."""
 
 from torch import Tensor, nn
 

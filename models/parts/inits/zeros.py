@@ -1,4 +1,4 @@
-"""All zeros."""
+"""Starts a parameter with all zeros."""
 
 from torch import Tensor, nn
 
