@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from configs.errors import Problems
 from configs.spec import Spec
 
+BuildingMode = Literal["append", "prepend"]
 Problem = tuple[tuple[int | str, ...], str]
 """Where something does not fit, and what."""
 
@@ -48,7 +49,7 @@ class GrowthSpec(Spec):
     enabled: bool = True
     target_stacks: PositiveInt | None = None
     max_stacks: PositiveInt = 12
-    building_mode: Literal["append", "prepend"] = "append"
+    building_mode: BuildingMode = "append"
     init: Literal["identity", "random", "copy_last", "copy_middle"] = "identity"
 
     trunk_strategy: Literal["frozen", "qlora", "full"] = "frozen"

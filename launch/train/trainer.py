@@ -64,13 +64,14 @@ def _train(spec: SupernetSpec | ProgressiveSpec, out: Path, say: Say, *, is_done
     for name, value in TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     out = out.resolve()
-    for name in (STOP, REFUSED, LOG, ERRORS):
+    for name in (STARTED, STOP, REFUSED, LOG, ERRORS):
         (out / name).unlink(missing_ok=True)
     try:
         with cluster() as resources:
             was_interrupted = _fit(_trainer(spec, out, _worker(spec, resources)), out, say)
     finally:
-        (out / STOP).unlink(missing_ok=True)
+        for name in (STARTED, STOP):
+            (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / TRAIN, ignore_errors=True)  # what the run goes on from stands in its own checkpoint
     if (out / REFUSED).exists():
         refusal = (out / REFUSED).read_text(encoding="utf-8")
@@ -126,16 +127,15 @@ class _Fit(threading.Thread):
 
 def _fit(trainer: TorchTrainer, out: Path, say: Say) -> bool:
     """Wait for the workers, repeating what they say; whether they were asked to stop."""
-    fit, log, has_started = _Fit(trainer), Tail(out), False
+    fit, log = _Fit(trainer), Tail(out)
     with interruptions() as is_interrupted:
         fit.start()
         while is_running := fit.is_alive():
             fit.join(POLL_SECONDS)
             for line in log.lines():
-                has_started |= line.startswith(STARTED)
                 say(line)
             if is_running and is_interrupted() and not (out / STOP).exists():
-                if not has_started:
+                if not (out / STARTED).exists():
                     raise KeyboardInterrupt
                 say("stopping after the step under way; once more to stop at once")
                 (out / STOP).touch()

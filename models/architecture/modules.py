@@ -118,7 +118,10 @@ class Rack(base.Rack):
 
     @classmethod
     def of(cls, rack: base.Rack, spec: RackSpec) -> Rack:
-        """A rack that a spec has built, as one of these: the same modules, to which their specs and methods are given."""
+        """A rack that a spec has built, as one of these: the same modules, to which their specs and methods are given.
+
+        Their classes change in place: a builder's stacks have to stay the same objects while a trainer grows and trains the rack.
+        """
         for module, stack_spec in zip(rack.stacks, spec.stacks, strict=True):
             for block, block_spec in zip(module.blocks, stack_spec.expanded(), strict=True):  # type: ignore[arg-type]
                 block.__class__ = Block

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -30,3 +30,6 @@ class RackFields(BackboneSpec):
     head: HEADS.field() = Field(default_factory=lambda: HEADS.part("language_model"))  # type: ignore[valid-type]
     time: TimeSpec | None = None
     next_uid: NonNegativeInt | None = None
+
+
+AnyRack = TypeVar("AnyRack", bound=RackFields)

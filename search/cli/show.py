@@ -34,7 +34,7 @@ from search.jobs.validate.spec import ValidateSpec
 from search.runs.console import make_console
 from search.samplers.shared.expected_cost import expected_cost
 
-SPECS = {name: job_spec(name) for name in ("mad", *JOBS)}
+_SPECS = {name: job_spec(name) for name in ("mad", *JOBS)}
 LAYER_WIDTH = 128
 """The suite's width, at which single layers are checked and shown."""
 
@@ -46,9 +46,9 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
         if not text.startswith("out="):  # where a run would lie is no part of what it is
             apply_override(tree, text)
     if "job" in tree:
-        if not isinstance(tree["job"], str) or tree["job"] not in SPECS:
-            raise ConfigError(f"{path}: job: unknown job '{tree['job']}'. Known: {', '.join(SPECS)}")
-        return validate(SPECS[tree["job"]], tree, str(path))
+        if not isinstance(tree["job"], str) or tree["job"] not in _SPECS:
+            raise ConfigError(f"{path}: job: unknown job '{tree['job']}'. Known: {', '.join(_SPECS)}")
+        return validate(_SPECS[tree["job"]], tree, str(path))
     if "task" in tree:
         return validate(TaskSpec, tree, str(path))
     if "kind" in tree:

@@ -40,7 +40,7 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         save_file(contiguous, unfinished, metadata={"state": json.dumps(state)})
 
 
-def load(path: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors on the device, and the state; ValueError if the file is damaged. Nothing is unpickled."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:

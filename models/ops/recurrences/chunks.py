@@ -3,6 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+CHUNK = 32
+"""Positions that are computed as attention, where nothing in them overflows."""
+
 
 def in_chunks(x: Tensor, chunk: int) -> Tensor:
     """[..., time, channels] -> [..., n_chunks, chunk, channels], with zeros after the end."""

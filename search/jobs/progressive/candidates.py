@@ -31,7 +31,7 @@ from search.training.loop import OnEvaluation
 from search.training.ranks import Ranks
 from search.training.spec import TrainSpec
 
-LONGEST_NAME = 60
+_LONGEST_NAME = 60
 
 
 class CandidateSpec(Spec):
@@ -180,4 +180,4 @@ def _can_share(spec: ProgressiveSpec) -> bool:
 def _name(placement: Placement, stack: StackSpec) -> str:
     """A folder's name that tells the placement, and differs where anything else does."""
     text = re.sub(r"\W+", "_", placement_text(placement).replace("*", "x"))
-    return f"{text[:LONGEST_NAME]}-{stack.fingerprint()}"
+    return f"{text[:_LONGEST_NAME]}-{stack.fingerprint()}"

@@ -13,7 +13,7 @@ from search.training.devices import machine
 
 RESULT = "result.json"
 
-COLUMNS = {
+_COLUMNS = {
     "stage": ("stage", "{}"),
     "stacks": ("stacks", "{}"),
     "new": ("uid", "{}"),
@@ -35,7 +35,7 @@ COLUMNS = {
 
 def table(rows: Sequence[Row]) -> str:
     """The stages in columns, as text; columns of which nothing is known are left out."""
-    shown = {title: key for title, key in COLUMNS.items() if any(row.get(key[0]) is not None for row in rows)}
+    shown = {title: key for title, key in _COLUMNS.items() if any(row.get(key[0]) is not None for row in rows)}
     cells = [[form.format(row[key]) if row.get(key) is not None else "" for key, form in shown.values()] for row in rows]
     lines = [list(shown), *cells]
     widths = [max(len(line[column]) for line in lines) for column in range(len(shown))]

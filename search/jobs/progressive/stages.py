@@ -134,7 +134,7 @@ def newest(spec: ProgressiveSpec, out: Path) -> TrainedStage | None:
     stage, rack = load_stage(folders[-1], device)
     moments: dict[str, dict[str, torch.Tensor]] = {}
     if (folders[-1] / MOMENTS).exists():
-        for name, tensor in checkpoint.load(folders[-1] / MOMENTS, device)[0].items():
+        for name, tensor in checkpoint.read(folders[-1] / MOMENTS, device)[0].items():
             parameter, _, moment = name.rpartition("|")
             moments.setdefault(parameter, {})[moment] = tensor
     by_parameter = {parameter: moments[name] for name, parameter in rack.named_parameters() if name in moments}

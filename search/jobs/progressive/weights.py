@@ -44,7 +44,7 @@ def load_stage(folder: Path, device: torch.device) -> tuple[Stage, Rack]:
     path = folder / WEIGHTS
     if not path.exists():
         raise ConfigError(f"{folder}: no finished stage is there ({WEIGHTS} is missing)")
-    tensors, state = checkpoint.load(path, device)
+    tensors, state = checkpoint.read(path, device)
     rack_spec = validate(RackSpec, state["rack"], str(path))
     initial = {int(uid): StackSpec.model_validate(stack) for uid, stack in state["born"].items()}
     rack = rack_spec.build().to(device)

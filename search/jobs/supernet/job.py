@@ -12,7 +12,7 @@ from torch import nn
 from configs import ConfigError
 from models import Supernet
 from search.jobs.backend import Backend
-from search.jobs.supernet.data_fingerprints import check_data, note_data
+from search.jobs.supernet.data_fingerprints import check_data, data_fingerprints
 from search.jobs.supernet.evaluation import SupernetEvaluation, sampled_placements
 from search.jobs.supernet.report import write_results
 from search.jobs.supernet.spec import SupernetSpec
@@ -99,16 +99,15 @@ def train_supernet_here(
     evaluation = SupernetEvaluation(batches, mixture.shares, sampled_placements(spec))
     model = Supernet(spec.rack, spec.seed).to(device)
     teacher = None if spec.teacher is None else Teacher(spec.teacher, model, device)
-    member = TrainState(model, mixture, spec.lr, spec.weight_decay, keeps_best=False)
-    note_data(member.notes, mixture)
+    member = TrainState(model, mixture, spec.lr, spec.weight_decay, keeps_best=False, data=data_fingerprints(mixture))
     report = Report(out, spec.n_steps, say, is_main=ranks.is_main)
     if spec.initialise_from is not None and not (out / CHECKPOINT).exists():
-        member.notes |= start_from_trained(spec, model, evaluation, report.say)
+        member.origins = start_from_trained(spec, model, evaluation, report.say)
     prepare(model)
 
     def stepped(step: int) -> bool:
         if report.first is None:  # what the checkpoint holds is known now, and nothing is written yet
-            check_data(member.notes, mixture, out / CHECKPOINT)
+            check_data(member.data, mixture, out / CHECKPOINT)
         report.stepped(step)
         if is_interrupted():
             ranks.stop()
@@ -136,7 +135,7 @@ def train_supernet_here(
     if member.status == "running":
         raise KeyboardInterrupt
     if report.first is None:  # the last step was done before a kill
-        check_data(member.notes, mixture, out / CHECKPOINT)
+        check_data(member.data, mixture, out / CHECKPOINT)
     save_weights(out, model, {"spec": spec.saved(), "step": member.step}, ranks)
     if ranks.is_main:
         write_results(spec, out, member, mixture.fingerprint(batches), ranks.n_ranks)

@@ -33,7 +33,7 @@ def load_supernet(out: Path, device: torch.device | None = None) -> Supernet | R
     if not path.exists():
         raise ConfigError(f"{out}: no finished supernet run is there ({WEIGHTS} is missing)")
     device = device or torch.device("cpu")
-    tensors, state = checkpoint.load(path, device)
+    tensors, state = checkpoint.read(path, device)
     spec = state["spec"]
     rack = validate(RackSpec, {**spec["rack"], "spec_version": spec.get("spec_version", 1)}, str(path))
     model = Supernet(rack).to(device)

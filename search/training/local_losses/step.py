@@ -111,7 +111,8 @@ class LocalLosses:
         """A unit's output, its loss detached, and all that goes backward from it."""
         with autocast(x.device, self.precision), collecting() as found:
             y = self.model.units[index](x, loss_batch.attention_mask)
-            loss = weighted_loss(self.model.exit(index, y, loss_batch.attention_mask), loss_batch.batch)
+            logits = self.model.exit(index, y, loss_batch.attention_mask)
+            loss = weighted_loss(logits, loss_batch.batch.targets, loss_batch.batch.weights)
         total = found.added_to(loss, share=loss_batch.share)
         if self.model.spec.transport:
             total = total + self.model.spec.transport * loss_batch.share * _transport(y - x, loss_batch.attention_mask)

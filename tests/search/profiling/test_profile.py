@@ -115,7 +115,7 @@ def test_the_state_at_a_context_is_of_the_shapes_that_stepping_there_gives(part)
         state = mixer.initial_state(2)
         for _ in range(context):
             state = mixer.step(torch.zeros(2, 16), state)[1]
-        found = state_at(mixer, 2, 16, context)
+        found = state_at(mixer, mixer.step, 2, 16, context)
         assert [leaf.shape for leaf in tree_leaves(found)] == [leaf.shape for leaf in tree_leaves(state)]
 
 
@@ -193,12 +193,13 @@ def test_the_precision_of_a_stack_is_timed_apart_and_parts_are_built_in_it():
     for said in ({"precision": "nvfp4"}, {"precision": "nvfp4", "stored": True}, {"precision": "half"}, {"precision": "qlora"}):
         space = spaces.space(stacks=[{"n_blocks": 1, "block": block, **said}])
         found.append({part.key for part in parts_of(space)})
-        (mixer,) = (part.build(space) for part in parts_of(space) if part.registry is MIXERS)
+        (part,) = (part for part in parts_of(space) if part.registry is MIXERS)
+        mixer = part.build(space)
         theirs = space.build().blocks()[0].mixer
         assert type(mixer.query) is type(theirs.query)
         assert shapes(mixer) == shapes(theirs)
         types = []
         mixer.query.register_forward_hook(lambda *said, types=types: types.append(said[-1].dtype))
-        mixer(torch.ones(1, 3, space.d_model))
+        part.in_precision(mixer)(torch.ones(1, 3, space.d_model))
         assert types == [torch.float16 if said["precision"] == "half" else torch.float32]
     assert all(len(ours - theirs) == 1 for ours in found for theirs in found if ours is not theirs)

@@ -159,7 +159,7 @@ def test_a_step_of_a_supernet_adds_what_is_active_for_each_placement(monkeypatch
     for placement in placements:
         alone.model.activate(placement)
         plain, total = expected_losses(alone.model, batch.inputs, batch.targets)
-        entropy = weighted_loss(alone.model(batch.inputs), batch)
+        entropy = weighted_loss(alone.model(batch.inputs), batch.targets, batch.weights)
         ((entropy + total - plain) / 2).backward()
         shown += entropy.item() / 2
     assert steps.backward() == pytest.approx(shown, rel=1e-5)

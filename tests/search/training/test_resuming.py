@@ -109,7 +109,7 @@ def test_a_damaged_checkpoint_is_a_readable_error(tmp_path, damage):
     else:
         path.write_bytes({"cut": whole[:-50], "empty": b"", "garbage": b"not a checkpoint" * 10}[damage])
     with pytest.raises(ValueError, match=r"run.safetensors is damaged .*; delete it to start this trial again") as caught:
-        checkpoint.load(path, CPU)
+        checkpoint.read(path, CPU)
     assert not isinstance(caught.value.__cause__, Exception)
 
 
@@ -124,7 +124,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save_file", cut_short)
     with pytest.raises(OSError, match="no space left"):
         checkpoint.save(path, {"x": torch.zeros(3)}, {"step": 2})
-    tensors, state = checkpoint.load(path, CPU)
+    tensors, state = checkpoint.read(path, CPU)
     assert state == {"step": 1}
     assert torch.equal(tensors["x"], torch.ones(3))
     assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
@@ -134,7 +134,7 @@ def test_checkpoints_keep_tensors_and_state(tmp_path):
     path = tmp_path / "deep" / "er" / "run.safetensors"
     tensors = {"strided": torch.arange(6.0).view(2, 3).T, "empty": torch.empty(0), "scalar": torch.tensor(2.5)}
     checkpoint.save(path, tensors, {"history": [{"loss": math.nan}, {"loss": math.inf}]})
-    found, state = checkpoint.load(path, CPU)
+    found, state = checkpoint.read(path, CPU)
     assert same(found, tensors)
     assert math.isnan(state["history"][0]["loss"])
     assert math.isinf(state["history"][1]["loss"])

@@ -212,7 +212,7 @@ def test_gradients_reach_the_lowest_adapter_after_every_evaluation(tmp_path):
 
 def test_what_the_optimizer_knows_of_a_survivor_goes_on(grown):
     out = grown()
-    moments, _ = checkpoint.load(out / "stages/03/moments.safetensors", CPU)
+    moments, _ = checkpoint.read(out / "stages/03/moments.safetensors", CPU)
     steps = {name.partition("|")[0]: int(tensor) for name, tensor in moments.items() if name.endswith("|step")}
     assert steps["head.output.weight"] == 18
     assert steps["stacks.2.blocks.0.mixer.query.weight"] == 6

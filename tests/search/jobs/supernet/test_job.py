@@ -34,7 +34,7 @@ def history(out):
 
 
 def weights(out):
-    return checkpoint.load(out / "weights.safetensors", CPU)[0]
+    return checkpoint.read(out / "weights.safetensors", CPU)[0]
 
 
 def assert_same_run(one, other):
@@ -211,7 +211,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, whole_with_dro
         with pytest.raises(KeyboardInterrupt):
             train_into(out, spec)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
-    tensors, state = checkpoint.load(out / "checkpoint.safetensors", CPU)
+    tensors, state = checkpoint.read(out / "checkpoint.safetensors", CPU)
     assert state["step"] == step + 1
     assert len(tensors["0.losses"]) == step + 1
     train_into(out, spec, lines)
@@ -253,14 +253,14 @@ def test_without_a_number_of_steps_checkpoints_go_by_time(tmp_path, monkeypatch)
     stop_before(9, raise_killed, monkeypatch)
     with pytest.raises(KilledError):
         train_into(tmp_path)
-    assert checkpoint.load(tmp_path / "checkpoint.safetensors", CPU)[1]["step"] == 8
+    assert checkpoint.read(tmp_path / "checkpoint.safetensors", CPU)[1]["step"] == 8
 
 
 def test_a_supernet_keeps_no_second_copy_of_its_weights(tmp_path, monkeypatch):
     stop_before(9, interrupt, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_into(tmp_path)
-    tensors, _ = checkpoint.load(tmp_path / "checkpoint.safetensors", CPU)
+    tensors, _ = checkpoint.read(tmp_path / "checkpoint.safetensors", CPU)
     assert not any(".best." in name for name in tensors)
 
 
@@ -310,7 +310,7 @@ def test_a_process_that_is_killed_goes_on_in_the_next(tmp_path, whole, number, s
     sent.touch()
     process.join()
     assert process.exitcode == status
-    assert checkpoint.load(out / "checkpoint.safetensors", CPU)[1]["step"] == kept
+    assert checkpoint.read(out / "checkpoint.safetensors", CPU)[1]["step"] == kept
     process = started(train_and_wait, out, *files)
     process.join()
     assert process.exitcode == 0
