@@ -113,19 +113,22 @@ def apply_override(tree: Any, text: str) -> None:
 def validate(spec_class: type[SpecT], tree: Mapping[str, Any], source: str) -> SpecT:
     """The spec that a raw or saved tree describes; ConfigError with all its problems, each at its path.
 
-    At the top, and there alone, a tree may say the version of the format that it was saved in.
+    At the top, and there alone, a tree may say the version of the format that it was saved in; no other one is read.
     """
     _check_mapping(tree, source)
     version = tree.get("spec_version", SPEC_VERSION)
-    if version not in range(1, SPEC_VERSION + 1):
-        text = f"saved in version {version} of the format, but this mixrack reads versions up to {SPEC_VERSION}: use a newer one"
-        raise ConfigError(f"{source}: spec_version: {text}")
     if version != SPEC_VERSION:
-        source = f"{source} (saved in version {version} of the format)"
+        text = f"saved in version {version} of the format, but this mixrack reads version {SPEC_VERSION} alone"
+        raise ConfigError(f"{source}: {text}: run it again into another folder, or use the mixrack that wrote it")
     try:
         return spec_class.model_validate({key: value for key, value in tree.items() if key != "spec_version"})
     except ValidationError as error:
         raise config_error(source, error) from None
+
+
+def validate_saved(spec_class: type[SpecT], tree: Mapping[str, Any], source: str) -> SpecT:
+    """The same of what a run has left: a tree that says no version is of the first."""
+    return validate(spec_class, {"spec_version": 1, **tree}, source)
 
 
 def check_keys(spec_class: type[Spec], tree: Mapping[str, Any], source: str) -> None:
@@ -148,8 +151,8 @@ def _unknown_keys(spec_class: type[Spec], tree: Mapping[str, Any]) -> Iterator[t
 
 
 def load_saved(spec_class: type[SpecT], path: str | Path) -> SpecT:
-    """The spec in a file that a run has left; one that says no version is of the first. ConfigError as in `load`."""
-    return validate(spec_class, {"spec_version": 1, **read_yaml(path)}, str(path))
+    """The spec in a file that a run has left; ConfigError as in `load`."""
+    return validate_saved(spec_class, read_yaml(path), str(path))
 
 
 def load(spec_class: type[SpecT], path: str | Path, overrides: Sequence[str] = ()) -> SpecT:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator, SerializeAsAny, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
@@ -23,13 +23,8 @@ PART_OF = "part of"
 
 
 class Part(Spec):
-    """A component picked by `kind`; its other fields are the keyword arguments of the class behind it.
+    """A component picked by `kind`; its other fields are the keyword arguments of the class behind it."""
 
-    `later_options` are those that the class says, under this name, that it had not at first, with the values that leave it what
-    it was.
-    """
-
-    later_options: ClassVar[Mapping[str, Any]] = {}
     kind: str
 
     def options(self) -> dict[str, Any]:
@@ -151,10 +146,4 @@ def _part_spec(registry: Registry, component: type, kind: str) -> type[Part]:
         annotation = OrderedDict[str, registry.field()] if name == registry.named_parts else parameter.annotation  # type: ignore[misc]
         if name not in registry.handed_down:
             fields[name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
-    return _left_out(create_model(f"{component.__name__}Spec", __base__=registry.base, **fields), component)
-
-
-def _left_out(spec: type[Part], component: type) -> type[Part]:
-    """The spec, in whose dumps later options of the component that say nothing are left out."""
-    spec.later_options = getattr(component, "later_options", {})
-    return spec
+    return create_model(f"{component.__name__}Spec", __base__=registry.base, **fields)

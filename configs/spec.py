@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from configs.errors import Problems, known_names, message_of, nearest_name
 
-SPEC_VERSION = 2
-"""Of the format of saved specs. Version 1 did not say so; it is read as far as its keys still are, the others are named."""
+SPEC_VERSION = 3
+"""Of the format of saved specs: raise it when keys change. No other version is read; the first one did not say so."""
 
 
 class Spec(BaseModel):
@@ -80,44 +79,27 @@ class Spec(BaseModel):
         return {"spec_version": SPEC_VERSION, **self.to_dict()}
 
     def content(self) -> dict[str, Any]:
-        """`to_dict()` without the `outside_fingerprint`, at any depth: what the spec is, whoever runs it, and how."""
+        """What the spec is, whoever runs it, and how: plain values without the `outside_fingerprint`, at any depth."""
         content: dict[str, Any] = _content(self, self.to_dict())
         return content
 
-    def meaning(self, name: str) -> Any:
-        """A field's value; where that keeps dumped specs as plain mappings, the specs, so that `content()` knows their fields."""
-        return getattr(self, name)
-
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that depend on the content alone."""
-        content = self.content()
-        orders = _orders({name: value for name, value in self.model_dump().items() if name in content})
-        text = json.dumps([type(self).__name__, content, *orders], sort_keys=True)
+        text = json.dumps([type(self).__name__, self.content()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, json.dumps(self.to_dict(), sort_keys=True)))
 
 
-def _content(value: Any, tree: Any) -> Any:
-    """A dumped value without the how-fields of the specs in it."""
-    if isinstance(value, Spec) and isinstance(tree, dict):
-        return {
-            name: _content(value.meaning(name), inner) for name, inner in tree.items() if name not in value.outside_fingerprint
-        }
-    if isinstance(value, dict) and isinstance(tree, dict):
-        by_text = {str(key): inner for key, inner in value.items()}
-        return {name: _content(by_text.get(name), inner) for name, inner in tree.items()}
-    if isinstance(value, list | tuple) and isinstance(tree, list):
-        return [_content(inner, kept) for inner, kept in zip(value, tree, strict=True)]
-    return tree
-
-
-def _orders(content: Any) -> Iterator[list[str]]:
-    """The keys, in order, of every mapping of a dumped spec whose order counts."""
-    if isinstance(content, OrderedDict):
-        yield list(content)
-    if isinstance(content, dict):
-        content = [content[key] for key in sorted(content, key=str)]
-    for value in content if isinstance(content, list | tuple) else ():
-        yield from _orders(value)
+def _content(value: Any, dumped: Any) -> Any:
+    """A dumped value without what says how the specs in it are run; a mapping whose order counts as a list of its items."""
+    if isinstance(value, Spec):
+        kept = {name: inner for name, inner in dumped.items() if name not in value.outside_fingerprint}
+        return {name: _content(getattr(value, name), inner) for name, inner in kept.items()}
+    if isinstance(value, dict):
+        items = [[key, _content(inner, kept)] for inner, (key, kept) in zip(value.values(), dumped.items(), strict=True)]
+        return items if isinstance(value, OrderedDict) else dict(items)
+    if isinstance(value, list | tuple):
+        return [_content(inner, kept) for inner, kept in zip(value, dumped, strict=True)]
+    return dumped

@@ -70,8 +70,8 @@ def freeze(settings: ParameterSettings) -> None:
     for name, parameter in settings.parameters():
         setting = settings.of(name)
         scale = settings.scale_of(name, setting)
-        for mark, value, silent in (("lr_scale", scale, 1.0), ("weight_decay", setting.weight_decay, None)):
-            if value != silent:
+        for mark, value, unset in (("lr_scale", scale, 1.0), ("weight_decay", setting.weight_decay, None)):
+            if value != unset:
                 setattr(parameter, mark, value)
             elif hasattr(parameter, mark):
                 delattr(parameter, mark)

@@ -80,9 +80,9 @@ class ParameterSettings:
         self.rack, self._below = rack, f"{below}." if below else ""
         self.levels = list(_levels(rack, spec))
         self._by_path: dict[str, list[Level]] = {}
+        self._known: dict[str, Setting] = {}
         for level in self.levels:
-            if any(getattr(level.fields, name) != silent for name, silent in level.fields.silent.items()):
-                self._by_path.setdefault(level.path, []).append(level)
+            self._by_path.setdefault(level.path, []).append(level)
 
     @cached_property
     def linears(self) -> dict[str, nn.Linear]:
@@ -96,6 +96,11 @@ class ParameterSettings:
 
     def of(self, name: str) -> Setting:
         """The setting of a parameter; of a linear, that of its weight."""
+        if name not in self._known:
+            self._known[name] = self._gathered(name)
+        return self._known[name]
+
+    def _gathered(self, name: str) -> Setting:
         levels = self._around(name)
         addressed = [
             (level, fields)
@@ -145,9 +150,7 @@ class ParameterSettings:
                 problems.add((*level.location, *place), message)
 
     def _around(self, name: str) -> list[Level]:
-        """The components that hold a parameter and say something, outermost first."""
-        if not self._by_path:
-            return []
+        """The components that hold a parameter, outermost first."""
         steps = name.split(".")
         paths = ("", *(".".join(steps[: index + 1]) for index in range(len(steps))))
         return [level for path in paths for level in self._by_path.get(path, ())]

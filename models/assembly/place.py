@@ -106,7 +106,7 @@ def _globs(tree: dict[str, Any]) -> dict[str, tuple[dict[str, Any], Globs]]:
         places[f"stacks.{i}"] = stack
         for j, block in enumerate(stack["blocks"] if isinstance(stack.get("blocks"), list) else ()):
             places[f"stacks.{i}.blocks.{j}"] = block
-    said = {path: (place, place["parameters"]) for path, place in places.items() if "parameters" in place}
+    said = {path: (place, place["parameters"]) for path, place in places.items() if place["parameters"]}
     return {
         path: (place, Globs((glob, GlobFields(**each)) for glob, each in globs.items())) for path, (place, globs) in said.items()
     }

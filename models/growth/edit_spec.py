@@ -88,7 +88,7 @@ def with_stacks_fused(spec: AnyRack, uids: Sequence[int]) -> AnyRack:
     around = [{**stack.own_fields(), "uid": None} for stack in fused]
     for uid, said, stack in zip(uids, around, fused, strict=True):
         if said != around[0]:
-            names = [name for name in stack.silent if said.get(name) != around[0].get(name)]
+            names = [name for name, value in said.items() if value != around[0][name]]
             raise ValueError(
                 f"stacks {uids[0]} and {uid} differ in {', '.join(names)}: one stack says one thing of all its blocks"
             )

@@ -1,7 +1,6 @@
 """Multi-head latent attention (DeepSeek-AI 2024, DeepSeek-V2, arXiv 2405.04434)."""
 
 import math
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +31,6 @@ class MLA(Mixer):
     reference or flash-attn.
     """
 
-    later_options: ClassVar[dict[str, Any]] = {"causal": True}
     takes_attention_mask = True
     kernel_op = "attend"
 

@@ -28,9 +28,6 @@ class Mixer(nn.Module):
     anywhere: no position looks at a pad but the pad at itself, and what comes out at pads is finite and has no other meaning.
     Positions are counted with the pads. The other mixers are causal: to them, pads at the end change nothing.
 
-    `later_options` are options that a kind had not at first, with the values that leave it what it was: racks that do not use
-    them are saved and named as before.
-
     Mixers with a step form set `has_step = True` and define `initial_state` and `step`; stepping through a sequence gives
     what `forward` gives, to 1e-5 in float32.
     """
@@ -38,7 +35,6 @@ class Mixer(nn.Module):
     has_step = False
     takes_attention_mask: ClassVar[bool] = False
     fused: ClassVar[dict[str, tuple[str, ...]]] = {}
-    later_options: ClassVar[dict[str, Any]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> [batch, time, d_model]."""

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import (
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    SerializationInfo,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-)
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from configs import Problems, Registry, Spec
 from configs.registry import Part
@@ -24,31 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 INITS = Registry("models.parts.inits", "init", ("n_blocks",))
-
-
-SILENT_OWN: dict[str, Any] = {"lr_scale": 1.0, "weight_decay": None, "init": None, "lora": None}
-"""What the fields that components and globs have are where they say nothing."""
-
-SILENT: dict[str, Any] = {**SILENT_OWN, "parameters": {}}
-"""What the fields of a component are where it says nothing."""
-
-
-IN_FULL = {"in_full": True}
-"""The context of a dump that writes out what says nothing too: where it is laid over something else, it does say something."""
-
-
-def without_silent(
-    spec: Spec, silent: Mapping[str, Any], handler: SerializerFunctionWrapHandler, info: SerializationInfo
-) -> dict[str, Any]:
-    """The dump of a spec but for fields that have the value by which they say nothing."""
-    if info.context == IN_FULL:
-        return handler(spec)
-    left_out = {name for name, value in silent.items() if getattr(spec, name) == value}
-    return {name: value for name, value in handler(spec).items() if name not in left_out}
-
-
-LATER: dict[str, Any] = {"trains": True, "targets": ("*",), "fit": False, "freeze_base": True}
-"""Fields that adapters had not at first, where they say nothing: what does not use them is saved and named as it was."""
 
 
 class LoraSpec(Spec):
@@ -93,26 +59,15 @@ class LoraSpec(Spec):
         """The other options of an adapter of this rank."""
         return {"alpha": self.alpha or rank, "dropout": self.dropout, "rslora": self.rslora}
 
-    @property
-    def outside_fingerprint(self) -> tuple[str, ...]:  # type: ignore[override]
-        """No part of the content: the later fields, where they say nothing. A dump in full has them, an older one had not."""
-        return tuple(name for name, value in LATER.items() if getattr(self, name) == value)
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_says_nothing(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        return without_silent(self, LATER, handler, info)
-
 
 class OwnFields(Spec):
     """The fields that rack, stack, block, every part of a block, embedding, head and `parameters` accept alike.
 
     `lr_scale` multiplies the learning rate of the parameters below it, along the path from the rack down; 0 freezes them: they
     have no gradient. Of the others, what is said nearest to a parameter holds: `weight_decay` instead of the training's; `init`,
-    how the weights of linears start (by a glob: whatever it names); `lora`, their adapters. Fields that say nothing are left out
-    of a saved spec: those of `silent`, with these values.
+    how the weights of linears start (by a glob: whatever it names); `lora`, their adapters.
     """
 
-    silent: ClassVar[Mapping[str, Any]] = SILENT_OWN
     lr_scale: Annotated[float, Field(ge=0)] = 1.0
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     init: INITS.field() = None  # type: ignore[valid-type]
@@ -132,15 +87,10 @@ class OwnFields(Spec):
         update = {name: getattr(outer, name, None) for name in inherited}
         return self.model_copy(update={**update, "lr_scale": self.lr_scale * outer.lr_scale})
 
-    @model_serializer(mode="wrap")
-    def _leave_out_what_says_nothing(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        return without_silent(self, self.silent, handler, info)
-
 
 class GlobFields(OwnFields):
     """What a glob may say of the parameters and linears that it matches; `bias`: whether linears have one."""
 
-    silent: ClassVar[Mapping[str, Any]] = {**SILENT_OWN, "bias": None}
     bias: bool | None = None
 
 
@@ -155,30 +105,14 @@ class ParameterFields(OwnFields):
     component the last.
     """
 
-    silent: ClassVar[Mapping[str, Any]] = SILENT
     parameters: OrderedDict[str, GlobFields] = Field(default_factory=OrderedDict)
-
-    def own_fields(self) -> dict[str, Any]:
-        """What is said here of what is below, in plain values."""
-        return {name: value for name, value in self.to_dict().items() if name in self.silent}
 
 
 class ModelPart(ParameterFields, Part):
-    """A part of a rack. `bias` is short for what every linear in it has; `kernel`, where there is one, says how it is run.
-
-    Later options that say nothing are left out of what is saved, and of the content.
-    """
+    """A part of a rack. `bias` is short for what every linear in it has; `kernel`, where there is one, says how it is run."""
 
     short_forms: ClassVar[tuple[str, ...]] = ("bias",)
-
-    @property
-    def outside_fingerprint(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What is no part of the content."""
-        return "kernel", *(name for name, value in self.later_options.items() if getattr(self, name) == value)
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_says_nothing(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        return without_silent(self, {**self.silent, **self.later_options}, handler, info)
+    outside_fingerprint: ClassVar[tuple[str, ...]] = ("kernel",)
 
     @classmethod
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from models.spec.backbone import BackboneSpec
-from models.spec.parameters import SILENT
 from models.spec.registries import EMBEDDINGS, HEADS
 from models.spec.time import TimeSpec
 
@@ -21,7 +19,6 @@ class RackFields(BackboneSpec):
     that is there), so that a stack that has gone is not taken for another one.
     """
 
-    silent: ClassVar[Mapping[str, Any]] = {**SILENT, "time": None, "next_uid": None}
     vocab_size: PositiveInt
     max_length: PositiveInt | None = None
     tie_embeddings: bool = False

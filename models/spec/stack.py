@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, SerializeAsAny, model_validator
 
 from configs import Problems
 from models.spec.block import Blocks, BlockSpec
-from models.spec.parameters import IN_FULL, SILENT, LoraSpec, ParameterFields
+from models.spec.parameters import LoraSpec, ParameterFields
 from models.spec.patterns import BlockWithPath, PatternItem, expand_blocks
 from models.spec.precision import STORED_AS, Precision
 
@@ -31,18 +30,11 @@ class StackSpec(ParameterFields):
     is around both is frozen, unless each that trains has `freeze_others: false`.
     """
 
-    silent: ClassVar[Mapping[str, Any]] = {
-        **SILENT,
-        "uid": None,
-        "precision": "full",
-        "stored": False,
-        "progressive_lora": None,
-    }
     n_blocks: PositiveInt | None = None
     block: BlockSpec | None = None
     pattern: Annotated[tuple[PatternItem, ...], Field(min_length=1)] | None = None
     blocks: Blocks | None = None
-    layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    layers: dict[str, SerializeAsAny[dict[str, Any]]] = Field(default_factory=dict)
     uid: NonNegativeInt | None = None
     precision: Precision = "full"
     stored: bool = False
@@ -64,11 +56,8 @@ class StackSpec(ParameterFields):
     @model_validator(mode="after")
     def _expand(self) -> Self:
         self._placed = expand_blocks(self)
-        # Mappings are equal in any order, but the order of overrides counts: what is kept is what came out, layer by layer.
-        overridden = [index for index, placed in enumerate(self._placed) if placed.location[0] == "layers"]
-        # A dump keeps the order of choices, which plain JSON values do not tell from that of other mappings; in full, because
-        # a field that says nothing may be what an override has made of one that did.
-        layers = {str(index): self._placed[index].block.model_dump(context=IN_FULL) for index in overridden}
+        # Mappings are equal in any order, but the order of overrides counts: what is kept is the blocks that came out.
+        layers = {str(index): placed.block for index, placed in enumerate(self._placed) if placed.location[0] == "layers"}
         object.__setattr__(self, "layers", layers)
         return self
 
@@ -82,11 +71,9 @@ class StackSpec(ParameterFields):
             object.__setattr__(self, "stored", True)
         return self
 
-    def meaning(self, name: str) -> Any:
-        """Of `layers`, the blocks: what is kept of them are dumps."""
-        if name == "layers":
-            return {index: self._placed[int(index)].block for index in self.layers}
-        return super().meaning(name)
+    def own_fields(self) -> dict[str, Any]:
+        """What is said of all blocks alike, in plain values: everything but which blocks there are."""
+        return self.model_dump(mode="json", exclude={"n_blocks", "block", "pattern", "blocks", "layers"})
 
     def expanded(self) -> tuple[BlockSpec, ...]:
         """The blocks, first block first, with patterns laid out and overrides applied."""

@@ -85,10 +85,7 @@ def run_folder(out: Path, spec: Spec, *, may_change: tuple[str, ...] = ()) -> It
 
 def _changed(saved: Path, spec: Spec) -> list[str]:
     """The fields in which a saved spec differs from this one, but for how it is run."""
-    try:
-        before = load_saved(type(spec), saved).content()
-    except ConfigError as error:
-        raise ConfigError(f"{error}\n{saved}: damaged, or of another version; give another out=") from None
+    before = load_saved(type(spec), saved).content()
     return [name for name, value in spec.content().items() if before.get(name) != value]
 
 

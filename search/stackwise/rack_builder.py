@@ -38,7 +38,7 @@ from torch import Tensor
 from configs import ConfigError, GrowthSpec, StackWiseConfig
 from configs.errors import raise_unknown
 from configs.growth import BuildingMode
-from configs.load import validate
+from configs.load import validate, validate_saved
 from models.architecture import Stack
 from models.architecture.helpers import rack_spec, stack_spec
 from models.assembly.assemble import without_memory
@@ -168,7 +168,7 @@ class ProgressiveRackBuilder(EditedRack):
         tensors, state = _read(Path(path))
         config = StackWiseConfig.from_dict(state["config"])
         builder = cls(config, state["building_mode"], state["default_precision"], seed=state["seed"])
-        spec = validate(RackSpec, state["rack"], str(path))
+        spec = validate_saved(RackSpec, state["rack"], str(path))
         rack = spec.build(builder.seed)
         checkpoint.load_weights(rack, tensors)
         builder.adopt(rack, spec, {int(uid): validate(StackSpec, stack, str(path)) for uid, stack in state["born"].items()})

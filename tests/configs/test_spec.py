@@ -15,6 +15,7 @@ from configs import ConfigError, Problems, Spec, load
 from configs.errors import yaml_path
 from configs.load import load_saved, validate
 from configs.merge import merge
+from configs.spec import SPEC_VERSION
 from models import RackSpec
 from search.jobs.mad.spec import MadSpec
 
@@ -233,23 +234,6 @@ def test_order_is_content_where_a_field_says_so():
     assert nested[0].fingerprint() == nested[1].fingerprint() != nested[2].fingerprint()
 
 
-def test_how_fields_are_found_where_a_spec_is_kept_as_a_plain_mapping():
-    class Job(Spec):
-        outside_fingerprint = ("speed",)
-        size: int = 1
-        speed: int = 1
-
-    class Plan(Spec):
-        jobs: dict[str, dict[str, int]]
-
-        def meaning(self, name):
-            return {key: Job(**job) for key, job in self.jobs.items()} if name == "jobs" else super().meaning(name)
-
-    first, second, third = (Plan(jobs={"a": {"size": size, "speed": speed}}) for size, speed in ((1, 1), (1, 2), (2, 1)))
-    assert first.content() == {"jobs": {"a": {"size": 1}}}
-    assert first.fingerprint() == second.fingerprint() != third.fingerprint()
-
-
 def test_a_fingerprint_knows_what_it_is_of():
     assert Inner().to_dict() == Twin().to_dict()
     assert Inner().fingerprint() != Twin().fingerprint()
@@ -299,75 +283,22 @@ def test_a_misspelt_required_key_is_one_message():
     assert len(messages(RackSpec, raw)) == 1
 
 
-def test_a_saved_spec_says_its_version_and_a_newer_one_is_refused(tmp_path):
+def test_a_saved_spec_says_its_version_and_no_other_one_is_read(tmp_path):
     spec = load(MadSpec, ROOT / "configs" / "mad_quick.yaml")
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(spec.saved()))
-    assert '"spec_version": 2' in path.read_text()
-    assert load(MadSpec, path) == spec
-    unmarked = {name: value for name, value in spec.saved().items() if name != "spec_version"}
-    path.write_text(json.dumps(unmarked))
-    assert load(MadSpec, path) == spec
-    for version in (3, 0, "new"):
-        path.write_text(json.dumps({**unmarked, "spec_version": version}))
-        with pytest.raises(ConfigError, match=rf"spec_version: saved in version {version} of the format, but .* up to 2"):
-            load(MadSpec, path)
-
-
-VERSION_1 = {
-    "d_model": 16,
-    "norm": {"kind": "rmsnorm", "eps": 1e-05},
-    "stacks": [
-        {
-            "n_blocks": 2,
-            "block": {
-                "mixer": {
-                    "kind": "attention",
-                    "n_heads": 2,
-                    "n_kv_heads": None,
-                    "window": None,
-                    "causal": True,
-                    "rope_base": 10000.0,
-                    "bias": True,
-                    "d_conv": 0,
-                },
-                "mlp": {"kind": "swiglu", "d_ff": 24, "bias": False},
-                "mixer_norm": {"kind": "rmsnorm", "eps": 1e-05},
-                "mlp_norm": {"kind": "rmsnorm", "eps": 1e-05},
-                "mixer_post_norm": None,
-                "mlp_post_norm": None,
-                "output_scale": 1.0,
-                "dropout": 0.0,
-                "share": None,
-            },
-            "pattern": None,
-            "blocks": None,
-            "layers": {},
-        }
-    ],
-    "init_std": 0.02,
-    "vocab_size": 8,
-    "max_length": None,
-    "tie_embeddings": False,
-    "head": {"kind": "language_model", "bias": False},
-    "parameters": {},
-}
-"""A rack as version 1 saved it, whole."""
-
-
-def test_what_version_1_saved_is_read_as_far_as_its_keys_still_are(tmp_path):
-    path = tmp_path / "spec.json"
-    block = {"mixer": {"kind": "attention", "n_heads": 2, "bias": True}, "mlp": {"kind": "swiglu", "d_ff": 24, "bias": False}}
-    head = {"kind": "language_model", "bias": False}
-    now = RackSpec(vocab_size=8, d_model=16, init_std=0.02, head=head, stacks=[{"n_blocks": 2, "block": block}])
-    for tree in (VERSION_1, {**VERSION_1, "spec_version": 1}):
-        path.write_text(json.dumps(tree))
-        assert load_saved(RackSpec, path) == load(RackSpec, path) == now
-    path.write_text(json.dumps({**VERSION_1, "residuals": 1}))
-    with pytest.raises(ConfigError, match=r"spec.json \(saved in version 1 of the format\): residuals: unknown key 'residuals'"):
-        load_saved(RackSpec, path)
-    with pytest.raises(ConfigError, match=r"spec.json: residuals: unknown key 'residuals'"):
-        load(RackSpec, path)
+    assert f'"spec_version": {SPEC_VERSION}' in path.read_text()
+    assert load(MadSpec, path) == load_saved(MadSpec, path) == spec
+    path.write_text(json.dumps(spec.to_dict()))
+    assert load(MadSpec, path) == spec, "a file that a user wrote says none"
+    told = r"spec\.json: saved in version {} of the format, but this mixrack reads version 3 alone: run it again"
+    with pytest.raises(ConfigError, match=told.format(1)):
+        load_saved(MadSpec, path)
+    for version in (SPEC_VERSION - 1, SPEC_VERSION + 1, 0, "new"):
+        path.write_text(json.dumps({**spec.to_dict(), "spec_version": version}))
+        for read in (load, load_saved):
+            with pytest.raises(ConfigError, match=told.format(version)):
+                read(MadSpec, path)
 
 
 @pytest.mark.parametrize(
@@ -381,5 +312,5 @@ def test_what_version_1_saved_is_read_as_far_as_its_keys_still_are(tmp_path):
     ids=str,
 )
 def test_the_version_is_said_at_the_top_alone(keys):
-    (message,) = messages(RackSpec, {"vocab_size": 8, "d_model": 16, "spec_version": 2, **keys})
+    (message,) = messages(RackSpec, {"vocab_size": 8, "d_model": 16, "spec_version": SPEC_VERSION, **keys})
     assert "unknown key 'spec_version'" in message

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import (
-    Field,
-    PlainValidator,
-    PositiveInt,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    WithJsonSchema,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, PlainValidator, PositiveInt, ValidationError, WithJsonSchema, model_validator
 
 from configs import Problems, Spec
 from configs.errors import known_names, message_of
@@ -36,7 +27,7 @@ class TaskSpec(Spec):
 
     A change is an option of the task, or a number of instances: `{seq_len: [256, 512], n_train: [800]}`. `test_seq_len` is the
     `seq_len` of the test split alone: how does what was learned at one length do at another? A longer test asks only at the
-    positions that training did not have. Null, the same for all splits, is left out of a saved spec.
+    positions that training did not have. Null: the same for all splits.
     """
 
     task: TASKS.field()  # type: ignore[valid-type]
@@ -45,10 +36,6 @@ class TaskSpec(Spec):
     n_test: PositiveInt = 1280
     test_seq_len: PositiveInt | None = None
     changes: dict[str, tuple[NumberOrName, ...]] = Field(default_factory=dict)
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_says_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if name != "test_seq_len" or value is not None}
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from configs import ConfigError
-from configs.load import validate
+from configs.load import validate_saved
 from models import Rack, RackSpec, StackSpec
 from search.jobs.progressive.plan import Stage
 from search.jobs.progressive.report import RESULT
@@ -45,7 +45,7 @@ def load_stage(folder: Path, device: torch.device) -> tuple[Stage, Rack]:
     if not path.exists():
         raise ConfigError(f"{folder}: no finished stage is there ({WEIGHTS} is missing)")
     tensors, state = checkpoint.read(path, device)
-    rack_spec = validate(RackSpec, state["rack"], str(path))
+    rack_spec = validate_saved(RackSpec, state["rack"], str(path))
     initial = {int(uid): StackSpec.model_validate(stack) for uid, stack in state["born"].items()}
     rack = rack_spec.build().to(device)
     checkpoint.load_weights(rack, tensors)

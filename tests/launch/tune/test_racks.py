@@ -88,6 +88,6 @@ def test_racks_of_several_workers_are_trained_by_train_one_after_the_other(tmp_p
 def test_a_folder_of_another_run_is_refused(tmp_path):
     runs = {"all": racks()["all"]}
     (tmp_path / "all").mkdir()
-    (tmp_path / "all/spec.json").write_text(json.dumps({**runs["all"].to_dict(), "n_steps": 99}))
+    (tmp_path / "all/spec.json").write_text(json.dumps({**runs["all"].saved(), "n_steps": 99}))
     with pytest.raises(ConfigError, match="another specification"):
         train_racks_on_ray(runs, tmp_path)

@@ -133,14 +133,14 @@ def test_shared_blocks_have_the_scale_of_their_block_once():
     )
 
 
-def test_fields_that_say_nothing_are_not_saved():
-    silent, spoken = rack({"mlp": of(MLP, 1)}), rack({"mlp": of(MLP, 0.5)}, lr_scale=2)
-    assert silent == rack({"mlp": MLP})
-    assert "lr_scale" not in str(silent.to_dict())
-    assert spoken.to_dict()["lr_scale"] == 2
-    assert spoken.to_dict()["stacks"][0]["blocks"][0]["mlp"] == {"kind": "mlp", "lr_scale": 0.5, "d_ff": 8}
-    assert RackSpec(**spoken.to_dict()) == spoken
-    assert len({silent.fingerprint(), spoken.fingerprint(), rack({"mlp": MLP}, lr_scale=2).fingerprint()}) == 3
+def test_a_dump_writes_every_field_out():
+    unset, said = rack({"mlp": of(MLP, 1)}), rack({"mlp": of(MLP, 0.5)}, lr_scale=2)
+    assert unset == rack({"mlp": MLP})
+    nothing = {"lr_scale": 1.0, "weight_decay": None, "init": None, "lora": None, "parameters": {}}
+    assert unset.to_dict()["stacks"][0]["blocks"][0]["mlp"] == {"kind": "mlp", "d_ff": 8, **nothing}
+    assert said.to_dict()["lr_scale"] == 2
+    assert RackSpec(**said.to_dict()) == said
+    assert len({unset.fingerprint(), said.fingerprint(), rack({"mlp": MLP}, lr_scale=2).fingerprint()}) == 3
 
 
 @pytest.mark.parametrize(

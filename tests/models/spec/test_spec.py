@@ -293,6 +293,9 @@ def test_a_saved_spec_comes_back(keys):
     assert [stack.expanded() for stack in again.stacks] == [stack.expanded() for stack in spec.stacks]
 
 
+UNSET = {"lr_scale": 1.0, "weight_decay": None, "init": None, "lora": None}
+
+
 def test_short_forms_are_gone_from_a_saved_spec():
     saved = rack(layers=["mh-attention", "swiglu"], norm="layernorm", d_model=32).to_dict()
     assert "layers" not in saved
@@ -313,9 +316,10 @@ def test_short_forms_are_gone_from_a_saved_spec():
         "sinks": False,
         "output_gate": False,
         "kernel": "auto",
-        "parameters": {"*": {"bias": True}},
+        **UNSET,
+        "parameters": {"*": {**UNSET, "bias": True}},
     }
-    assert block["mlp_norm"] == {"kind": "layernorm", "eps": 1e-5, "bias": True}
+    assert block["mlp_norm"] == {"kind": "layernorm", "eps": 1e-5, "bias": True, **UNSET, "parameters": {}}
 
 
 def test_short_and_long_forms_are_the_same_spec():

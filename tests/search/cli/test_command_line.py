@@ -1,6 +1,7 @@
 """The commands: every shipped file is right, and a mistake is one message and exit status 2."""
 
 import argparse
+import json
 import os
 import re
 import runpy
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError
+from configs.spec import SPEC_VERSION
 from search.cli.main import OVERRIDE, add_mad
 from search.cli.run import mad_spec
 from search.cli.show import read_spec
 from search.jobs.mad import job
+from search.training import checkpoint
 
 ROOT = Path(__file__).parents[3]
 ALL_CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -157,6 +160,29 @@ def test_mistakes_in_a_file_are_told_by_its_path_from_here(tmp_path, run):
     assert status == 2
     assert {line.split(": ")[0] for line in errors} == {"--layers", "--tasks", "../own.yaml", "command line"}
     assert sum(bool(re.match(r"\.\./own\.yaml: epochs: .*got 'none'", line)) for line in errors) == 1
+
+
+@pytest.mark.parametrize(
+    ("job_arguments", "left"),
+    [
+        (["mad", ROOT / "configs/mad_quick.yaml", "out=../older"], "spec.json"),
+        (["supernet", ROOT / "configs/supernet.yaml", "out=../older"], "spec.json"),
+        (["progressive", ROOT / "configs/progressive.yaml", "out=../older"], "spec.json"),
+        (["placement", ROOT / "configs/placement.yaml", "supernet=../older", "out=new"], "weights.safetensors"),
+        (["show", "../older/spec.json"], "spec.json"),
+        (["check", "../older/spec.json"], "spec.json"),
+    ],
+    ids=str,
+)
+def test_what_another_version_has_left_is_refused(tmp_path, run, job_arguments, left):
+    older = {**read_spec(ROOT / "configs/supernet.yaml").to_dict(), "spec_version": 2}
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older/spec.json").write_text(json.dumps(older))
+    checkpoint.save(tmp_path / "older/weights.safetensors", {}, {"spec": older, "step": 1})
+    status, _, errors = run(*job_arguments)
+    remedy = "run it again into another folder, or use the mixrack that wrote it"
+    told = f"../older/{left}: saved in version 2 of the format, but this mixrack reads version {SPEC_VERSION} alone: {remedy}"
+    assert (status, errors) == (2, [told])
 
 
 def test_paths_below_here_are_short(monkeypatch):

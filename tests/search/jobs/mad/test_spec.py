@@ -254,12 +254,10 @@ def test_mode_mad_has_no_longer_tests(keys, path):
             search.train_task(None, raw["tasks"]["recall"])
 
 
-def test_a_test_of_the_same_length_leaves_no_trace_in_a_saved_setting():
-    """Settings keep the fingerprints that they had before there were longer tests."""
-    setting = TaskSpec(task=RECALL)
-    assert "test_seq_len" not in setting.to_dict()
-    longer = TaskSpec(task=RECALL, test_seq_len=32)
+def test_a_test_of_another_length_is_saved():
+    setting, longer = TaskSpec(task=RECALL), TaskSpec(task=RECALL, test_seq_len=32)
     assert TaskSpec(**longer.to_dict()) == longer != setting
+    assert longer.fingerprint() != setting.fingerprint()
 
 
 @pytest.mark.parametrize(

@@ -334,14 +334,9 @@ def test_a_kernel_that_is_not_installed_is_one_message_and_status_two(name, tmp_
     assert not out.exists()
 
 
-def test_weights_of_a_format_that_is_gone_say_so(tmp_path):
+def test_weights_of_another_version_are_refused(tmp_path):
     spec = supernet_spec()
-    for saved, told in (
-        (spec.to_dict(), r" \(saved in version 1 of the format\): residuals: unknown key 'residuals'"),
-        (spec.saved(), ": residuals: unknown key 'residuals'"),
-        ({**spec.to_dict(), "spec_version": 9}, ": spec_version: saved in version 9 of the format, but"),
-    ):
-        rack = {**saved["rack"], "residuals": 1}
-        checkpoint.save(tmp_path / "weights.safetensors", {}, {"spec": {**saved, "rack": rack}, "step": 1})
-        with pytest.raises(ConfigError, match=rf"weights\.safetensors{told}"):
+    for saved, version in ((spec.to_dict(), 1), ({**spec.to_dict(), "spec_version": 9}, 9)):
+        checkpoint.save(tmp_path / "weights.safetensors", {}, {"spec": saved, "step": 1})
+        with pytest.raises(ConfigError, match=rf"weights\.safetensors: saved in version {version} of the format, but"):
             load_supernet(tmp_path)
