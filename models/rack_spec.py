@@ -59,7 +59,9 @@ class RackSpec(RackFields):
 def _check_reach(rack: RackSpec, problems: Problems) -> None:
     """Refuse what components say that reaches nothing: parts without linears, a head whose linear is the embedding's."""
     blocks = [
-        (("stacks", index, *each.location), each.block) for index, stack in enumerate(rack.stacks) for each in stack.placed()
+        (("stacks", index, *each.location), each.block)
+        for index, stack in enumerate(rack.stacks)
+        for each in stack.blocks_with_paths()
     ]
     norms = {(*location, name): getattr(block, name) for location, block in blocks for name in PARTS if PARTS[name] is NORMS}
     for location, part in {**norms, ("norm",): rack.norm, ("embedding",): rack.embedding}.items():
@@ -82,7 +84,9 @@ def _check_globs(rack: RackSpec, problems: Problems) -> None:
     from models.assembly.parameter_settings import ParameterSettings
 
     blocks = [
-        (("stacks", index, *each.location), each.block) for index, stack in enumerate(rack.stacks) for each in stack.placed()
+        (("stacks", index, *each.location), each.block)
+        for index, stack in enumerate(rack.stacks)
+        for each in stack.blocks_with_paths()
     ]
     components = (rack, rack.embedding, rack.head, rack.time, *rack.stacks, *(block for _, block in blocks))
     has_more = any(stack.progressive_lora for stack in rack.stacks)

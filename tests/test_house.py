@@ -21,7 +21,6 @@ NAMED_TWICE = {
     **dict.fromkeys(("Identity", "Stochastic", "Uniform"), "kinds of two registries: the class is named after the kind"),
     **dict.fromkeys(("run", "save_picture", "write_results"), "what every job's files offer under one name"),
     **dict.fromkeys(("pack", "unpack"), "what every format of stored weights offers"),
-    **dict.fromkeys(("CHECKPOINT", "RESULTS", "WEIGHTS"), "files of a run's folder, by the job that writes them"),
 }
 """Public names that two modules may define, and why."""
 

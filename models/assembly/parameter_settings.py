@@ -164,7 +164,7 @@ def _levels(rack: Rack, spec: RackFields) -> Iterator[Level]:
         yield Level("time_embedding", ("time",), spec.time)
     for i, stack in enumerate(spec.stacks):
         yield Level(f"stacks.{i}", ("stacks", i), stack)
-        for j, placed in enumerate(stack.placed()):
+        for j, placed in enumerate(stack.blocks_with_paths()):
             path, location = f"stacks.{i}.blocks.{j}", ("stacks", i, *placed.location)
             yield from _block_levels(rack.get_submodule(path), Level(path, location, placed.block))
     yield Level("head", ("head",), spec.head)

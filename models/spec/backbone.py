@@ -50,7 +50,7 @@ class BackboneSpec(ParameterFields):
         messages = {
             ("stacks", index, *placed.location, name): check_part(registry, part, self.d_model, max_length)
             for index, stack in enumerate(self.stacks)
-            for placed in stack.placed()
+            for placed in stack.blocks_with_paths()
             for name, registry, part in (("mixer", MIXERS, placed.block.mixer), ("mlp", CHANNEL_MIXERS, placed.block.mlp))
         }
         problems = Problems()
@@ -63,7 +63,7 @@ class BackboneSpec(ParameterFields):
         shares = [
             (("stacks", index, *placed.location), placed.block, around[index])
             for index, stack in enumerate(self.stacks)
-            for placed in stack.placed()
+            for placed in stack.blocks_with_paths()
         ]
         check_shares(problems, shares)
         problems.raise_if_any(type(self).__name__)

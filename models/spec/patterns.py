@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, PositiveInt, ValidationError
+from pydantic import Field, PlainValidator, PositiveInt, SerializeAsAny, ValidationError
 
 from configs import Problems, Spec
 from configs.errors import Location, known_names
 from configs.merge import merge
-from models.spec.block import BlockSpec
+from models.spec.block import Blocks, BlockSpec
+from models.spec.parameters import ParameterFields
 
 
 def _pattern_item(value: Any) -> Any:
@@ -40,28 +41,14 @@ class BlockWithPath:
     location: Location = field(compare=False)
 
 
-class Layout(Protocol):
+class Layout(ParameterFields):
     """The fields of a stack that say which blocks it has; `StackSpec` explains them."""
 
-    @property
-    def n_blocks(self) -> int | None:
-        """How many blocks."""
-
-    @property
-    def block(self) -> BlockSpec | None:
-        """The one that is repeated."""
-
-    @property
-    def pattern(self) -> tuple[Any, ...] | None:
-        """Names of blocks in order."""
-
-    @property
-    def blocks(self) -> Mapping[str, BlockSpec] | tuple[BlockSpec, ...] | None:
-        """Those that the pattern names, or all in a row."""
-
-    @property
-    def layers(self) -> Mapping[str, dict[str, Any]]:
-        """Overrides of single blocks."""
+    n_blocks: PositiveInt | None = None
+    block: BlockSpec | None = None
+    pattern: Annotated[tuple[PatternItem, ...], Field(min_length=1)] | None = None
+    blocks: Blocks | None = None
+    layers: dict[str, SerializeAsAny[dict[str, Any]]] = Field(default_factory=dict)
 
 
 def _names(pattern: Sequence[Any], n_blocks: int | None) -> list[str]:

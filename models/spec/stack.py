@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, SerializeAsAny, model_validator
+from pydantic import NonNegativeInt, PrivateAttr, model_validator
 
 from configs import Problems
-from models.spec.block import Blocks, BlockSpec
-from models.spec.parameters import LoraSpec, ParameterFields
-from models.spec.patterns import BlockWithPath, PatternItem, expand_blocks
+from models.spec.block import BlockSpec
+from models.spec.parameters import LoraSpec
+from models.spec.patterns import BlockWithPath, Layout, expand_blocks
 from models.spec.precision import STORED_AS, Precision
 
 
-class StackSpec(ParameterFields):
+class StackSpec(Layout):
     """Blocks in a row, said in one of three ways.
 
     - `block` and `n_blocks`: one block, repeated;
@@ -30,16 +30,11 @@ class StackSpec(ParameterFields):
     is around both is frozen, unless each that trains has `freeze_others: false`.
     """
 
-    n_blocks: PositiveInt | None = None
-    block: BlockSpec | None = None
-    pattern: Annotated[tuple[PatternItem, ...], Field(min_length=1)] | None = None
-    blocks: Blocks | None = None
-    layers: dict[str, SerializeAsAny[dict[str, Any]]] = Field(default_factory=dict)
     uid: NonNegativeInt | None = None
     precision: Precision = "full"
     stored: bool = False
     progressive_lora: LoraSpec | None = None
-    _placed: tuple[BlockWithPath, ...] = PrivateAttr()
+    _blocks: tuple[BlockWithPath, ...] = PrivateAttr()
 
     @classmethod
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
@@ -55,9 +50,9 @@ class StackSpec(ParameterFields):
 
     @model_validator(mode="after")
     def _expand(self) -> Self:
-        self._placed = expand_blocks(self)
+        self._blocks = expand_blocks(self)
         # Mappings are equal in any order, but the order of overrides counts: what is kept is the blocks that came out.
-        layers = {str(index): placed.block for index, placed in enumerate(self._placed) if placed.location[0] == "layers"}
+        layers = {str(index): placed.block for index, placed in enumerate(self._blocks) if placed.location[0] == "layers"}
         object.__setattr__(self, "layers", layers)
         return self
 
@@ -73,12 +68,12 @@ class StackSpec(ParameterFields):
 
     def own_fields(self) -> dict[str, Any]:
         """What is said of all blocks alike, in plain values: everything but which blocks there are."""
-        return self.model_dump(mode="json", exclude={"n_blocks", "block", "pattern", "blocks", "layers"})
+        return self.model_dump(mode="json", exclude=set(Layout.__annotations__))
 
     def expanded(self) -> tuple[BlockSpec, ...]:
         """The blocks, first block first, with patterns laid out and overrides applied."""
-        return tuple(placed.block for placed in self._placed)
+        return tuple(placed.block for placed in self._blocks)
 
-    def placed(self) -> tuple[BlockWithPath, ...]:
+    def blocks_with_paths(self) -> tuple[BlockWithPath, ...]:
         """The same blocks, each with the place in the spec that it comes from."""
-        return self._placed
+        return self._blocks

@@ -14,7 +14,7 @@ from configs import ConfigError
 from search.jobs.table import JOBS
 from search.runs.workers import WorkersError
 
-PRESETS = ("quick", "baseline", "full")
+MAD_PRESETS = ("quick", "baseline", "full")
 FILES = ("mad", *JOBS, "task", "rack", "layer")
 """What a configuration file may be of; all but the last three are jobs."""
 OVERRIDE = re.compile(r"""^[A-Za-z_](?:\["[^"]*"\]|[^\s=()"])*=""")
@@ -39,7 +39,9 @@ def add_mad(jobs: Any) -> None:
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/mad_quick.yaml")
     parser.add_argument(
-        "--preset", choices=PRESETS, help="the settings of configs/mad_PRESET.yaml, instead of a file; quick, if neither is given"
+        "--preset",
+        choices=MAD_PRESETS,
+        help="the settings of configs/mad_PRESET.yaml, instead of a file; quick, if neither is given",
     )
     parser.add_argument(
         "--layers",

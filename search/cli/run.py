@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from configs import ConfigError, read_yaml
 from configs.load import apply_override, check_keys, validate
 from search.cli.mad_options import architectures, blame, from_here
-from search.cli.main import PRESETS
+from search.cli.main import MAD_PRESETS
 from search.jobs.mad.spec import MadSpec
 from search.jobs.table import job_run, job_spec
 
@@ -71,7 +71,7 @@ def mad_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[M
     """The spec that file, preset, options and overrides amount to, and the run's folder."""
     if arguments.config is not None and arguments.preset is not None:
         raise ConfigError(f"mad: give a config file ({arguments.config}) or a --preset ({arguments.preset}), not both")
-    path = from_here(Path(arguments.config or CONFIGS / f"mad_{arguments.preset or PRESETS[0]}.yaml"))
+    path = from_here(Path(arguments.config or CONFIGS / f"mad_{arguments.preset or MAD_PRESETS[0]}.yaml"))
     layers, racks, tasks = (given or () for given in (arguments.layers, arguments.racks, arguments.tasks))
     settings = [text for text in overrides if not text.startswith("out=")]
     tree = read_yaml(path)
