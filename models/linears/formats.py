@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -51,6 +51,16 @@ def format_of(name: str) -> Format:
 def packed(weight: Tensor, name: str) -> dict[str, Tensor]:
     """What is stored for a weight, by name."""
     weight = weight.detach().float()
-    if not weight.is_meta and not bool(weight.isfinite().all()):
+    if weight.is_meta:
+        stored = tuple(map(torch.empty_like, _packed_meta(weight.shape, name)))
+    elif bool(weight.isfinite().all()):
+        stored = format_of(name).pack(weight)
+    else:
         raise ValueError(f"format = {name!r} stores finite weights; these are not")
-    return dict(zip(format_of(name).names, format_of(name).pack(weight), strict=True))
+    return dict(zip(format_of(name).names, stored, strict=True))
+
+
+@lru_cache(maxsize=1024)
+def _packed_meta(shape: torch.Size, name: str) -> tuple[Tensor, ...]:
+    """The same without memory, kept: a trunk has many linears of one shape, and the meta device is slow at packing them."""
+    return format_of(name).pack(torch.empty(shape, device="meta"))

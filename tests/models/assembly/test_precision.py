@@ -6,12 +6,12 @@ from torch import nn
 
 from models import MIXERS, RackSpec, Supernet
 from models.assembly.cost import cost
-from models.growth.edit_spec import with_stack_fields
 from models.linears import FakeQuantisedLinear, QuantisedLinear, dequantised, memory_bytes
 from models.linears.adapters import AdaptedLinear, is_adapter
 from models.rack.generation import generate
 from models.spec.precision import STORED_AS, TRAINED_AS_STORED
 from search.training.packing import Pack
+from tests.models.edits import with_stack_fields
 
 ATTENTION = {"kind": "attention", "n_heads": 2}
 BLOCK = {"mixer": ATTENTION, "mlp": {"kind": "mlp", "d_ff": 24}}
