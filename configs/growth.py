@@ -1,4 +1,4 @@
-"""How a rack grows stack by stack: what a job's spec and the mutable configuration say alike."""
+"""GrowthSpec: how a rack grows stack by stack, for the job `progressive` and for the guide's configuration alike."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from configs.errors import Problems
 from configs.spec import Spec
 
+BuildingMode = Literal["append", "prepend"]
 Problem = tuple[tuple[int | str, ...], str]
 """Where something does not fit, and what."""
 
@@ -48,7 +49,7 @@ class GrowthSpec(Spec):
     enabled: bool = True
     target_stacks: PositiveInt | None = None
     max_stacks: PositiveInt = 12
-    building_mode: Literal["append", "prepend"] = "append"
+    building_mode: BuildingMode = "append"
     init: Literal["identity", "random", "copy_last", "copy_middle"] = "identity"
 
     trunk_strategy: Literal["frozen", "qlora", "full"] = "frozen"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from configs.errors import ConfigError, config_error
+from configs.errors import ConfigError, Location, config_error, known_names, yaml_path
 from configs.spec import SPEC_VERSION, Spec
 
 SpecT = TypeVar("SpecT", bound=Spec)
@@ -129,6 +129,25 @@ def validate(spec_class: type[SpecT], tree: Mapping[str, Any], source: str) -> S
 def validate_saved(spec_class: type[SpecT], tree: Mapping[str, Any], source: str) -> SpecT:
     """The same of what a run has left: a tree that says no version is of the first."""
     return validate(spec_class, {"spec_version": 1, **tree}, source)
+
+
+def check_keys(spec_class: type[Spec], tree: Mapping[str, Any], source: str) -> None:
+    """ConfigError with every unknown key of a spec, and of the specs that are fields of it: no part is looked at, or imported."""
+    unknown = _unknown_keys(spec_class, {key: value for key, value in tree.items() if key != "spec_version"})
+    lines = [f"{source}: {yaml_path(location)}: {message}" for location, message in unknown]
+    if lines:
+        raise ConfigError("\n".join(lines))
+
+
+def _unknown_keys(spec_class: type[Spec], tree: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    known = [*spec_class.model_fields, *spec_class.short_forms]
+    for key, value in tree.items():
+        if key not in known:
+            yield (str(key),), f"unknown key '{key}'; {known_names(str(key), known)}"
+            continue
+        inner = spec_class.model_fields[key].annotation if key in spec_class.model_fields else None
+        if isinstance(inner, type) and issubclass(inner, Spec) and isinstance(value, dict):
+            yield from (((key, *location), message) for location, message in _unknown_keys(inner, value))
 
 
 def load_saved(spec_class: type[SpecT], path: str | Path) -> SpecT:

@@ -1,4 +1,4 @@
-"""Lays one raw tree over another."""
+"""Merges one tree of plain values into another: mappings key by key, anything else replaced."""
 
 from __future__ import annotations
 

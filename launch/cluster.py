@@ -8,12 +8,12 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import ray
 
 from configs import ConfigError
-from search.training.devices import Device
+from search.runs.workers import ResourcesSpec
+from search.training.spec import Device
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
@@ -72,24 +72,12 @@ def work_where_the_driver_does() -> None:
         os.chdir(folder)
 
 
-class Workers(Protocol):
-    """What a spec says of its workers."""
-
-    @property
-    def cpus(self) -> float:
-        """Reserved for each."""
-
-    @property
-    def gpus(self) -> float | None:
-        """Reserved for each; None: one, where the cluster has any and the device may be one."""
-
-
-def may_use_gpus(workers: Workers, device: Device, resources: Mapping[str, float]) -> bool:
+def may_use_gpus(workers: ResourcesSpec, device: Device, resources: Mapping[str, float]) -> bool:
     """Whether workers compute on GPUs."""
     return device != "cpu" and workers.gpus != 0 and resources.get("GPU", 0) > 0
 
 
-def worker_resources(workers: Workers, device: Device, resources: Mapping[str, float]) -> dict[str, float]:
+def worker_resources(workers: ResourcesSpec, device: Device, resources: Mapping[str, float]) -> dict[str, float]:
     """What Tune reserves for a worker.
 
     Raises:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import model_validator
 
 from configs import Problems
-from models.assembly.assemble import build, without_memory
-from models.assembly.parameter_globs import part_glob_problems
-from models.assembly.parameter_settings import ParameterSettings
-from models.assembly.place import apply_placement, searched
-from models.rack.modules import Rack
 from models.spec.parameters import is_matched
 from models.spec.placement import Slot, parse_placement
 from models.spec.rack_fields import RackFields
 from models.spec.registries import EMBEDDINGS, HEADS, NORMS, PARTS
 from models.spec.rules import check_part
+
+if TYPE_CHECKING:
+    from models.rack.modules import Rack
 
 
 class RackSpec(RackFields):
@@ -37,6 +35,8 @@ class RackSpec(RackFields):
 
     def slots(self) -> tuple[Slot, ...]:
         """What is still to be chosen, in the order of the data flow; empty for a rack without `stochastic` parts."""
+        from models.assembly.place import searched
+
         return tuple(slot for _, _, slot in searched(self))
 
     def place(self, placement: str | Sequence[str]) -> RackSpec:
@@ -45,21 +45,23 @@ class RackSpec(RackFields):
         Raises:
             ConfigError: if the placement does not fit the slots.
         """
+        from models.assembly.place import apply_placement
+
         return apply_placement(self, parse_placement(placement, self.slots()))
 
     def build(self, seed: int = 0) -> Rack:
         """The model, in training mode, on the current default device; the same seed gives the same weights."""
+        from models.assembly.assemble import build
+
         return build(self, seed)
 
 
 def _check_reach(rack: RackSpec, problems: Problems) -> None:
     """Refuse what components say that reaches nothing: parts without linears, a head whose linear is the embedding's."""
-    apply_placement = [
+    blocks = [
         (("stacks", index, *each.location), each.block) for index, stack in enumerate(rack.stacks) for each in stack.placed()
     ]
-    norms = {
-        (*location, name): getattr(block, name) for location, block in apply_placement for name in PARTS if PARTS[name] is NORMS
-    }
+    norms = {(*location, name): getattr(block, name) for location, block in blocks for name in PARTS if PARTS[name] is NORMS}
     for location, part in {**norms, ("norm",): rack.norm, ("embedding",): rack.embedding}.items():
         said = [name for name in ("init", "lora") if part is not None and getattr(part, name) is not None]
         for name in said if location != ("embedding",) else [each for each in said if each == "lora"]:
@@ -75,10 +77,14 @@ def _check_reach(rack: RackSpec, problems: Problems) -> None:
 
 def _check_globs(rack: RackSpec, problems: Problems) -> None:
     """A rack is built only where globs reach over parts: a part by itself takes a millisecond, once."""
-    apply_placement = [
+    from models.assembly.assemble import without_memory
+    from models.assembly.parameter_globs import part_glob_problems
+    from models.assembly.parameter_settings import ParameterSettings
+
+    blocks = [
         (("stacks", index, *each.location), each.block) for index, stack in enumerate(rack.stacks) for each in stack.placed()
     ]
-    components = (rack, rack.embedding, rack.head, rack.time, *rack.stacks, *(block for _, block in apply_placement))
+    components = (rack, rack.embedding, rack.head, rack.time, *rack.stacks, *(block for _, block in blocks))
     has_more = any(stack.progressive_lora for stack in rack.stacks)
     if has_more or any(fields is not None and (fields.parameters or fields.lora) for fields in components):
         ParameterSettings(without_memory(rack), rack).check(problems)
@@ -86,7 +92,7 @@ def _check_globs(rack: RackSpec, problems: Problems) -> None:
     if rack.norm is not None:
         for place, message in part_glob_problems(NORMS, rack.norm, rack.d_model, rack.max_length):
             problems.add(("norm", *place), message)
-    for location, block in apply_placement:
+    for location, block in blocks:
         for name in PARTS:
             part = getattr(block, name)
             for place, message in (

@@ -3,27 +3,18 @@
 from importlib import import_module
 from typing import Any
 
-from search.jobs.mad.library import benchmark, train_task
-
-__all__ = [
-    "ArchitectureTrainer",
-    "ProgressiveDataLoader",
-    "ProgressiveRackBuilder",
-    "ProgressiveTrainer",
-    "benchmark",
-    "train_task",
-]
-
-_HOMES = {
+_MODULES = {
     "ArchitectureTrainer": "search.stackwise.architecture_trainer",
     "ProgressiveDataLoader": "search.stackwise.data_loader",
     "ProgressiveRackBuilder": "search.stackwise.rack_builder",
     "ProgressiveTrainer": "search.stackwise.progressive_trainer",
+    "benchmark": "search.jobs.mad.library",
+    "train_task": "search.jobs.mad.library",
 }
-"""Where the classes of the guide are, looked up when they are asked for: commands that need none of them do not wait."""
+"""Where each name is, imported when it is asked for: who needs one part does not wait for all."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'search' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""Checks of task options: each says the rule, the value, and what would be right."""
+"""Checks of a task's options; each message says the rule, the value, and what would be right."""
 
 from __future__ import annotations
 

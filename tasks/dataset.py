@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from configs.storage import whole_file
 from tasks.checks import SPLITS, check_integers, check_split
 from tasks.task import Examples, Split, Task
 
@@ -63,17 +62,8 @@ def _write(path: Path, examples: Examples, identity: str) -> None:
     columns = [pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1]) for array in arrays]
     metadata = {"identity": identity, "checksum": _checksum(arrays)}
     batch = pa.record_batch(columns, names=["inputs", "targets"]).replace_schema_metadata(metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with unfinished.open("xb") as file:
-            with pa.ipc.new_file(file, batch.schema) as writer:
-                writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, unfinished.open("wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
 def _read(path: Path, shape: tuple[int, int], identity: str) -> Examples:

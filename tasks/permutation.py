@@ -1,4 +1,4 @@
-"""The order of an epoch: a permutation that is computed where it is asked for, in no memory."""
+"""A pseudo-random permutation of n numbers, computed position by position in O(1) memory: the order of an epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random streams by name: a generator as a pure function of what it is for."""
+"""Named random streams: a NumPy generator as a pure function of a seed and what it is for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all sections of the configuration can do."""
+"""The base of the guide's configuration sections: typed attributes that may be changed, from and to YAML."""
 
 from __future__ import annotations
 

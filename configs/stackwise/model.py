@@ -1,4 +1,4 @@
-"""The section `model`."""
+"""The section `model` of the guide's configuration: sizes, attention types and presets, the architecture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The section `training`."""
+"""The section `training` of the guide's configuration: steps, rates, and the subsection `progressive`."""
 
 from __future__ import annotations
 

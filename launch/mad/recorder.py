@@ -1,4 +1,4 @@
-"""Puts what Tune hears from the trials into the log and onto the terminal."""
+"""A Tune callback: writes finished MAD trials to the log and shows them on the terminal."""
 
 from __future__ import annotations
 

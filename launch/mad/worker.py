@@ -1,4 +1,4 @@
-"""What a Ray worker does: train the trial or pack of one configuration, and report it to Tune."""
+"""The Tune trainable of the MAD suite: trains one grid point or a pack of them, and reports."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""Where evaluation workers get their shards: an actor of its own, because a process that waits inside a trial hears nothing."""
+"""ShardQueue: the actor from which evaluation workers take shards of a round of placements."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from models import Placement
+if TYPE_CHECKING:  # the desk is a process of its own, which would wait for torch
+    from models import Placement
 
 
 class ScoringShard(NamedTuple):

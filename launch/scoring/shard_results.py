@@ -1,4 +1,4 @@
-"""What comes back from the shards of a search, or does not."""
+"""A Tune callback: collects the scores of shards, and counts their failures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tensorboardX import SummaryWriter
 from launch.tune.sessions import last_error_of
 from models import placement_text
 from search.evaluation.score_batches import Values
-from search.training.ranks import WorkersError
+from search.runs.workers import WorkersError
 
 
 class ShardResults(Callback):
-    """Passes on what Tune hears from its trials, and draws the search for TensorBoard: one curve over all shards.
+    """Passes on what Tune hears from its trials, and shows the search in TensorBoard: curves and candidates over all shards.
 
     Tune starts a trial that failed again, as often as it takes; its shard goes back to the desk. What ends the search is a shard
     that failed more than `max_failures` times, or workers that fail so often without one that they cannot be right.
@@ -36,7 +36,7 @@ class ShardResults(Callback):
         return {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """A shard's numbers; they are taken out, or Tune would keep those of all rounds."""
+        """A shard's numbers; those of the batches are taken out, or Tune would keep them of all rounds."""
         del iteration, trials, trial, info
         if "values" in result:
             values = {task: np.array(rows) for task, rows in json.loads(result.pop("values")).items()}
@@ -76,5 +76,7 @@ class ShardResults(Callback):
             self._writer = SummaryWriter(str(self._folder))
         for task, array in values.items():
             self._writer.add_scalar(f"best_of_shard/{task}", array.mean(1).max(), result["shard"])
+        told = [f"- {row['placement']}: {row['scores']}" for row in result["candidates"]]
+        self._writer.add_text("candidates", "\n".join(told), result["shard"])
         for name in ("round", "seconds", "n_placements"):
             self._writer.add_scalar(f"shard/{name}", result[name], result["shard"])

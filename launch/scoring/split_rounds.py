@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -16,15 +17,13 @@ def split(placements: Sequence[Placement], n: int) -> list[list[Placement]]:
     ordered = sorted(placements)
     if not ordered:
         return []
-    new_nodes = [len(ordered[0]), *(len(after) - _common(before, after) for before, after in pairwise(ordered))]
-    least, most = len(ordered[0]), max(sum(new_nodes), 1)
-    while least < most:
-        middle = (least + most) // 2
-        if len(_cuts(new_nodes, len(ordered[0]), middle)) <= n:
-            most = middle
-        else:
-            least = middle + 1
-    starts = _cuts(new_nodes, len(ordered[0]), most)
+    n_slots = len(ordered[0])
+    new_nodes = [n_slots, *(n_slots - _common(before, after) for before, after in pairwise(ordered))]
+
+    def is_enough(limit: int) -> bool:
+        return len(_cuts(new_nodes, n_slots, limit)) <= n
+
+    starts = _cuts(new_nodes, n_slots, bisect_left(range(sum(new_nodes)), True, lo=n_slots, key=is_enough))
     return [ordered[start:end] for start, end in zip(starts, [*starts[1:], len(ordered)], strict=True)]
 
 

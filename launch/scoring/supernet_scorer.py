@@ -10,15 +10,17 @@ from typing import Any
 
 from launch.cluster import cluster, may_use_gpus
 from launch.scoring.shared_tensors import Array, to_arrays, to_tensors
-from launch.scoring.tune_scorer import EvaluationWorkers, TuneScorer
+from launch.scoring.tune_scorer import TuneScorer
 from models import Placement, RackSpec, Supernet
 from search.evaluation.evaluator import Scorer
 from search.evaluation.head_scores import Metric
 from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, score_batches
+from search.runs.workers import ScorerSpec
 from search.training.batches import Batch
-from search.training.devices import Device, TrainPrecision, resolve_device
+from search.training.devices import resolve_device
+from search.training.spec import Device, TrainPrecision
 
-WorkerDevice = tuple[str, int]
+BatchName = tuple[str, int]
 """A task, and the number of a batch."""
 
 
@@ -28,7 +30,7 @@ def supernet_scorer(
     batches: Mapping[str, Sequence[Batch]],
     metric: Metric,
     out: Path,
-    workers: EvaluationWorkers,
+    workers: ScorerSpec,
     *,
     device: Device = "auto",
     max_eval_memory: int = MAX_EVAL_MEMORY,
@@ -66,8 +68,8 @@ def supernet_scorer(
 def _make_scorer(
     space: dict[str, Any],
     weights: dict[str, Array],
-    inputs: dict[WorkerDevice, Array],
-    targets: dict[WorkerDevice, Array],
+    inputs: dict[BatchName, Array],
+    targets: dict[BatchName, Array],
     *,
     device: Device,
     options: dict[str, Any],

@@ -9,40 +9,28 @@ from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import ray
 from ray import tune
 
-from launch.cluster import Workers, cluster, worker_resources
+from launch.cluster import cluster, worker_resources
 from launch.scoring.shard_queue import ScoringShard, ShardQueue
 from launch.scoring.shard_results import ShardResults
 from launch.scoring.split_rounds import split
 from launch.scoring.worker import EvaluationWorker
 from launch.tune.schedulers import PatientScheduler
-from launch.tune.searchers import StandbySearch
+from launch.tune.searchers import StandbySearch, UntilOver
 from launch.tune.sessions import next_session
 from models import Placement
 from search.evaluation.evaluator import Scorer
 from search.evaluation.score_batches import Values
-from search.training.devices import Device
-from search.training.ranks import WorkersError
+from search.runs.workers import ScorerSpec, WorkersError
+from search.training.spec import Device
 
 SECONDS_TO_END, SECONDS_TO_GIVE_UP = 30.0, 5.0
-"""How long the end of a search waits for workers that are still starting, and its interruption for shards under way."""
-
-
-class EvaluationWorkers(Workers, Protocol):
-    """What a spec says of the workers of a search: how many, what Ray reserves for each, how often a shard is tried again."""
-
-    @property
-    def n(self) -> int:
-        """Processes."""
-
-    @property
-    def max_failures(self) -> int:
-        """Tries of a shard after the first."""
+"""How long the end of a search waits for Tune to wind up, and its interruption for shards under way."""
 
 
 class TuneScorer:
@@ -53,7 +41,7 @@ class TuneScorer:
     raises or whose worker dies is Tune's to try again.
     """
 
-    def __init__(self, make_scorer: Callable[[], Scorer], out: Path, workers: EvaluationWorkers, device: Device) -> None:
+    def __init__(self, make_scorer: Callable[[], Scorer], out: Path, workers: ScorerSpec, device: Device) -> None:
         """Say what scores and who.
 
         Args:
@@ -136,6 +124,7 @@ class TuneScorer:
             ),
             run_config=tune.RunConfig(
                 name=self._session,
+                stop=UntilOver(self._search),
                 storage_path=str((self._out / "tune").resolve()),
                 failure_config=tune.FailureConfig(max_failures=-1),  # `ShardResults` counts, by shard
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),

@@ -1,4 +1,4 @@
-"""What an evaluation worker does: hold what scores, and score one shard a trial."""
+"""The Tune trainable of a placement search: holds the supernet, scores one shard a trial."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EvaluationWorker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Wait for a shard and score it; at the end of the search there is none."""
+        """Wait for a shard and score it; at the end of the search there is none. The result has a row for each candidate."""
         shard: ScoringShard | None = ray.get(self._desk.take.remote(self.trial_id))
         if shard is None:
             return {"done": True}
@@ -45,8 +45,10 @@ class EvaluationWorker(tune.Trainable):
             "round": shard.round,
             "n_placements": len(shard.placements),
             "n_batches": len(shard.batches),
-            "first_placement": placement_text(shard.placements[0]),
-            "last_placement": placement_text(shard.placements[-1]),
+            "candidates": [
+                {"placement": placement_text(each), "scores": {task: float(rows[n].mean()) for task, rows in values.items()}}
+                for n, each in enumerate(shard.placements)
+            ],
             "seconds": time.perf_counter() - started,
             "worker": os.getpid(),
             "values": json.dumps({task: array.tolist() for task, array in values.items()}),

@@ -1,4 +1,4 @@
-"""The log of a training run on Ray: lines for people, written by workers and Train's controller, repeated by the driver."""
+"""The log of a training run on Ray: lines written by workers, repeated by the driver."""
 
 from __future__ import annotations
 

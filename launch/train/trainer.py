@@ -18,13 +18,12 @@ from launch.train.log import LOG, Failures, Tail, told
 from launch.train.worker import POLL_SECONDS, REFUSED, STARTED, STOP, train_worker
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stages import is_finished, next_index, pending_choice
-from search.jobs.supernet.job import run
-from search.jobs.supernet.report import RESULTS
+from search.jobs.supernet.job import train_supernet
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.interruption import interruptions
 from search.runs.report import Say
-from search.runs.run_folder import Row, write_text
-from search.training.ranks import WorkersError
+from search.runs.run_folder import RESULTS, Row, write_text
+from search.runs.workers import WorkersError
 
 TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # how often Train looks; a report waits that long, and so does the end of a run
@@ -46,7 +45,7 @@ def train_on_ray(spec: SupernetSpec, out: Path, say: Say | None = None) -> Row:
         WorkersError: if the workers have failed for good.
         KeyboardInterrupt: after SIGINT or SIGTERM, with a checkpoint of the last finished step; after a second one at once.
     """
-    return run(spec, out, train=partial(_train, is_done=(out / RESULTS).exists), say=say)
+    return train_supernet(spec, out, train=partial(_train, is_done=(out / RESULTS).exists), say=say)
 
 
 def grow_on_ray(spec: ProgressiveSpec, out: Path, say: Say) -> None:
@@ -65,13 +64,14 @@ def _train(spec: SupernetSpec | ProgressiveSpec, out: Path, say: Say, *, is_done
     for name, value in TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     out = out.resolve()
-    for name in (STOP, REFUSED, LOG, ERRORS):
+    for name in (STARTED, STOP, REFUSED, LOG, ERRORS):
         (out / name).unlink(missing_ok=True)
     try:
         with cluster() as resources:
             was_interrupted = _fit(_trainer(spec, out, _worker(spec, resources)), out, say)
     finally:
-        (out / STOP).unlink(missing_ok=True)
+        for name in (STARTED, STOP):
+            (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / TRAIN, ignore_errors=True)  # what the run goes on from stands in its own checkpoint
     if (out / REFUSED).exists():
         refusal = (out / REFUSED).read_text(encoding="utf-8")
@@ -127,16 +127,15 @@ class _Fit(threading.Thread):
 
 def _fit(trainer: TorchTrainer, out: Path, say: Say) -> bool:
     """Wait for the workers, repeating what they say; whether they were asked to stop."""
-    fit, log, has_started = _Fit(trainer), Tail(out), False
+    fit, log = _Fit(trainer), Tail(out)
     with interruptions() as is_interrupted:
         fit.start()
         while is_running := fit.is_alive():
             fit.join(POLL_SECONDS)
             for line in log.lines():
-                has_started |= line.startswith(STARTED)
                 say(line)
             if is_running and is_interrupted() and not (out / STOP).exists():
-                if not has_started:
+                if not (out / STARTED).exists():
                     raise KeyboardInterrupt
                 say("stopping after the step under way; once more to stop at once")
                 (out / STOP).touch()

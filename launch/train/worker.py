@@ -1,4 +1,4 @@
-"""What a worker of Ray Train does: be one of the ranks that train together, and tell how it goes."""
+"""The function that each worker of Ray Train runs: one rank of a training run."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ from search.training.ranks import Ranks
 from search.training.sharding import shard
 from search.training.state import TrainState
 
-STOP, REFUSED = ".stop", ".refused"
-"""Files of the run's folder: the driver makes the first to have the ranks stop; a ConfigError is told in the second."""
-STARTED = "training on"
+STARTED, STOP, REFUSED = ".started", ".stop", ".refused"
+"""Files of the run's folder: that the ranks train, that the driver wants them to stop, and what ConfigError one has met."""
 POLL_SECONDS = 0.2
 
 
@@ -49,7 +48,8 @@ def _work(spec: dict[str, Any], out: Path, ranks: Ranks) -> None:
         ranks.check_same("ready")
         is_ready = True
         if ranks.is_main:
-            say(out, f"{STARTED} {ranks.n_ranks} worker(s)")
+            (out / STARTED).touch()
+            say(out, f"training on {ranks.n_ranks} worker(s)")
 
     curves = _Curves(out / "tensorboard")
 

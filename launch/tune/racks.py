@@ -10,13 +10,12 @@ from typing import Any
 from launch.cluster import cluster
 from launch.train.trainer import train_on_ray
 from launch.tune.train_many import Summaries, train_side_by_side
-from search.jobs.supernet.job import run, train_rack, train_supernet_here
-from search.jobs.supernet.report import RESULTS
+from search.jobs.supernet.job import train_rack, train_supernet, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.outcome import outcome
-from search.runs.run_folder import Row
+from search.runs.run_folder import RESULTS, Row
+from search.runs.workers import WorkersError
 from search.training.loop import OnEvaluation
-from search.training.ranks import WorkersError
 
 
 def train_racks_on_ray(runs: Mapping[str, SupernetSpec], out: Path) -> dict[str, Row]:
@@ -38,7 +37,7 @@ def train_racks_on_ray(runs: Mapping[str, SupernetSpec], out: Path) -> dict[str,
     told = Summaries({name: outcome(train_rack(runs[name], out / name)) for name in runs if name in finished}, len(runs))
     left = {name: spec for name, spec in runs.items() if name not in finished}
     if finished:
-        told.say(f"going on: {len(finished)} of {len(runs)} racks are trained")
+        told.progress.say(f"going on: {len(finished)} of {len(runs)} racks are trained")
     if left:
         with cluster() as resources:
             alone = {name: spec for name, spec in left.items() if spec.workers.n == 1}
@@ -58,4 +57,4 @@ def _train_in_turn(left: Mapping[str, SupernetSpec], out: Path, told: Summaries)
 
 def _trial(spec: dict[str, Any], out: Path, on_evaluation: OnEvaluation) -> Row:
     train = partial(train_supernet_here, on_evaluation=on_evaluation)
-    return run(SupernetSpec.model_validate(spec), out, train, say=lambda _: None)
+    return train_supernet(SupernetSpec.model_validate(spec), out, train, say=lambda _: None)

@@ -7,18 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import optuna
+from ray.tune import Stopper
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 
 class _Searcher(Searcher):
-    """A searcher without saved state: a resumed run is told what is left, by the trial log, when it is made."""
+    """A searcher that saves nothing, for a resumed run is told what is left when it is made; and that learns nothing."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Nothing to learn."""
 
 
 class ListSearch(_Searcher):
@@ -32,9 +36,6 @@ class ListSearch(_Searcher):
         """The next configuration, or the word that there is none."""
         del trial_id
         return self._left.pop(0) if self._left else cast(None, Searcher.FINISHED)
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
-        """A list does not learn."""
 
 
 class StandbySearch(_Searcher):
@@ -50,8 +51,21 @@ class StandbySearch(_Searcher):
         del trial_id
         return cast(None, Searcher.FINISHED) if self.is_over else self._config
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Nothing to learn."""
+
+class UntilOver(Stopper):
+    """Ends all trials with the search: those of workers that are still starting, or that fail to, would outlast it."""
+
+    def __init__(self, search: StandbySearch) -> None:
+        self._search = search
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial."""
+        del trial_id, result
+        return False
+
+    def stop_all(self) -> bool:
+        """All, once the search is over."""
+        return self._search.is_over
 
 
 class StudySearch(_Searcher):

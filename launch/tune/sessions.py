@@ -1,4 +1,4 @@
-"""What the runs of Ray Tune here have in common."""
+"""Names of Tune sessions in a run folder: a new one at each start."""
 
 from __future__ import annotations
 

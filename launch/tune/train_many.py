@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from configs import ConfigError
 from launch.cluster import work_where_the_driver_does, worker_resources
 from launch.tune.searchers import ListSearch
 from launch.tune.sessions import error_of, next_session
-from search.runs.console import duration, make_console
+from search.runs.console import Progress
 from search.runs.outcome import outcome, outcome_text
 from search.runs.run_folder import Row, to_json
 from search.runs.workers import WorkersSpec
@@ -111,20 +110,15 @@ class Summaries(Callback):
 
     def __init__(self, rows: dict[str, Row], n_trials: int) -> None:
         self.rows, self.refused = rows, ""
-        self._n_trials, self._n_before = n_trials, len(rows)
-        self._started, self._console = time.monotonic(), make_console()
+        self.progress = Progress(n_trials, len(rows))
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune saves its callbacks for `Tuner.restore`; a resumed run looks into the folders instead."""
         return {}
 
-    def say(self, text: str) -> None:
-        """A line of its own."""
-        self._console.print(text, markup=False)
-
     def say_of(self, name: str, text: str) -> None:
         """A line about one model."""
-        self.say(f"{name}: {text}")
+        self.progress.say(f"{name}: {text}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A model that is trained, or that could not be for what its folder holds."""
@@ -142,7 +136,4 @@ class Summaries(Callback):
     def ended(self, name: str, row: Row) -> None:
         """A model is trained, or has failed for good."""
         self.rows[name] = row
-        n_new, n_left = len(self.rows) - self._n_before, self._n_trials - len(self.rows)
-        seconds = (time.monotonic() - self._started) / n_new * n_left
-        rest = f" (about {duration(seconds)} to go)" if n_left else ""
-        self.say(f"[{len(self.rows)}/{self._n_trials}] {name}: {outcome_text(row)}{rest}")
+        self.progress.count(name, outcome_text(row))

@@ -1,4 +1,4 @@
-"""From the guide's options of a block to its spec: the one place that knows what mha, gqa, mla and kernel are."""
+"""Turns the guide's options of a block (mha, gqa, mla, kernel, ...) into a BlockSpec."""
 
 from __future__ import annotations
 

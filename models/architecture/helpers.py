@@ -1,4 +1,4 @@
-"""The guide's helpers: whole stacks and racks of plain values or of a configuration."""
+"""The guide's helper functions: create_simple_rack, create_stack_from_config and the like."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Block, stack and rack as the guide constructs them: by keywords, from the inside out, over the same specs and modules."""
+"""The guide's Block, Stack and Rack: built by keywords, the same modules and specs underneath."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.architecture.block_options import block_of, validated
 from models.assembly.assemble import without_memory
 from models.assembly.initialise import freeze
 from models.assembly.parameter_settings import ParameterSettings
-from models.linears import memory_bytes, stored_numbers
+from models.assembly.quantise import memory_bytes, stored_numbers
 from models.rack import modules as base
 from models.rack_spec import RackSpec
 from models.spec.backbone import stack_uids
@@ -118,7 +118,10 @@ class Rack(base.Rack):
 
     @classmethod
     def of(cls, rack: base.Rack, spec: RackSpec) -> Rack:
-        """A rack that a spec has built, as one of these: the same modules, to which their specs and methods are given."""
+        """A rack that a spec has built, as one of these: the same modules, to which their specs and methods are given.
+
+        Their classes change in place: a builder's stacks have to stay the same objects while a trainer grows and trains the rack.
+        """
         for module, stack_spec in zip(rack.stacks, spec.stacks, strict=True):
             for block, block_spec in zip(module.blocks, stack_spec.expanded(), strict=True):  # type: ignore[arg-type]
                 block.__class__ = Block

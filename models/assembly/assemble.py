@@ -1,4 +1,4 @@
-"""From a spec to a model with weights."""
+"""Builds a Rack from its description: constructs the modules, initialises, adapts, quantises, freezes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from configs import ConfigError
 from configs.registry import Part
 from models.assembly.initialise import adapt, freeze, initialise, set_biases
 from models.assembly.parameter_settings import ParameterSettings
-from models.assembly.precision import set_precision
+from models.assembly.precision import COMPUTED, set_precision
 from models.rack.modules import Block, Rack, Stack
 from models.spec.backbone import stack_uids
 from models.spec.block import BlockSpec
 from models.spec.meta_device import FastMeta
-from models.spec.precision import COMPUTED
 from models.spec.rack_fields import RackFields
 from models.spec.registries import CHANNEL_MIXERS, EMBEDDINGS, HEADS, MIXERS, NORMS
 
@@ -57,7 +56,7 @@ def seeded(seed: int) -> Iterator[None]:
             raise ConfigError(str(error)) from None
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def without_memory(spec: RackFields) -> Rack:
     """The rack of a spec on torch's meta device: all shapes and names, no weights. It is kept: do not change it."""
     with torch.device("meta"), FastMeta():

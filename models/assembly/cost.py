@@ -1,16 +1,16 @@
-"""What a rack or a space costs, part by part, counted on torch's meta device: parameters, state, operations."""
+"""Counts what a rack or a space costs, part by part: parameters, cache and state bytes, FLOPs; on the meta device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from configs.registry import Part
 from models.assembly.assemble import without_memory
-from models.linears import QuantisedLinear
+from models.linears.quantised import QuantisedLinear
 from models.rack.choice import Choice
 from models.rack.contracts import ChannelMixer, Head, Mixer
 from models.rack.modules import Rack
@@ -57,12 +57,14 @@ class Count:
     """What a piece of a rack adds: parameters, operations per token (forward), and numbers kept per sequence.
 
     What is kept is `cache` if it grows with the sequence, be it at the start alone (attention in a window), else `state`.
+    `modules` are what was counted.
     """
 
     n_parameters: int = 0
     flops: float = 0.0
     cache: int = 0
     state: int = 0
+    modules: tuple[nn.Module, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _count(modules: Sequence[nn.Module], seq_len: int) -> Count:
     mixers = [module for module in modules if isinstance(module, Mixer)]
     growing = [mixer for mixer in mixers if mixer.state_size(2) > mixer.state_size(1)]
     cache, kept = (sum(mixer.state_size(seq_len) for mixer in which) for which in (growing, mixers))
-    return Count(_n_parameters(modules, set()), flops, cache, kept - cache)
+    return Count(_n_parameters(modules, set()), flops, cache, kept - cache, tuple(modules))
 
 
 def _n_parameters(modules: Iterable[nn.Module], seen: set[int]) -> int:

@@ -1,4 +1,4 @@
-"""How the parameters of a rack start: biases, initial values, adapters, and what is frozen."""
+"""Initial values of a rack's parameters, their biases and adapters, and which of them are frozen."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from models.assembly.parameter_settings import ParameterSettings
-from models.linears import with_adapters
-from models.linears.adapters import Adapter, adapters_of, replace
+from models.linears.adapters import Adapter, adapters_of, replace, set_bias
+from models.linears.convert import with_adapters
 from models.spec.parameters import INITS
 
 EMBEDDING_STD = 0.02
@@ -17,10 +17,8 @@ def set_biases(settings: ParameterSettings) -> None:
     """Give linears a bias, or take it, as their settings say; one that is part of a formula stays."""
     for name, linear in settings.linears.items():
         bias = settings.of(f"{name}.weight").bias
-        if bias and linear.bias is None:
-            linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
-        elif bias is False and not getattr(linear.bias, "keep_init", False):
-            linear.bias = None  # type: ignore[assignment]
+        if bias or (bias is False and not getattr(linear.bias, "keep_init", False)):
+            set_bias(linear, has_bias=bias)
 
 
 @torch.no_grad()

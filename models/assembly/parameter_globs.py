@@ -1,4 +1,4 @@
-"""Globs of `parameters`: what is wrong with them, and what becomes of them when parameters are renamed."""
+"""Checks the globs under `parameters:`, and rewrites them when parameters get other names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 from configs import Registry
 from configs.errors import Location, known_names, nearest_name
-from models.linears import QuantisedLinear
-from models.linears.adapters import AdaptedLinear, Adapter, replace
+from models.linears.adapters import AdaptedLinear, Adapter, replace, set_bias
+from models.linears.quantised import QuantisedLinear
 from models.spec.meta_device import FastMeta
 from models.spec.parameters import GlobFields, Globs, LoraSpec, ModelPart, ParameterFields, is_matched
 
@@ -74,8 +74,8 @@ def _shape(module: nn.Module, part: ModelPart) -> None:
     for name, linear in list(module.named_modules()):
         if isinstance(linear, nn.Linear):
             said = [part, *(fields for glob, fields in part.parameters.items() if is_matched(f"{name}.weight", glob))]
-            if any(getattr(fields, "bias", None) is True for fields in said[1:]) and linear.bias is None:
-                linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
+            if any(getattr(fields, "bias", None) is True for fields in said[1:]):
+                set_bias(linear, has_bias=True)
             if any(fields.lora is not None for fields in said) and not isinstance(linear, AdaptedLinear):
                 replace(module, name, AdaptedLinear(linear, {"lora": Adapter(1, 1, rank=1, alpha=1)}))
 

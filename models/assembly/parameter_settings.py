@@ -1,4 +1,4 @@
-"""What a rack's spec says of each of its parameters, gathered along the path from the rack down."""
+"""What the spec says of each parameter (learning rate, decay, init, adapters), gathered along its path."""
 
 from __future__ import annotations
 

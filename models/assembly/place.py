@@ -1,11 +1,11 @@
-"""Spaces: racks whose blocks still have a choice. Where the choices are, and what becomes of the spec when they are made."""
+"""Turns a space (layers with open choices) into the model of a placement, or into a smaller space."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
@@ -16,9 +16,7 @@ from models.spec.backbone import BackboneSpec
 from models.spec.block import BlockSpec
 from models.spec.parameters import GlobFields, Globs, ModelPart
 from models.spec.placement import Placement, Slot, Sublayer
-from models.spec.rack_fields import RackFields
-
-AnyRack = TypeVar("AnyRack", bound=RackFields)
+from models.spec.rack_fields import AnyRack
 
 
 def searched(space: BackboneSpec) -> Iterator[tuple[str, Any, Slot]]:

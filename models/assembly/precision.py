@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
-from models.linears import fake_quantise, quantise
+from models.assembly.quantise import fake_quantise, quantise
 from models.spec.precision import STORED_AS, TRAINED_AS_STORED
 from models.spec.stack import StackSpec
+
+COMPUTED: dict[str, torch.dtype] = {"half": torch.float16, "bfloat16": torch.bfloat16}
+"""What products are computed in, by autocast, while the weights that train are float32; the others: as around the stack."""
 
 
 def set_precision(stack: nn.Module, spec: StackSpec) -> None:

@@ -1,4 +1,4 @@
-"""What keeps a rack from growing into another one, by their specs alone."""
+"""Checks that a rack can grow into another one: same sizes, same blocks under known uids, nothing lost."""
 
 from __future__ import annotations
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from configs.load import validate
 from models.assembly.assemble import without_memory
 from models.assembly.parameter_globs import carry_globs, carry_targets
 from models.spec.backbone import stack_uids
-from models.spec.rack_fields import RackFields
+from models.spec.rack_fields import AnyRack
 from models.spec.stack import StackSpec
-
-AnyRack = TypeVar("AnyRack", bound=RackFields)
 
 __all__ = [
     "next_uid",

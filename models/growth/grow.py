@@ -1,4 +1,4 @@
-"""Growth of a rack with weights: what was there goes on in the next rack, what is new starts as it is told."""
+"""Grows a rack with weights: trained stacks are carried over by uid, new ones are started as asked."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from torch import nn
 from models.assembly.assemble import assemble_stack, seeded
 from models.assembly.initialise import adapt, freeze, initialise, set_biases
 from models.assembly.parameter_settings import ParameterSettings
-from models.assembly.precision import set_precision
+from models.assembly.precision import COMPUTED, set_precision
 from models.growth.checks import check_growth, origins_of
 from models.growth.start import Init, set_start
 from models.rack.modules import Rack, Stack
 from models.spec.backbone import stack_uids
-from models.spec.precision import COMPUTED
 from models.spec.rack_fields import RackFields
 
 

@@ -1,4 +1,4 @@
-"""How a stack that comes to a trained rack starts."""
+"""Initial weights of a stack added to a trained rack: identity, random, or copied from another stack."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from models.linears import QuantisedLinear
-from models.linears.adapters import adapters_of, is_adapter
+from models.linears.convert import dense_state
 from models.rack.choice import Choice
 from models.rack.modules import Block, Stack
 
@@ -78,17 +77,3 @@ def _copy(stack: Stack, source: Stack) -> None:
     if {name: tensor.shape for name, tensor in weights.items()} != {name: tensor.shape for name, tensor in own.items()}:
         raise ValueError(f"a stack can only be copied from one of the same blocks, and those of stack {source.uid} are others")
     stack.load_state_dict(weights)
-
-
-@torch.no_grad()
-def dense_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state of a module as it would be without adapters and stored weights: those are unpacked, and adapters added in."""
-    state = {name: tensor for name, tensor in module.state_dict().items() if not is_adapter(name)}
-    for name, linear in module.named_modules(remove_duplicate=False):
-        if isinstance(linear, QuantisedLinear):
-            for stored in linear.stored():
-                del state[f"{name}.{stored}"]
-        if isinstance(linear, nn.Linear):
-            added = [adapter.weight() for adapter in adapters_of(linear).values()]
-            state[f"{name}.weight"] = sum(added, start=linear.weight.detach())
-    return state

@@ -56,6 +56,14 @@ class AdaptedLinear(nn.Linear):
         return y
 
 
+def set_bias(linear: nn.Linear, *, has_bias: bool) -> None:
+    """Give a linear a bias of zeros, if it has none, or take away the one that it has."""
+    if not has_bias:
+        linear.bias = None  # type: ignore[assignment]
+    elif linear.bias is None:
+        linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
+
+
 def replace(module: nn.Module, name: str, part: nn.Module) -> None:
     """Put another part at the place of that name in a module."""
     place, _, child = name.rpartition(".")
@@ -66,6 +74,11 @@ def adapters_of(linear: nn.Module) -> dict[str, Adapter]:
     """The adapters of a linear by name, none if it is not adapted."""
     named = linear.adapters.items() if isinstance(linear, AdaptedLinear) else ()
     return {name: adapter for name, adapter in named if isinstance(adapter, Adapter)}
+
+
+def merged_weight(linear: nn.Linear) -> Tensor:
+    """The weight of a linear of any kind with what its adapters add: [out_features, in_features]."""
+    return sum((adapter.weight() for adapter in adapters_of(linear).values()), start=linear.weight)
 
 
 def is_adapter(name: str) -> bool:

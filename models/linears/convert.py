@@ -1,12 +1,13 @@
-"""From one kind of linear to another: stored, trained as stored, dense, each with adapters or without."""
+"""Converts linears between dense, quantised and fake-quantised form, with or without adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from models.linears.adapters import AdaptedLinear, Adapter, adapters_of
+from models.linears.adapters import AdaptedLinear, Adapter, adapters_of, is_adapter, merged_weight
 from models.linears.fake_quantised import FakeQuantisedLinear
 from models.linears.formats import packed
 from models.linears.quantised import QuantisedLinear
@@ -66,3 +67,16 @@ def dequantised(linear: QuantisedLinear) -> nn.Linear:
     dense.weight, dense.bias = nn.Parameter(linear.weight.clone()), linear.bias
     dense.training = linear.training
     return AdaptedLinear(dense, adapters_of(linear)) if isinstance(linear, AdaptedLinear) else dense
+
+
+@torch.no_grad()
+def dense_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a module as it would be without adapters and stored weights: those are unpacked, and adapters added in."""
+    state = {name: tensor for name, tensor in module.state_dict().items() if not is_adapter(name)}
+    for name, linear in module.named_modules(remove_duplicate=False):
+        if isinstance(linear, QuantisedLinear):
+            for stored in linear.stored():
+                del state[f"{name}.{stored}"]
+        if isinstance(linear, nn.Linear):
+            state[f"{name}.weight"] = merged_weight(linear).detach()
+    return state

@@ -1,4 +1,4 @@
-"""Linears that train as they will be stored."""
+"""FakeQuantisedLinear: trains in full precision, multiplies with weights rounded to a storage format."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -52,15 +52,14 @@ def packed(weight: Tensor, name: str) -> dict[str, Tensor]:
     """What is stored for a weight, by name."""
     weight = weight.detach().float()
     if weight.is_meta:
-        stored = tuple(map(torch.empty_like, _packed_meta(weight.shape, name)))
-    elif bool(weight.isfinite().all()):
-        stored = format_of(name).pack(weight)
-    else:
+        return {part: torch.empty(shape, dtype=dtype, device="meta") for part, shape, dtype in _shapes(weight.shape, name)}
+    if not bool(weight.isfinite().all()):
         raise ValueError(f"format = {name!r} stores finite weights; these are not")
-    return dict(zip(format_of(name).names, stored, strict=True))
+    return dict(zip(format_of(name).names, format_of(name).pack(weight), strict=True))
 
 
-@lru_cache(maxsize=1024)
-def _packed_meta(shape: torch.Size, name: str) -> tuple[Tensor, ...]:
-    """The same without memory, kept: a trunk has many linears of one shape, and the meta device is slow at packing them."""
-    return format_of(name).pack(torch.empty(shape, device="meta"))
+@cache  # on the meta device torch takes milliseconds for it
+def _shapes(shape: tuple[int, ...], name: str) -> tuple[tuple[str, torch.Size, torch.dtype], ...]:
+    """What is stored for a weight of that shape: names, shapes and types."""
+    parts = format_of(name).pack(torch.empty(shape, device="meta"))
+    return tuple((part, tensor.shape, tensor.dtype) for part, tensor in zip(format_of(name).names, parts, strict=True))

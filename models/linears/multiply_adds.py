@@ -1,4 +1,4 @@
-"""How much linears multiply."""
+"""Counts the multiply-adds of linears, for FLOP formulas."""
 
 from torch import nn
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from models.linears.adapters import AdaptedLinear, Adapter
@@ -37,15 +37,12 @@ def export_adapters(model: nn.Module, folder: str | Path, name: str = "lora", *,
     folder.mkdir(parents=True, exist_ok=True)
     config = json.dumps({**config_of(adapters), "base_model_name_or_path": base_model}, indent=2)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights_of(adapters).items()}
-    unfinished = [folder / f".{file}.{os.getpid()}" for file in (PEFT_WEIGHTS, CONFIG)]
-    try:
-        save_file(tensors, unfinished[0], metadata={"format": "pt"})
-        unfinished[1].write_text(config + "\n", encoding="utf-8")
-        for path, file in zip(unfinished, (PEFT_WEIGHTS, CONFIG), strict=True):
-            path.replace(folder / file)
-    finally:
-        for path in unfinished:
-            path.unlink(missing_ok=True)
+    # Not `configs.storage`, for an export carries this file and has torch alone. `save_file` would hide the weights from others.
+    with TemporaryDirectory(dir=folder, prefix=".adapter_") as unfinished:
+        (Path(unfinished) / PEFT_WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+        (Path(unfinished) / CONFIG).write_text(config + "\n", encoding="utf-8")
+        for file in (PEFT_WEIGHTS, CONFIG):
+            (Path(unfinished) / file).replace(folder / file)
     return folder
 
 

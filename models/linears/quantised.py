@@ -1,4 +1,4 @@
-"""Linears that store their weight in few bits."""
+"""QuantisedLinear: a linear whose weight is stored in few bits."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from models.ops.precision import in_float32
 from models.rack.contracts import Mixer
 
 SHARPNESS = 8.0
-SLOWEST, FASTEST = 0.999, 0.9
+_SLOWEST, _FASTEST = 0.999, 0.9
 
 LRUState = tuple[Tensor, Tensor]
 
@@ -39,7 +39,7 @@ class LRU(Mixer):
         self.rate = nn.Linear(self.d_inner, self.d_inner)
         self.write = nn.Linear(self.d_inner, self.d_inner)
         self.output = nn.Linear(self.d_inner, d_model, bias=False)
-        kept = torch.empty(self.d_inner).uniform_(FASTEST, SLOWEST)
+        kept = torch.empty(self.d_inner).uniform_(_FASTEST, _SLOWEST)
         self.decay = nn.Parameter(torch.expm1(-kept.log() / SHARPNESS).log())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.linears.adapters import AdaptedLinear
+from models.linears.adapters import merged_weight
 from models.linears.dtypes import working_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.attention.attend import attend, attend_flops
@@ -95,7 +95,7 @@ class MLA(Mixer):
         x = x[:, None]
         cache = torch.cat((cache, torch.cat(self._cached(x, position), dim=-1)), dim=1)
         query, turned_query = self._query(x, position)
-        to_key, to_value = (_weight(linear).unflatten(0, (self.n_heads, -1)) for linear in (self.key_up, self.value_up))
+        to_key, to_value = (merged_weight(linear).unflatten(0, (self.n_heads, -1)) for linear in (self.key_up, self.value_up))
         # A bias of `key_up` would add the same to every score of a head: the softmax does not see it.
         query = torch.cat((query @ to_key, turned_query), dim=-1)
         query = query * math.sqrt(query.shape[-1] / (self.d_head + self.d_rope))  # `attend` divides by the size that it sees
@@ -126,12 +126,3 @@ class MLA(Mixer):
             x = self.query_norm(self.query_latent(x))
         query, turned = (split_heads(linear(x), self.n_heads) for linear in (self.query, self.query_rope))
         return query, rotate(turned, positions, self.rope_base)
-
-
-def _weight(linear: nn.Linear) -> Tensor:
-    """[d_out, d_in], with what adapters add."""
-    weight: Tensor = linear.weight
-    if isinstance(linear, AdaptedLinear):
-        for adapter in linear.adapters.values():
-            weight = weight + adapter.weight()  # type: ignore[operator]
-    return weight

@@ -18,8 +18,8 @@ from models.rack.contracts import Mixer
 
 RWKV6State = tuple[Tensor, Tensor]
 # How the shares of the token shift start; also the order in which they are read.
-SHIFT_POWERS = {"query": 0.5, "key": 1.0, "value": 1.0, "gate": 0.5, "decay": 1.0}
-NORM_EPS = 64e-5
+_SHIFT_POWERS = {"query": 0.5, "key": 1.0, "value": 1.0, "gate": 0.5, "decay": 1.0}
+_NORM_EPS = 64e-5
 
 
 class RWKV6(Mixer):
@@ -42,13 +42,13 @@ class RWKV6(Mixer):
         self.n_heads, self.kernel = n_heads, kernel
         self.d_head = split_evenly("d_model", d_model, parts_name="n_heads", parts=n_heads)
         at_least(1, shift_rank=shift_rank, decay_rank=decay_rank)
-        self.shift = DynamicShift(d_model, shift_rank, powers=SHIFT_POWERS)
+        self.shift = DynamicShift(d_model, shift_rank, powers=_SHIFT_POWERS)
         self.query = nn.Linear(d_model, d_model, bias=False)
         self.key = nn.Linear(d_model, d_model, bias=False)
         self.value = nn.Linear(d_model, d_model, bias=False)
         self.gate = nn.Linear(d_model, d_model, bias=False)
         self.output = nn.Linear(d_model, d_model, bias=False)
-        self.norm = nn.GroupNorm(n_heads, d_model, eps=NORM_EPS)
+        self.norm = nn.GroupNorm(n_heads, d_model, eps=_NORM_EPS)
         channels = torch.arange(d_model)
         place = channels / max(1, d_model - 1)
         self.decay = LowRank(d_model, decay_rank, activation=torch.tanh, start=5 * place**0.7 - 6)

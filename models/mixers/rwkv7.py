@@ -16,9 +16,9 @@ from models.rack.contracts import Mixer
 
 RWKV7State = tuple[Tensor, Tensor]
 # How the shares of the token shift start; also the order in which they are read.
-SHIFT_POWERS = {"query": 0.2, "decay": 0.9, "key": 0.7, "value": 0.7, "rate": 0.9, "gate": 0.2}
+_SHIFT_POWERS = {"query": 0.2, "decay": 0.9, "key": 0.7, "value": 0.7, "rate": 0.9, "gate": 0.2}
 FASTEST = math.exp(-0.5)
-NORM_EPS = 64e-5
+_NORM_EPS = 64e-5
 
 
 class RWKV7(Mixer):
@@ -51,7 +51,7 @@ class RWKV7(Mixer):
         self.n_heads, self.kernel = n_heads, kernel
         self.d_head = split_evenly("d_model", d_model, parts_name="n_heads", parts=n_heads)
         at_least(1, decay_rank=decay_rank, rate_rank=rate_rank, gate_rank=gate_rank)
-        self.shares = nn.Parameter(torch.stack([falling(d_model, power) for power in SHIFT_POWERS.values()]))
+        self.shares = nn.Parameter(torch.stack([falling(d_model, power) for power in _SHIFT_POWERS.values()]))
         self.query = nn.Linear(d_model, d_model, bias=False)
         self.key = nn.Linear(d_model, d_model, bias=False)
         self.value = nn.Linear(d_model, d_model, bias=False)
@@ -63,7 +63,7 @@ class RWKV7(Mixer):
         self.k_k = nn.Parameter(torch.full((d_model,), 0.85))
         self.k_a = nn.Parameter(torch.ones(d_model))
         self.r_k = nn.Parameter(torch.zeros(n_heads, self.d_head))
-        self.norm = nn.GroupNorm(n_heads, d_model, eps=NORM_EPS)
+        self.norm = nn.GroupNorm(n_heads, d_model, eps=_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> same."""

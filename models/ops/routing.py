@@ -1,4 +1,4 @@
-"""How positions are shared out among experts."""
+"""Routes positions to experts: the weights of the k experts that each position uses."""
 
 import torch
 from torch import Tensor

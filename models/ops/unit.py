@@ -1,4 +1,4 @@
-"""Vectors of length one."""
+"""Normalises vectors to length one."""
 
 import torch.nn.functional as F
 from torch import Tensor

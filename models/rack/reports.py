@@ -1,4 +1,4 @@
-"""Losses and metrics that parts of a model report while it runs, beside what it returns."""
+"""Auxiliary losses and metrics that parts report during the forward pass (MoE balance, z-loss)."""
 
 from __future__ import annotations
 

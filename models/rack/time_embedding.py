@@ -1,4 +1,4 @@
-"""What tells a rack how far a sample is noised."""
+"""TimeEmbedding: tells a rack the time step of each sample, sinusoidal or learned."""
 
 from __future__ import annotations
 

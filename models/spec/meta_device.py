@@ -1,13 +1,19 @@
-"""Building on torch's meta device without a wait."""
+"""FastMeta builds modules on torch's meta device without importing its compiler; `refusal` is what a constructor objects to."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from configs import Registry
+from configs.registry import Part
+from models.rack.choice import STOCHASTIC, Choice
 
 ELEMENTWISE = frozenset(
     ("add", "sub", "__rsub__", "mul", "div", "neg", "pow", "remainder", "exp", "expm1", "log", "sin", "cos", "sign", "clone")
@@ -53,3 +59,24 @@ def _shape(name: str, args: Any, kwargs: Any) -> list[int] | None:
     elif name == "arange" and not kwargs:
         shape = [len(range(*map(int, args)))]
     return shape
+
+
+def refusal(registry: Registry, part: Part, **sizes: int | None) -> str | None:
+    """Why the constructor of a part refuses its options at these sizes, in its own words; None if it does not."""
+    component = registry[part.kind]
+    options = {name: _stand_ins(value) if name == registry.named_parts else value for name, value in part.options().items()}
+    handed_down = {**sizes, "vocab_size": 1, "make_norm": nn.Identity}
+    named = inspect.signature(component).parameters
+    try:
+        with torch.device("meta"), FastMeta():
+            component(**options, **{name: value for name, value in handed_down.items() if name in named})
+    except (ValueError, RuntimeError) as error:  # torch's own, for sizes whose product overflows
+        return str(error)
+    return None
+
+
+def _stand_ins(parts: Mapping[str, Part | None]) -> dict[str, nn.Module | None]:
+    """What the parts in a part are to its rules: they have been asked themselves."""
+    choice = Choice({"any": nn.Identity()}, "any")
+    kinds = {name: None if part is None else part.kind for name, part in parts.items()}
+    return {name: kind and (choice if kind == STOCHASTIC else nn.Identity()) for name, kind in kinds.items()}  # type: ignore[misc]

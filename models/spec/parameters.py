@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
-from torch import nn
 
 from configs import Problems, Registry, Spec
 from configs.registry import Part
+
+if TYPE_CHECKING:
+    from torch import nn
 
 INITS = Registry("models.parts.inits", "init", ("n_blocks",))
 

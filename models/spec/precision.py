@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-
 from models.spec.parameters import LoraSpec
 
 Precision = Literal["full", "half", "bfloat16", "fp8", "nvfp4", "qlora"]
-
-COMPUTED: dict[str, torch.dtype] = {"half": torch.float16, "bfloat16": torch.bfloat16}
-"""What products are computed in, by autocast, while the weights that train are float32; the others: as around the stack."""
 
 STORED_AS: dict[str, str] = {"half": "half", "bfloat16": "bfloat16", "fp8": "fp8", "nvfp4": "nvfp4", "qlora": "nf4"}
 """The formats of stored weights; `full` has none."""

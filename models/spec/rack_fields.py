@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -27,3 +27,6 @@ class RackFields(BackboneSpec):
     head: HEADS.field() = Field(default_factory=lambda: HEADS.part("language_model"))  # type: ignore[valid-type]
     time: TimeSpec | None = None
     next_uid: NonNegativeInt | None = None
+
+
+AnyRack = TypeVar("AnyRack", bound=RackFields)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-
-import torch
-from torch import nn
 
 from configs import Problems, Registry
 from configs.errors import Location
 from configs.registry import Part
-from models.rack.choice import STOCHASTIC, Choice
 from models.spec.block import BlockSpec
-from models.spec.meta_device import FastMeta
 
 UNKNOWN_LENGTH = -1
 """Stands for the `max_length` of a backbone, which only the rack around it will know."""
@@ -37,22 +32,9 @@ def check_part(registry: Registry, part: Part | None, d_model: int, max_length: 
         return f"{part.kind} needs the rack's max_length"
     if max_length == UNKNOWN_LENGTH:
         max_length = 128
-    options = {name: _stand_ins(value) if name == registry.named_parts else value for name, value in part.options().items()}
-    sizes = {"d_model": d_model, "max_length": max_length, "vocab_size": 1, "make_norm": nn.Identity}
-    named = inspect.signature(registry[part.kind]).parameters
-    try:
-        with torch.device("meta"), FastMeta():
-            registry[part.kind](**options, **{name: value for name, value in sizes.items() if name in named})
-    except (ValueError, RuntimeError) as error:  # torch's own, for sizes whose product overflows
-        return str(error)
-    return None
+    from models.spec.meta_device import refusal
 
-
-def _stand_ins(parts: Mapping[str, Part | None]) -> dict[str, nn.Module | None]:
-    """What the parts in a part are to its rules: they have been asked themselves."""
-    choice = Choice({"any": nn.Identity()}, "any")
-    kinds = {name: None if part is None else part.kind for name, part in parts.items()}
-    return {name: kind and (choice if kind == STOCHASTIC else nn.Identity()) for name, kind in kinds.items()}  # type: ignore[misc]
+    return refusal(registry, part, d_model=d_model, max_length=max_length)
 
 
 def check_uids(problems: Problems, uids: Sequence[int], next_uid: int | None) -> None:
@@ -70,6 +52,8 @@ def check_shares(problems: Problems, blocks: Sequence[tuple[Location, BlockSpec,
 
     `blocks` are, in order, where each is written, the block, and what its stack says of what is below.
     """
+    from models.rack.choice import STOCHASTIC
+
     first: dict[str, tuple[BlockSpec, str]] = {}
     for index, (location, block, around) in enumerate(blocks):
         if block.share is not None and first.setdefault(block.share, (block, around)) != (block, around):

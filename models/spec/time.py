@@ -1,15 +1,15 @@
-"""What a spec says of a rack's time embedding."""
+"""TimeSpec: the description of a rack's time embedding."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-import torch
 from pydantic import PositiveInt, model_validator
 
-from models.rack.time_embedding import TimeEmbedding
-from models.spec.meta_device import FastMeta
 from models.spec.parameters import ParameterFields
+
+if TYPE_CHECKING:
+    from models.rack.time_embedding import TimeEmbedding
 
 
 class TimeSpec(ParameterFields):
@@ -22,6 +22,10 @@ class TimeSpec(ParameterFields):
     @model_validator(mode="after")
     def _check(self) -> Self:
         """Its constructor is the one place where its rules are written."""
+        import torch
+
+        from models.spec.meta_device import FastMeta
+
         with torch.device("meta"), FastMeta():
             self.build(d_model=1)
         return self
@@ -32,4 +36,6 @@ class TimeSpec(ParameterFields):
 
     def build(self, *, d_model: int) -> TimeEmbedding:
         """The module."""
+        from models.rack.time_embedding import TimeEmbedding
+
         return TimeEmbedding(d_model, self.n_steps, kind=self.kind, d_time=self.d_time)

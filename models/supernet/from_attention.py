@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from configs import ConfigError
 from models.assembly.assemble import without_memory
 from models.assembly.place import searched
-from models.linears.adapters import Adapter, is_adapter
+from models.linears.convert import dense_state
 from models.mixers.attention import Attention
 from models.rack.contracts import Mixer
 from models.spec.placement import Slot
@@ -59,7 +59,7 @@ def convert(attention: Attention, target: Mixer) -> Conversion:
     shared = _n_kv_heads(target) // attention.n_kv_heads
     repeats = {"query": 1, "key": shared, "value": shared, "output": 1}
     repeats |= {f"convolutions.{index}": repeats[name] for index, name in enumerate(PROJECTIONS)}
-    trained, remembered = _merged(attention), target.set_memory_length(MEMORY)
+    trained, remembered = dense_state(attention), target.set_memory_length(MEMORY)
     names: dict[str, list[str]] = {"copied": [], "set": list(remembered), "kept": []}
     for name, parameter in target.named_parameters():
         module = name.rpartition(".")[0]
@@ -74,16 +74,6 @@ def convert(attention: Attention, target: Mixer) -> Conversion:
             names["copied" if is_copied else "set" if module in repeats else "kept"].append(name)
     dropped = set(trained) - set(names["copied"])
     return Conversion(**{how: tuple(which) for how, which in names.items()}, dropped=tuple(sorted(dropped)))
-
-
-def _merged(attention: Attention) -> dict[str, Tensor]:
-    """The parameters by name, with what adapters add in the weights that they are adapters of."""
-    tensors: dict[str, Tensor] = {name: tensor for name, tensor in attention.named_parameters() if not is_adapter(name)}
-    for name, part in attention.named_modules():
-        if isinstance(part, Adapter):
-            weight = f"{name.rpartition('.adapters.')[0]}.weight"
-            tensors[weight] = tensors[weight] + part.weight()
-    return tensors
 
 
 def _in_layout(trained: Tensor, like: Tensor, *, n_heads: int, repeats: int) -> Tensor:

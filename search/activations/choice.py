@@ -1,4 +1,4 @@
-"""Whether a cache pays: by its size, by how often it is read, and by what a forward pass costs beside a read."""
+"""Decides whether and how to cache activations: by size, number of reads, and the cost of a forward pass."""
 
 from __future__ import annotations
 

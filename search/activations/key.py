@@ -1,4 +1,4 @@
-"""What the hidden states in a cache are of: equal keys are equal bits."""
+"""CacheKey: everything that a cached activation depends on; equal keys mean equal bits."""
 
 from __future__ import annotations
 

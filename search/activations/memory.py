@@ -1,4 +1,4 @@
-"""What a store of hidden states is, and the one in this process."""
+"""The contract of a store of hidden states, and the store in this process's memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filling a cache from that of the trunk before: of a trunk that has grown, what is new is all that is computed."""
+"""Fills a cache from that of a shorter trunk: only the stacks that are new are run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast a machine computes a trunk's output, and how fast it reads bytes."""
+"""Measures how fast a trunk computes hidden states, and how fast they are read back."""
 
 from __future__ import annotations
 

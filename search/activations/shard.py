@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs import ConfigError
+from configs.storage import whole_file
 from search.activations.key import CacheKey
 from search.activations.rows import Names, checksums
 
@@ -23,16 +23,8 @@ def write_shard(path: Path, key: CacheKey, names: Names, *, inputs_checksums: np
     hidden = pa.FixedSizeBinaryArray.from_buffers(pa.binary(key.row_bytes), len(rows), [None, pa.py_buffer(rows)])
     metadata = {"key": key.fingerprint(), "checksum": _checksum(small)}
     batch = pa.record_batch([*map(pa.array, small), hidden], names=[*SMALL_COLUMNS, "hidden"]).replace_schema_metadata(metadata)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            with pa.ipc.new_file(file, batch.schema) as writer:
-                writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, unfinished.open("wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
 class CacheShard:

@@ -1,4 +1,4 @@
-"""The trunk: a module that stands still, what it computes, and the hash by which a change is noticed."""
+"""Trunk: a frozen module as a function of its inputs, and the hash that notices a change of its weights."""
 
 from __future__ import annotations
 

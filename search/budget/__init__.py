@@ -1,4 +1,4 @@
-"""What a placement may spend: counts of mixers, costs, pins; and what it does spend."""
+"""Budgets: limits on counts of mixers and on costs, pinned layers; and what a placement costs."""
 
 from search.budget.budget import Budget, BudgetValue
 from search.budget.costs import CostTable

@@ -13,7 +13,7 @@ from search.budget.program import ConstraintRow
 MOST_LISTED = 200_000
 """As many ways to share out the names are listed; beyond that they are walked through slot by slot."""
 
-TRIES = 200
+_TRIES = 200
 """So many known placements in a row, and no more are looked for."""
 
 
@@ -39,10 +39,10 @@ class Admitted:
         return self._budget.coding.decode(code[None])[0]
 
     def draw_new(self, random: np.random.Generator, n: int, seen: Container[Placement] = ()) -> list[Placement]:
-        """`n` different placements that are not `seen`; fewer, if that many draws in a row bring nothing new: see `TRIES`."""
+        """`n` different placements that are not `seen`; fewer, if that many draws in a row bring nothing new: see `_TRIES`."""
         drawn: dict[Placement, None] = {}
         n_known = 0
-        while len(drawn) < n and n_known < TRIES:
+        while len(drawn) < n and n_known < _TRIES:
             placement = self.draw(random)
             is_known = placement in drawn or placement in seen
             n_known = n_known + 1 if is_known else 0

@@ -15,7 +15,8 @@ from configs.errors import known_names
 from models import RackSpec
 from models.spec.placement import Placement, main_placement
 from search.budget.coding import Coding, slot_key
-from search.budget.costs import DIMENSIONS, CostTable, Latencies
+from search.budget.costs import CostTable, Latencies
+from search.budget.dimensions import dimensions
 from search.budget.feasibility import impossible
 from search.budget.limits import Limit, parse_cost, parse_count
 from search.budget.pins import SETTINGS, check_memory, forbidden, main_name, pins
@@ -44,7 +45,7 @@ class Budget:
         slots = self.coding.slots
         if not slots:
             raise ConfigError("budget: the rack has no searchable layer (no part of kind stochastic)")
-        known = (*self.coding.names, *DIMENSIONS, *SETTINGS)
+        known = (*self.coding.names, *dimensions(), *SETTINGS)
         for key in settings:
             if key not in known:
                 raise ConfigError(f"budget: unknown key '{key}'; {known_names(str(key), known)}")
@@ -66,8 +67,8 @@ class Budget:
         A number is so many layers of the main mixer. A mapping has any of
 
         - a name: `2` layers exactly, `"<=2"`, `">=2"`, `"1..3"`, counted over all slots that offer it;
-        - `params`, `flops` (a token), `kv_bytes`, `state_bytes` (a sequence), `latency_ms`: a number is the most, `"60%"` that
-          share of the all-main rack, `"1e6..2e6"` a range;
+        - a cost of `search/budget/dimensions/`, such as `kv_bytes`: a number is the most, `"60%"` that share of the all-main
+          rack, `"1e6..2e6"` a range;
         - `pin: {0: attention}` and `forbid: {3: [linear]}`, by the layer in the rack, `3.mlp` for its channel mixer;
         - `context` and `dtype`, of what is kept in memory.
 
@@ -75,7 +76,7 @@ class Budget:
             value: a number, a mapping, or a budget, which is returned as it is.
             space: the rack whose choices are to be made.
             context: positions, where the mapping has none; the space's longest sequence, or 1024, if not given either.
-            latency: the measured table, for limits on `latency_ms`.
+            latency: the measured table, for limits on what it measures.
 
         Raises:
             ConfigError: for what does not fit the space, and for limits that no placement keeps, with the nearest that can be.
@@ -158,11 +159,11 @@ class Budget:
 
     def _limit(self, key: str, value: object) -> Limit:
         offered = self.coding.offered
-        if key not in DIMENSIONS:
+        if key not in dimensions():
             low, high = parse_count(key, value)
             return Limit(key, low, high, offered * (np.arange(offered.shape[1]) == self.coding.number[key]))
         if key not in self.costs.base:
-            raise ConfigError("budget: latency_ms: needs a table that `python -m search profile` measured")
+            raise ConfigError(f"budget: {key}: needs a table that `python -m search profile` measured")
         most = self.costs.of_placement(main_placement(self.coding.slots))[key]
         bounds = parse_cost(key, value, most)
         weights = np.zeros(offered.shape)

@@ -1,4 +1,4 @@
-"""Placements as rows of small numbers, so that many are looked at at once."""
+"""Placements as integer arrays [placements, slots], so that many are handled at once."""
 
 from __future__ import annotations
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
 from configs import ConfigError
 from configs.errors import known_names
 from models import RackSpec
-from models.assembly.cost import Count, SpaceCost, space_cost
 from models.spec.placement import Placement, Slot
+from search.budget.dimensions import dimensions
+from search.budget.dimensions.shared.dimension import Piece
 
-DIMENSIONS = ("params", "flops", "kv_bytes", "state_bytes", "latency_ms")
-"""What a placement spends. Parameters; operations per token; bytes per sequence; milliseconds."""
+if TYPE_CHECKING:
+    from models.assembly.cost import Count, SpaceCost
+
+DEAR_FIRST = (("kv_bytes", "state_bytes"), ("flops",), ("params",))
+"""Dear is what keeps more of a sequence in memory, then what computes more, then what has more parameters."""
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 DEFAULT_CONTEXT = 1024
 
@@ -32,7 +36,7 @@ class Latencies(Protocol):
 
 @dataclass(frozen=True)
 class CostTable:
-    """The costs of a space at a context length (positions) and dtype, by `DIMENSIONS`; latency only where it was measured.
+    """The costs of a space at a context length (positions) and dtype, by dimension; latency only where it was measured.
 
     A placement costs the `base`, which is everything outside of the slots, and one of the `choices` of each slot.
     """
@@ -53,15 +57,19 @@ class CostTable:
         size = n_bytes(dtype)
         context = context or space.max_length or DEFAULT_CONTEXT
         counted = _counted(space, context)
-        base = _costs(counted.base, size)
-        choices = [{name: _costs(count, size) for name, count in choice.items()} for choice in counted.choices]
-        if latency is not None:
-            outside, by_slot = latency.of_space(space, context)
-            base["latency_ms"] = outside
-            for choice, milliseconds in zip(choices, by_slot, strict=True):
-                for name, costs in choice.items():
-                    costs["latency_ms"] = milliseconds[name]
-        return cls(space.slots(), context, dtype, base, tuple(choices))
+        unmeasured = (0.0, [dict.fromkeys(choice, 0.0) for choice in counted.choices])
+        outside, by_slot = unmeasured if latency is None else latency.of_space(space, context)
+        priced = {key: each for key, each in dimensions().items() if latency is not None or not each.needs_latency_table}
+
+        def costs(count: Count, milliseconds: float) -> Costs:
+            piece = Piece(count, size, milliseconds)
+            return {key: dimension.price(piece) for key, dimension in priced.items()}
+
+        choices = tuple(
+            {name: costs(count, milliseconds[name]) for name, count in choice.items()}
+            for choice, milliseconds in zip(counted.choices, by_slot, strict=True)
+        )
+        return cls(space.slots(), context, dtype, costs(counted.base, outside), choices)
 
     def of_placement(self, placement: Placement) -> Costs:
         """What a placement costs in all."""
@@ -74,7 +82,7 @@ class CostTable:
         return {key: value + sum(share * costs[key] for share, costs in parts) for key, value in self.base.items()}
 
     def by_cost(self, names: Iterable[str] | None = None) -> tuple[str, ...]:
-        """Names (all, if not given) by what a sequence keeps in memory, then operations, then parameters; means over slots."""
+        """Names (all, if not given) by what is dear: see `DEAR_FIRST`; means over slots."""
         offered = dict.fromkeys(name for slot in self.slots for name in slot.names)
         found = {name: [choice[name] for choice in self.choices if name in choice] for name in offered}
         price = {name: _price(found[name]) for name in (offered if names is None else names)}
@@ -89,12 +97,13 @@ class CostTable:
 @lru_cache(maxsize=8)
 def _counted(space: RackSpec, context: int) -> SpaceCost:
     """Every budget of a search asks for the same; a space of 48 layers takes seconds to count."""
+    from models.assembly.cost import space_cost
+
     return space_cost(space, context)
 
 
 def _price(found: Sequence[Costs]) -> tuple[float, ...]:
-    kept = [costs["kv_bytes"] + costs["state_bytes"] for costs in found]
-    return tuple(float(np.mean(values)) for values in (kept, [c["flops"] for c in found], [c["params"] for c in found]))
+    return tuple(float(np.mean([sum(costs[key] for key in keys) for costs in found])) for keys in DEAR_FIRST)
 
 
 def n_bytes(dtype: str) -> int:
@@ -102,12 +111,3 @@ def n_bytes(dtype: str) -> int:
     if str(dtype) not in BYTES:
         raise ConfigError(f"dtype: unknown '{dtype}'; {known_names(str(dtype), BYTES)}")
     return BYTES[dtype]
-
-
-def _costs(count: Count, size: int) -> Costs:
-    return {
-        "params": count.n_parameters,
-        "flops": count.flops,
-        "kv_bytes": count.cache * size,
-        "state_bytes": count.state * size,
-    }

@@ -1,4 +1,4 @@
-"""The parts of a budget that are no limits: pinned and forbidden choices, and what costs are counted at."""
+"""Keys of a budget besides limits: pinned and forbidden choices, and the context that costs are counted at."""
 
 from __future__ import annotations
 

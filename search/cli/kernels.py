@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from rich.table import Table
@@ -16,12 +15,6 @@ from models.ops.kernels.kernel import Kernel
 from models.ops.kernels.package import Package, load_package
 from models.ops.kernels.table import OPS
 from search.runs.console import make_console
-
-
-def add_kernels(jobs: Any) -> None:
-    """The command has no arguments."""
-    parser = jobs.add_parser("kernels", help="list the fast kernels: what is installed, what auto picks here and why")
-    parser.set_defaults(run=run_kernels)
 
 
 def run_kernels(arguments: argparse.Namespace, overrides: Sequence[str], backend: object) -> int:

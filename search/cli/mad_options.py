@@ -1,4 +1,4 @@
-"""What the command line of the job `mad` says of architectures, and whose mistake a mistake is."""
+"""Command-line options of the job `mad`: --preset, --tasks, --layers, --racks."""
 
 from __future__ import annotations
 

@@ -7,19 +7,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from configs import ConfigError
 from search.cli.run import out_folder
 from search.cli.schema_parts import SPECS, Json, definitions, either, reachable, reference, resolved
 from search.runs.run_folder import write_text
 
-FILES = (*SPECS, "rack", "layer")
-"""What a configuration file may be of; all but the last three are jobs."""
-
 
 def schema_of(file: str | None = None) -> Json:
-    """The schema of one of `FILES`; of all of them, told apart by their keys, if None."""
+    """The schema of one of the `FILES` of the command line; of all of them, told apart by their keys, if None."""
     whole = resolved(_all_files() if file is None else _file(file))
     found = reachable(whole, resolved(definitions()))
     in_order = {name: found[name] for name in sorted(found)}
@@ -48,15 +44,6 @@ def _all_files() -> Json:
     cases += [({"required": [key]}, _file(file)) for key, file in (("task", "task"), ("kind", "layer"))]
     cases.append(({"not": either(*({"required": [key]} for key in ("job", "task", "kind")))}, _file("rack")))
     return {"type": "object", "allOf": [{"if": condition, "then": then} for condition, then in cases]}
-
-
-def add_schema(jobs: Any) -> None:
-    """The arguments of the command `schema`."""
-    parser = jobs.add_parser("schema", help="print the JSON Schema of configuration files; out=FILE writes it")
-    parser.add_argument(
-        "file", nargs="?", choices=FILES, metavar="JOB", help=f"one of {', '.join(FILES)}; all files, if not given"
-    )
-    parser.set_defaults(run=run_schema)
 
 
 def run_schema(arguments: argparse.Namespace, overrides: Sequence[str], backend: object) -> int:

@@ -1,4 +1,4 @@
-"""What the JSON Schemas of configuration files are made of: specs as they may be written, and the kinds of parts."""
+"""Pieces of the JSON Schema: specs as a file may write them, and the kinds of each registry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from search.jobs.mad.task import TaskSpec
 from search.jobs.mad.task_files import task_file, task_names
 from search.jobs.placement.spec import SearchSpec
 from search.jobs.supernet.spec import SupernetSpec
-from search.jobs.table import JOBS
+from search.jobs.table import JOBS, job_spec
 from search.jobs.validate.spec import ValidateSpec
 from search.samplers import SAMPLERS
 from search.strategies import STRATEGIES
@@ -29,7 +29,7 @@ from tasks.objectives import OBJECTIVES
 Json = dict[str, Any]
 
 REGISTRIES = (MIXERS, CHANNEL_MIXERS, NORMS, EMBEDDINGS, HEADS, INITS, STRATEGIES, SAMPLERS, TASKS, OBJECTIVES)
-SPECS: dict[str, type[Spec]] = {"mad": MadSpec, **{name: job.spec for name, job in JOBS.items()}, "task": TaskSpec}
+SPECS: dict[str, type[Spec]] = {**{name: job_spec(name) for name in ("mad", *JOBS)}, "task": TaskSpec}
 REFERENCE = "reference to"
 NULL: Json = {"type": "null"}
 NUMBER: Json = {"type": "number"}

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -30,39 +29,14 @@ from search.jobs.mad.task import TaskSpec
 from search.jobs.pipeline.spec import PipelineSpec
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.supernet.spec import SupernetSpec
-from search.jobs.table import JOBS
+from search.jobs.table import JOBS, job_spec
 from search.jobs.validate.spec import ValidateSpec
 from search.runs.console import make_console
 from search.samplers.shared.expected_cost import expected_cost
 
-SPECS: dict[str, type[Spec]] = {"mad": MadSpec, **{name: job.spec for name, job in JOBS.items()}}
+_SPECS = {name: job_spec(name) for name in ("mad", *JOBS)}
 LAYER_WIDTH = 128
 """The suite's width, at which single layers are checked and shown."""
-
-
-def add_check(jobs: Any) -> None:
-    """The arguments of the command `check`."""
-    parser = jobs.add_parser("check", help="validate configuration files; nothing is built or run")
-    parser.add_argument("configs", nargs="+", metavar="CONFIG")
-    parser.set_defaults(run=run_check)
-
-
-def add_show(jobs: Any) -> None:
-    """The arguments of the command `show`."""
-    parser = jobs.add_parser("show", help="print a configuration with every default filled in, and what each part costs")
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("--seq-len", type=positive, metavar="N", help="positions that states and operations are counted for")
-    parser.add_argument(
-        "--parameters", action="store_true", help="how each parameter starts and is trained; the optimizer's groups"
-    )
-    parser.set_defaults(run=run_show)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1, as argparse wants to hear of it."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is expected, got {text!r}")
-    return int(text)
 
 
 def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
@@ -72,9 +46,9 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
         if not text.startswith("out="):  # where a run would lie is no part of what it is
             apply_override(tree, text)
     if "job" in tree:
-        if not isinstance(tree["job"], str) or tree["job"] not in SPECS:
-            raise ConfigError(f"{path}: job: unknown job '{tree['job']}'. Known: {', '.join(SPECS)}")
-        return validate(SPECS[tree["job"]], tree, str(path))
+        if not isinstance(tree["job"], str) or tree["job"] not in _SPECS:
+            raise ConfigError(f"{path}: job: unknown job '{tree['job']}'. Known: {', '.join(_SPECS)}")
+        return validate(_SPECS[tree["job"]], tree, str(path))
     if "task" in tree:
         return validate(TaskSpec, tree, str(path))
     if "kind" in tree:

@@ -15,7 +15,7 @@ from models import RackSpec
 from models.assembly.assemble import build
 from models.assembly.initialise import EMBEDDING_STD
 from models.assembly.parameter_settings import ParameterSettings
-from models.linears import stored_numbers
+from models.assembly.quantise import stored_numbers
 from search.training.optimizer import parameter_groups
 
 PLACE = re.compile(r"\.blocks\.(\d+)\.")

@@ -16,13 +16,13 @@ from search.jobs.progressive.stage_settings import stage_time
 from search.jobs.progressive.training.evaluation import n_trained
 from search.jobs.progressive.training.growing_model import find_frontier
 
-COLUMNS = ("stage", "steps", "stacks", "new", "parameters", "trained", "cached below", "bytes a sample", "time step")
+_COLUMNS = ("stage", "steps", "stacks", "new", "parameters", "trained", "cached below", "bytes a sample", "time step")
 
 
 def print_stages(console: Console, spec: ProgressiveSpec) -> None:
     """A row for each stage; of candidates and choices, with the first and the main one."""
     table = Table(title="stages", title_justify="left", title_style="bold")
-    for name in COLUMNS:
+    for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     seq_len = spec.data.sizes()[1]
     for stage in planned(spec):

@@ -1,4 +1,4 @@
-"""Placements in, scores out: each measured once, on the same batches, whoever measures; with a race if wanted."""
+"""Evaluator: scores of placements, each measured once on fixed batches, logged, raced if asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured where a walk ends: the head, and a score for every row of a batch."""
+"""HeadScorer: the head's loss, accuracy or KL for each row of a batch, from the last hidden state."""
 
 from __future__ import annotations
 

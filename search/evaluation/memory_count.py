@@ -1,4 +1,4 @@
-"""What a computation holds in memory at once, counted tensor by tensor, on any device."""
+"""Counts the peak memory of a computation tensor by tensor, on any device."""
 
 from __future__ import annotations
 

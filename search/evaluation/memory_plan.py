@@ -1,4 +1,4 @@
-"""How much of a walk fits a bounded memory: measured, for whatever mixers there are, on a row or two."""
+"""MemoryPlan: how many rows and trie nodes fit a given memory, measured on a row or two."""
 
 from __future__ import annotations
 

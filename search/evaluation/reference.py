@@ -1,4 +1,4 @@
-"""What divergences are measured from: the logits of a reference, run again at every call or kept."""
+"""The reference that KL scores are measured from: logits of the main placement, rerun or kept."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from search.evaluation.memory_plan import MemoryPlan
 from search.evaluation.reference import Reference, main_of
 from search.evaluation.trie import PlacementTrie
 from search.training.batches import Batch
-from search.training.devices import TrainPrecision, autocast
+from search.training.devices import autocast
+from search.training.spec import TrainPrecision
 from tasks import IGNORED
 
 Values = dict[str, np.ndarray]

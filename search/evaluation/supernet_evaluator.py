@@ -16,7 +16,8 @@ from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, check_batch
 from search.evaluation.score_log import ScoreLog, weights_fingerprint
 from search.evaluation.trie import PlacementTrie
 from search.training.batches import Batch
-from search.training.devices import TrainPrecision, autocast
+from search.training.devices import autocast
+from search.training.spec import TrainPrecision
 
 
 class SupernetEvaluator(Evaluator):

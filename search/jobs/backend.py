@@ -1,4 +1,4 @@
-"""Who runs the work of a job: this process, or Ray. The jobs themselves are the same."""
+"""Backend: the parts of a job that may run elsewhere (training, scoring, trials); here or on Ray."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from models import Supernet
-from search.evaluation.evaluator import Scorer
-from search.jobs.mad.job import Execute
-from search.jobs.placement.spec import ScoringSpec
-from search.jobs.progressive.candidates import Rank
-from search.jobs.progressive.spec import ProgressiveSpec
-from search.jobs.supernet.spec import SupernetSpec
-from search.runs.report import Say
-from search.runs.run_folder import Row
-from search.training.batches import Batch
+if TYPE_CHECKING:
+    from models import Supernet
+    from search.evaluation.evaluator import Scorer
+    from search.jobs.mad.job import Execute
+    from search.jobs.placement.spec import ScoringSpec
+    from search.jobs.progressive.candidates import Rank
+    from search.jobs.progressive.spec import ProgressiveSpec
+    from search.jobs.supernet.spec import SupernetSpec
+    from search.runs.report import Say
+    from search.runs.run_folder import Row
+    from search.training.batches import Batch
 
 QUIET_SECONDS = 30.0
 

@@ -1,4 +1,4 @@
-"""Runs what a job hands out in this process, one after the other."""
+"""The backend of `python -m search`: all work of a job in this process, one piece after the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from configs import ConfigError
 from search.jobs.backend import QUIET_SECONDS, Backend
 from search.jobs.progressive.candidates import CandidateSpec, run_candidate
 from search.jobs.progressive.stages import run_stages
-from search.jobs.supernet.job import run, train_rack
+from search.jobs.supernet.job import train_rack, train_supernet
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.console import make_console
 from search.runs.outcome import outcome, outcome_text
@@ -60,7 +60,7 @@ class RateLimitedLog:
 
 HERE = Backend(
     mad=None,
-    train_supernet=run,
+    train_supernet=train_supernet,
     train_racks=_train_racks,
     open_scorer=lambda *_: nullcontext(),
     train_growth=run_stages,

@@ -1,7 +1,8 @@
-"""States for timing one decoding step at a context, made without going through the context."""
+"""Cached states at a given context length, made without running the context: to time one decoding step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,16 +12,16 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from models.rack.contracts import Mixer
 
 
-def state_at(mixer: Mixer, batch_size: int, d_model: int, context: int) -> Any:
-    """A state of the shapes that the mixer has after `context` positions, with any content.
+def state_at(mixer: Mixer, step: Callable[..., Any], batch_size: int, d_model: int, context: int) -> Any:
+    """A state of the shapes that the mixer has after `context` positions of its `step`, with any content.
 
     What grows from one step to the next is a cache of positions; how long it is comes from `state_size`, which knows of windows.
     Stepping through a context of 64k would copy a cache of gigabytes 64k times.
     """
     parameter = next(mixer.parameters(), torch.empty(0))
     x = parameter.new_zeros(batch_size, d_model)
-    first = mixer.step(x, mixer.initial_state(batch_size))[1]
-    second = mixer.step(x, first)[1]
+    first = step(x, mixer.initial_state(batch_size))[1]
+    second = step(x, first)[1]
     (before, layout), (after, _) = tree_flatten(first), tree_flatten(second)
     growth = [
         [int(b) - int(a) for a, b in zip(one.shape, two.shape, strict=True)] for one, two in zip(before, after, strict=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveInt
 
 from configs import ConfigError, Spec
 from configs.load import validate
 from models import RackSpec
-from search.profiling.rack_parts import RackPart, head_of, parts_of, sublayers_of
 from search.runs.run_folder import write_text
+
+if TYPE_CHECKING:
+    from search.profiling.rack_parts import RackPart
 
 LatencyMode = Literal["prefill", "decode"]
 EMBEDDING = "embedding"
@@ -54,6 +56,8 @@ class LatencyTable(Spec):
 
     def check(self, space: RackSpec) -> None:
         """ConfigError if the table is of other sizes than the space, or has no time for one of its parts."""
+        from search.profiling.rack_parts import parts_of
+
         remedy = "measure this space with python -m search profile"
         is_sized_by_length = any(part.is_sized_by_length for part in parts_of(space))
         for name in ("d_model", "vocab_size", *(["max_length"] if is_sized_by_length else [])):
@@ -66,6 +70,8 @@ class LatencyTable(Spec):
 
     def of_space(self, space: RackSpec, context: int) -> tuple[float, list[dict[str, float]]]:
         """What is outside of the slots, and slot by slot each name's; ConfigError as in `check`, or for another length."""
+        from search.profiling.rack_parts import head_of, sublayers_of
+
         self.check(space)
         if context != self.seq_len:
             raise ConfigError(

@@ -1,10 +1,10 @@
-"""What the racks of a space may consist of: every part as its rack builds it, with biases and adapters from around it."""
+"""Enumerates every distinct part that racks of a space may consist of, as built there."""
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,8 +15,10 @@ from configs import ConfigError, Registry
 from configs.registry import Part
 from models import RackSpec
 from models.assembly.assemble import without_memory
-from models.linears import FakeQuantisedLinear, QuantisedLinear, fake_quantised, quantised, with_adapters
-from models.linears.adapters import Adapter, replace
+from models.linears.adapters import Adapter, replace, set_bias
+from models.linears.convert import fake_quantised, quantised, with_adapters
+from models.linears.fake_quantised import FakeQuantisedLinear
+from models.linears.quantised import QuantisedLinear
 from models.rack.choice import STOCHASTIC
 from models.rack.modules import Block
 from models.spec.registries import CHANNEL_MIXERS, HEADS, MIXERS, NORMS
@@ -73,12 +75,13 @@ class RackPart(NamedTuple):
             linear = module.get_submodule(name)
             assert isinstance(linear, nn.Linear)
             replace(module, name, _made(linear, as_built))
-        device = torch.get_default_device().type
-        if self.compute_dtype is not None and device != "meta":
-            for method in ("forward", "step"):
-                if hasattr(module, method):
-                    setattr(module, method, torch.autocast(device, dtype=self.compute_dtype)(getattr(module, method)))
         return module
+
+    def in_precision(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call, with products computed as in the part's stack, on the current default device."""
+        if self.compute_dtype is None:
+            return call
+        return torch.autocast(torch.get_default_device().type, dtype=self.compute_dtype)(call)
 
 
 def _changes(linear: Linear) -> dict[str, Any]:
@@ -87,10 +90,7 @@ def _changes(linear: Linear) -> dict[str, Any]:
 
 
 def _made(linear: nn.Linear, as_built: Linear) -> nn.Linear:
-    if not as_built.has_bias:
-        linear.bias = None  # type: ignore[assignment]
-    elif linear.bias is None:
-        linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
+    set_bias(linear, has_bias=as_built.has_bias)
     if as_built.format is not None:
         linear = (fake_quantised if as_built.trains else quantised)(linear, as_built.format)
     if not as_built.rank:

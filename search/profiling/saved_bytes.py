@@ -1,4 +1,4 @@
-"""What forward passes keep for their backward passes, counted tensor by tensor, on any device."""
+"""Counts the bytes that forward passes keep for their backward passes, on any device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a call takes here: the median of some, after some to warm up, with the device idle before and after."""
+"""Times a call: median of several, after warm-up, with the device synchronised."""
 
 from __future__ import annotations
 

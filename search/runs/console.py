@@ -64,19 +64,19 @@ class Progress:
     def finished(self, row: Row) -> None:
         """A trial that has ended, well or not."""
         self.ended(row["key"])
-        self.n_done += 1
         told = f"accuracy {row['test_accuracy']:.3f}" if row.get("test_accuracy") is not None else ""
         told = row["error"].strip().splitlines()[-1] if row.get("error") else told
         facts = ", ".join(part for part in (row["status"], told, duration(row.get("seconds") or 0)) if part)
-        self.console.print(f"[{self.n_done}/{self.n_trials}] {label(row)}: {facts}{self._remaining()}", markup=False)
+        self.count(label(row), facts)
         self._refresh()
 
-    def _remaining(self) -> str:
-        n_new = self.n_done - self._first
-        if n_new == 0 or self.n_done >= self.n_trials:
-            return ""
-        seconds = (time.monotonic() - self._started) / n_new * (self.n_trials - self.n_done)
-        return f" (about {duration(seconds)} to go)"
+    def count(self, name: str, facts: str) -> None:
+        """One more has ended: what there is to say of it, and how long the others will take."""
+        self.n_done += 1
+        n_left = self.n_trials - self.n_done
+        seconds = (time.monotonic() - self._started) / (self.n_done - self._first) * n_left
+        rest = f" (about {duration(seconds)} to go)" if n_left > 0 else ""
+        self.say(f"[{self.n_done}/{self.n_trials}] {name}: {facts}{rest}")
 
     def _refresh(self) -> None:
         if self._live is not None:

@@ -1,4 +1,4 @@
-"""How pictures are made and written."""
+"""Opens a matplotlib figure, and saves it as a PNG."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from configs.storage import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +26,5 @@ def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        unfinished = path.with_name(f".{path.name}")
-        figure.savefig(unfinished, dpi=130, format="png")
-        unfinished.replace(path)
+        with whole_file(path) as unfinished:
+            figure.savefig(unfinished, dpi=130, format="png")

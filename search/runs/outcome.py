@@ -1,4 +1,4 @@
-"""How a training run ended, in a word and in a line for people."""
+"""Outcome of a training run: its summary or its error, and a line of text for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run tells while it works: a line for people, and a row of its history, at every evaluation."""
+"""Progress of a training run: a line for people and a row of history.jsonl at every evaluation."""
 
 from __future__ import annotations
 

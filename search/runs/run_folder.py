@@ -13,16 +13,19 @@ from typing import Any
 
 from configs import ConfigError, Spec
 from configs.load import load_saved
+from configs.storage import UNFINISHED, whole_file
+
+RESULTS, TRIALS = "results.json", "trials.parquet"
+CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
+"""Names of files in a run's folder: the summary, the table of trials, what an unfinished run goes on from, what is learnt."""
 
 Row = dict[str, Any]
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
@@ -67,6 +70,8 @@ def run_folder(out: Path, spec: Spec, *, may_change: tuple[str, ...] = ()) -> It
         if changed:
             names = ", ".join(changed)
             raise ConfigError(f"{out}: holds the results of another specification ({names} changed); give another out=")
+        for path in out.glob(f".*{UNFINISHED}"):
+            path.unlink()  # of a process that was killed
         write_text(saved, json.dumps(spec.saved(), indent=2))
         try:
             yield out
@@ -120,6 +125,5 @@ def write_parquet(rows: Sequence[Row], path: Path) -> None:
     import pandas as pd  # noqa: PLC0415 - half a second to import, for what is done once a run
 
     table = pd.DataFrame([{**row, "history": to_json(row.get("history", []))} for row in rows])
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    table.to_parquet(unfinished, index=False)
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        table.to_parquet(unfinished, index=False)

@@ -1,4 +1,4 @@
-"""What a configuration says of workers: how many, and what Ray reserves for each."""
+"""What a configuration says of workers: how many, and what Ray reserves for each; the error of those that fail for good."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from pydantic import (
 from configs import Spec
 
 
-class WorkersSpec(Spec):
-    """The workers on Ray that train together; a run in this process has none. `gpus` null: one, where the cluster has any."""
-
-    n: PositiveInt = 1
-    cpus: PositiveFloat = 1
-    gpus: NonNegativeFloat | None = None
-    max_failures: NonNegativeInt = 2
+class WorkersError(RuntimeError):
+    """Training on several workers has failed for good; the text is ready to be printed."""
 
 
-class ScorerSpec(Spec):
-    """What an evaluation worker on Ray gets; null GPUs: one, where the cluster has any and the supernet's device is not cpu."""
+class ResourcesSpec(Spec):
+    """What Ray reserves for a worker; a run in this process has none.
 
-    n: PositiveInt = 2
-    cpus: PositiveFloat = 1
-    gpus: NonNegativeFloat | None = None
-    max_failures: NonNegativeInt = 2
-
-
-class WorkerSpec(Spec):
-    """What a Ray worker gets, and how often a trial that died is tried again; a run in this process has no workers.
-
-    `gpus` may be a fraction; null is one GPU where the cluster has any (and `train.device` is not cpu), else none.
+    `gpus` may be a fraction; null is one GPU where the cluster has any (and the device is not cpu), else none.
     """
 
     cpus: PositiveFloat = 1
     gpus: NonNegativeFloat | None = None
+
+
+class WorkersSpec(ResourcesSpec):
+    """The workers that train together, and how often they are tried again when one died."""
+
+    n: PositiveInt = 1
+    max_failures: NonNegativeInt = 2
+
+
+class ScorerSpec(WorkersSpec):
+    """The workers that score candidates side by side, and how often a shard of them is tried again."""
+
+    n: PositiveInt = 2
+
+
+class WorkerSpec(ResourcesSpec):
+    """The worker of each trial of a sweep, how many there are at once, and how often a trial that died is tried again."""
+
     max_concurrent: PositiveInt | None = None
     max_failures: NonNegativeInt = 1

@@ -1,4 +1,4 @@
-"""Ways to draw the placement of a training step; a file is a kind."""
+"""Samplers: which placement (or placements) each supernet step trains; a file is a kind."""
 
 from configs import Registry
 

@@ -1,4 +1,4 @@
-"""Every name of every slot once in each block of steps, in an order of the slot's own."""
+"""Balanced sampling: every choice of every layer once in each block of steps, in a random order."""
 
 from collections.abc import Sequence
 

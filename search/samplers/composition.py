@@ -1,4 +1,4 @@
-"""How many slots take each name, uniform over all ways to share them out; then a random order."""
+"""Sampling by composition: counts of each mixer drawn uniformly, then their order (all-attention as likely as any mix)."""
 
 from collections.abc import Sequence
 

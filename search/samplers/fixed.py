@@ -1,4 +1,4 @@
-"""Listed placements with their probabilities; what is left goes to another sampler."""
+"""Listed placements with given probabilities; the rest of the steps go to another sampler."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""From one sampler to another in the course of training."""
+"""A sampler that changes during training: from one sampler to another at given steps."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Every name of every slot alike, each slot for itself."""
+"""Uniform sampling: every choice of every layer equally likely."""
 
 from collections.abc import Sequence
 

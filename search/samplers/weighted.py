@@ -1,4 +1,4 @@
-"""Names with probabilities, the same everywhere or a layer's own; each slot for itself."""
+"""Weighted sampling: choices with given probabilities, for all layers or layer by layer."""
 
 from collections.abc import Sequence
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Only placements that a budget admits."""
+"""Sampling restricted to placements within a budget."""
 
 from collections.abc import Sequence
 

@@ -34,7 +34,11 @@ from search.stackwise.loader_samples import (
     steps_between_evaluations,
 )
 from search.training.devices import resolve_device
-from search.training.local_losses import ExitEvaluation, LocalLosses, LocalLossSpec, LocalUnits, UnitKind
+from search.training.local_losses.evaluation import ExitEvaluation
+from search.training.local_losses.model import LocalUnits
+from search.training.local_losses.spec import LocalLossSpec
+from search.training.local_losses.step import LocalLosses
+from search.training.local_losses.units import UnitKind
 from search.training.loop import train
 from search.training.ranks import Ranks
 from search.training.spec import TrainSpec

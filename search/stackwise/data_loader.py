@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs import ConfigError
-from search.activations import ActivationCache
+from search.activations.cache import ActivationCache
 from tasks import IGNORED
 from tasks.objectives.shared.objective import Sequences
 from tasks.samples.loader_batches import as_sequences

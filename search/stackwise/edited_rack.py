@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.architecture import Rack, Stack
+from models.assembly.quantise import memory_bytes
 from models.growth.edit_spec import stack_position, stack_uids, with_stacks_fused, without_stack
 from models.growth.grow import grow
 from models.growth.start import Init
-from models.linears import memory_bytes
 from models.rack import modules as base
 from models.rack_spec import RackSpec
 from models.spec.stack import StackSpec

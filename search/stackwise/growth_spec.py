@@ -1,4 +1,4 @@
-"""What a configuration and a data loader come to: the spec of a growth on what the loader yields."""
+"""Turns the guide's configuration and a data loader into the spec of a growth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trainers make of a data loader, as samples that batches are drawn from again and again, and of a configuration."""
+"""Reads a data loader once into samples that training can draw from many times."""
 
 from __future__ import annotations
 

@@ -31,12 +31,12 @@ from configs import ConfigError, StackWiseConfig
 from models.growth.edit_spec import stack_uids
 from search.jobs.progressive.plan import Stage, next_stage, with_time
 from search.jobs.progressive.spec import ProgressiveSpec
-from search.jobs.progressive.stage import CHECKPOINT, StageRun, StageSite, Start
+from search.jobs.progressive.stage import StageRun, StageSite, Start
 from search.jobs.progressive.stages import caches, finish, next_index
 from search.jobs.progressive.weights import stage_folder
 from search.runs.console import make_console
 from search.runs.report import Say
-from search.runs.run_folder import Row, run_folder
+from search.runs.run_folder import CHECKPOINT, Row, run_folder
 from search.stackwise import stack_edits
 from search.stackwise.growth_spec import loaded_spec
 from search.stackwise.loader_samples import loader_samples

@@ -30,13 +30,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor
 
 from configs import ConfigError, GrowthSpec, StackWiseConfig
 from configs.errors import raise_unknown
+from configs.growth import BuildingMode
 from configs.load import validate, validate_saved
 from models.architecture import Stack
 from models.architecture.helpers import rack_spec, stack_spec
@@ -49,8 +50,6 @@ from search.jobs.progressive.adapters import new_stack, with_second_adapters
 from search.stackwise import stack_edits
 from search.stackwise.edited_rack import EditedRack
 from search.training import checkpoint
-
-Mode = Literal["append", "prepend"]
 
 SAVED = frozenset(("config", "rack", "born", "adapters", "seed", "building_mode", "default_precision", "trained"))
 """What a saved builder says of itself."""
@@ -66,7 +65,7 @@ class ProgressiveRackBuilder(EditedRack):
     def __init__(
         self,
         config: StackWiseConfig | None = None,
-        building_mode: Mode | None = None,
+        building_mode: BuildingMode | None = None,
         default_precision: Precision | None = None,
         *,
         seed: int | None = None,
@@ -78,7 +77,7 @@ class ProgressiveRackBuilder(EditedRack):
         self.config.validate()
         super().__init__(seed=self.config.training.seed if seed is None else seed)
         self.building_mode, self.default_precision = building_mode, default_precision
-        for name, choices in (("building_mode", get_args(Mode)), ("default_precision", get_args(Precision))):
+        for name, choices in (("building_mode", get_args(BuildingMode)), ("default_precision", get_args(Precision))):
             if getattr(self, name) not in (None, *choices):
                 raise_unknown(name, getattr(self, name), choices)
         self._adapters: dict[str, Any] = {}
@@ -206,7 +205,7 @@ def _with_placed(spec: RackSpec, uid: int, stack: Stack) -> RackSpec:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        tensors, state = checkpoint.load(path, torch.device("cpu"))
+        tensors, state = checkpoint.read(path, torch.device("cpu"))
     except (OSError, ValueError) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else "it is damaged, or of something else"
         raise ConfigError(f"{path} is no file that a builder has saved: {why}") from None

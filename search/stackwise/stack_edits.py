@@ -1,4 +1,4 @@
-"""What a builder does to the stacks of a rack, as functions of their specs."""
+"""Edits of a stack's spec: freeze, unfreeze, adapters, precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One placement: the dear mixer at both ends."""
+"""The bookend placement: the main mixer in the first and last layers."""
 
 from search.budget import Budget
 from search.strategies.shared.handmade import handmade

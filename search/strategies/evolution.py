@@ -11,7 +11,7 @@ from search.budget.admitted import Admitted
 from search.samplers.shared.sampler import generator
 from search.strategies.shared.strategy import Ask, Questions, Strategy
 
-TRIES = 50
+_TRIES = 50
 """How often children are made; what is known by then, or outside of the budget, is not asked for."""
 
 
@@ -51,7 +51,7 @@ class Evolution(Strategy):
     def _children(self, budget: Budget, parents: np.ndarray, seen: set[bytes], random: np.random.Generator) -> np.ndarray:
         n_wanted = min(self._n_children, self._n_evaluations - len(seen))
         children: dict[bytes, np.ndarray] = {}
-        for _ in range(TRIES):
+        for _ in range(_TRIES):
             if len(children) >= n_wanted:
                 break
             for child in _offspring(budget, parents, n_wanted, random):

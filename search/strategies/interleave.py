@@ -1,4 +1,4 @@
-"""One placement: the dear mixer at even distances, as the last of each period."""
+"""The interleaved placement: the main mixer at equal distances, last in each period."""
 
 from search.budget import Budget
 from search.strategies.shared.handmade import handmade

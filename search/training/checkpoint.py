@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from configs.storage import whole_file
 from search.training.sharding import shared_out
 
 
@@ -35,19 +35,12 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write tensors and JSON-able state; a reader sees the old file or the new one, also after a kill or a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    try:
+    with whole_file(path) as unfinished:
         save_file(contiguous, unfinished, metadata={"state": json.dumps(state)})
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
-def load(path: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors on the device, and the state; ValueError if the file is damaged. Nothing is unpickled."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:

@@ -6,16 +6,14 @@ import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from configs import ConfigError
-
-Device = Literal["auto", "cpu", "cuda"]
-TrainPrecision = Literal["auto", "fp32", "bf16"]
+from search.training.spec import Device, TrainPrecision
 
 
 def resolve_device(device: Device) -> torch.device:

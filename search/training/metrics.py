@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -102,19 +101,7 @@ def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
     return {"accuracy": n_correct / n_supervised, "loss": loss / n_supervised, **averages}
 
 
-class WeightedBatch(Protocol):
-    """A batch whose positions count by weights: targets and weights [rows, time]."""
-
-    @property
-    def targets(self) -> Tensor:
-        """`IGNORED` where nothing is asked."""
-
-    @property
-    def weights(self) -> Tensor:
-        """Of the losses."""
-
-
-def weighted_loss(logits: Tensor, batch: WeightedBatch) -> Tensor:
-    """Cross entropy in nats, summed by the weights of the positions."""
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORED, reduction="none")
-    return (losses * batch.weights.flatten()).sum()
+def weighted_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Cross entropy in nats, summed by the weights of the positions; logits [rows, time, vocab_size], the others [rows, time]."""
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return (losses * weights.flatten()).sum()

@@ -1,4 +1,4 @@
-"""AdamW over the parameters of members, in groups that share a learning rate."""
+"""AdamW in groups by learning rate and decay; parameters without a gradient in a step keep their state."""
 
 from __future__ import annotations
 

@@ -13,10 +13,6 @@ BUCKET_BYTES = 25 * 2**20
 """Gradients travel in flat buckets of about this size: a call for each tensor would cost more than the bytes do."""
 
 
-class WorkersError(RuntimeError):
-    """Training on several workers has failed for good; the text is ready to be printed."""
-
-
 class Ranks:
     """This process among those that train one model together; alone (rank 0 of 1) where torch.distributed is not initialised.
 

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from configs import Spec
-from search.training.devices import Device, TrainPrecision
 from search.training.schedules import ScheduleSpec
+
+Device = Literal["auto", "cpu", "cuda"]
+TrainPrecision = Literal["auto", "fp32", "bf16"]
 
 
 class TrainSpec(Spec):

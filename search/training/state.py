@@ -1,4 +1,4 @@
-"""Members of a training run: what each one is trained with, what became of it, and how it is kept on disk."""
+"""TrainState: one model in training, its optimizer state, history, best weights, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -31,9 +31,12 @@ class Batches(Protocol):
 class TrainState:
     """One model in training, and what became of it.
 
-    `losses` holds the training loss of every step, `notes` what the caller keeps with the member: JSON values that a checkpoint
-    brings back. Without `keeps_best` the last weights are the only ones, where a copy would be too large. With `keeps_moments`
-    the optimizer starts from `moments` (by parameter), and leaves its own there.
+    `losses` holds the training loss of every step. Without `keeps_best` the last weights are the only ones, where a copy would be
+    too large. With `keeps_moments` the optimizer starts from `moments` (by parameter), and leaves its own there.
+
+    A checkpoint also brings back `data` (fingerprints by name of what it began to learn from), `origins` (what a report says of
+    its first weights), `loss_scale` with `n_finite_steps` since it changed (of products in float16), `saved_bytes` (what its
+    first step kept for the backward pass) and `cache_counts` (rows and forward passes, of this process).
     """
 
     model: nn.Module
@@ -48,7 +51,12 @@ class TrainState:
     keeps_best: bool = True
     keeps_moments: bool = False
     moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, Any] = field(default_factory=dict)
+    loss_scale: float | None = None
+    n_finite_steps: int = 0
+    saved_bytes: int | None = None
+    cache_counts: dict[str, int] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     evaluations_without_gain: int = 0
@@ -74,7 +82,10 @@ class TrainState:
             self.status = "finished"
 
 
-_JSON_FIELDS = ("status", "step", "seconds", "history", "notes", "best", "evaluations_without_gain")
+_JSON_FIELDS = (
+    *("status", "step", "seconds", "history", "best", "evaluations_without_gain"),
+    *("data", "origins", "loss_scale", "n_finite_steps", "saved_bytes", "cache_counts"),
+)
 
 
 def save_members(
@@ -96,7 +107,7 @@ def save_members(
 
 def restore_members(path: Path, members: Sequence[TrainState], optimizer: torch.optim.Optimizer, device: torch.device) -> int:
     """Put members and optimizer back to where they were saved; returns the step."""
-    tensors, state = checkpoint.load(path, device)
+    tensors, state = checkpoint.read(path, device)
     for index, (member, saved) in enumerate(zip(members, state["members"], strict=True)):
         for name, value in saved.items():
             setattr(member, name, value)

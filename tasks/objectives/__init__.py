@@ -1,4 +1,4 @@
-"""What is asked of sequences of tokens: objectives by name; a file is a kind."""
+"""Training objectives over sequences of tokens (causal, masked, custom), found by name; a file is a kind."""
 
 from configs import Registry
 

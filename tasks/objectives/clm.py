@@ -1,4 +1,4 @@
-"""Causal language modelling: the next token."""
+"""The objective `clm`, causal language modelling: predict the next token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets that come with the data."""
+"""The objective `custom`: targets that come with the data."""
 
 from __future__ import annotations
 

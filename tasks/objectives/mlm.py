@@ -1,4 +1,4 @@
-"""Masked language modelling: what stood where tokens were masked."""
+"""The objective `mlm`, masked language modelling: predict the tokens that were masked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch of whatever a data loader yields, as sequences of tokens."""
+"""Reads a batch of any data loader (tensors, pairs, mappings) as sequences of tokens."""
 
 from __future__ import annotations
 

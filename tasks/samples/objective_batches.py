@@ -1,4 +1,4 @@
-"""What a batch is asked in a stage of growth: each row in its variant, at its time, with what its losses weigh."""
+"""Applies an objective to a batch of samples: inputs, targets and loss weights, each row at its own time step."""
 
 from __future__ import annotations
 

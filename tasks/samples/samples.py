@@ -1,4 +1,4 @@
-"""Samples that are gone through again and again: rows with a number and a name, from a task or from arrays."""
+"""Samples: a fixed set of numbered rows, from a task or from arrays, that training goes through many times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks by time: which positions of a batch the stack that learns is asked, and at which time step."""
+"""The guide's TimeStepMasking: masks a batch for one stack, by the time step that belongs to it."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tasks.text.corpus import by_content, documents
 from tasks.text.shards import ShardWriter, write_index
 from tasks.text.tokens import Bpe, Bytes, Tokens
 
-FORMAT = 1
+_FORMAT = 1
 """Part of every folder's name: raise it when what is written changes, and no old folder is read again."""
 
 BATCH_BYTES = 2**22
@@ -52,7 +52,7 @@ def prepare(paths: Sequence[Path], recipe: Recipe, parent: Path) -> tuple[Path, 
     hashed = by_content(paths)
     content = hashlib.sha256("\n".join(name for name, _ in hashed).encode()).hexdigest()
     version = tokenizers.__version__ if recipe.tokenizer == "bpe" else None
-    identity = {"format": FORMAT, "content": content, "tokenizers": version, **asdict(recipe)}
+    identity = {"format": _FORMAT, "content": content, "tokenizers": version, **asdict(recipe)}
     folder = parent / f"text-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
     if not folder.exists():
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs import ConfigError
+from configs.storage import whole_file
 
 SHARD_TOKENS = 2**24
 INDEX = "index.json"
@@ -43,11 +43,8 @@ class ShardWriter:
         values = np.concatenate(self._documents)
         path = self.folder / f"{self.split}-{len(self.entries):05d}.arrow"
         batch = pa.record_batch([pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))], names=["tokens"])
-        with path.open("wb") as file:
-            with pa.ipc.new_file(file, batch.schema) as writer:
-                writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
+        with whole_file(path) as unfinished, unfinished.open("wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
         entry = {"file": path.name, "bytes": path.stat().st_size, "documents": len(offsets) - 1, "tokens": len(values)}
         self.entries.append({**entry, "offsets_checksum": zlib.crc32(offsets.data), "tokens_checksum": zlib.crc32(values.data)})
         self._documents, self._n_tokens = [], 0

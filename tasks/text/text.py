@@ -1,4 +1,4 @@
-"""Text as a task: the next token of documents out of files."""
+"""The task `text`: predict the next token of documents out of files."""
 
 from __future__ import annotations
 

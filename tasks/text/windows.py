@@ -1,4 +1,4 @@
-"""Windows over documents: each token is asked once, in a window that lies in one document."""
+"""Cuts documents into windows of fixed length, so that every token is a target exactly once."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
@@ -24,6 +23,7 @@ from models import Placement, RackSpec, Supernet
 from search.evaluation.evaluator import Evaluator, Scorer
 from search.evaluation.score_batches import Values, score_batches
 from search.runs.console import duration
+from search.runs.workers import ScorerSpec
 from search.strategies import STRATEGIES
 from search.training.devices import hardware, use_one_thread
 
@@ -91,7 +91,7 @@ def main() -> None:
     best, walls = search(space, here, given.batches, given.width)
     print(f"{hardware()}, d_model {given.d_model}, {len(walls)} rounds, {given.workers} workers")
     print(f"in one process: {duration(sum(walls))}, median round {statistics.median(walls):.3f} s, scores {best:.6f}")
-    workers = SimpleNamespace(n=given.workers, cpus=1, gpus=0, max_failures=0)
+    workers = ScorerSpec(n=given.workers, cpus=1, gpus=0, max_failures=0)
     with tempfile.TemporaryDirectory() as folder, cluster():
         with supernet_scorer(supernet, batches, "loss", Path(folder), workers) as scorer:
             best, walls = search(space, scorer, given.batches, given.width)

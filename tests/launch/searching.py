@@ -1,4 +1,4 @@
-"""A search on Ray in a process of its own, to be interrupted: `python -m tests.launch.searching FOLDER SECONDS_A_SHARD`."""
+"""A search on Ray in a process of its own, to be interrupted: `python -m tests.launch.searching FOLDER`."""
 
 import signal
 import sys
@@ -11,13 +11,13 @@ from search.evaluation.score_log import ScoreLog
 from tests.launch.scorers import PLACEMENTS, make_scorer, workers
 
 
-def main(folder: Path, seconds: float) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
-    with TuneScorer(partial(make_scorer, folder, seconds), folder, workers(), "cpu") as scorer:
+def search(folder: Path) -> None:
+    with TuneScorer(partial(make_scorer, folder), folder, workers(), "cpu") as scorer:
         evaluate = Evaluator(scorer, n_batches=2, shares={"task": 1.0}, key="key", log=ScoreLog(folder / "scores.jsonl"))
         for start in range(0, len(PLACEMENTS), 3):
             evaluate(PLACEMENTS[start : start + 3])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+    search(Path(sys.argv[1]))

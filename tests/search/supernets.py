@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from models import Supernet
-from search.jobs.supernet.job import run
+from search.jobs.supernet.job import train_supernet
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.step import SupernetStep
 from search.jobs.supernet.teacher import Teacher
@@ -83,4 +83,4 @@ def parameters(model):
 
 def train_into(out: Path, spec=None, lines=None):
     """Run the job quietly, or into a list of lines."""
-    return run(spec or supernet_spec(), out, say=(lambda _: None) if lines is None else lines.append)
+    return train_supernet(spec or supernet_spec(), out, say=(lambda _: None) if lines is None else lines.append)

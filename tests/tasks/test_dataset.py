@@ -89,7 +89,7 @@ def test_a_failed_write_leaves_nothing(task, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("tasks.dataset.os.fsync", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         cached(task, **ARGUMENTS, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -140,7 +140,7 @@ def test_many_writers_leave_one_whole_file(task, tmp_path, monkeypatch):
     sample = type(task).sample
 
     def sample_together(self: Task, *arguments: object):
-        barrier.wait(timeout=30)
+        barrier.wait(timeout=240)
         return sample(self, *arguments)
 
     monkeypatch.setattr(type(task), "sample", sample_together)

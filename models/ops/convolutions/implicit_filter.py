@@ -10,7 +10,7 @@ from models.ops.precision import without_autocast
 
 SINE_FREQUENCY = 10.0
 # Each filter decays to one hundredth somewhere between 0.3 and 1.5 of the longest sequence.
-SLOWEST, FASTEST = math.log(0.01) / 1.5, math.log(0.01) / 0.3
+_SLOWEST, _FASTEST = math.log(0.01) / 1.5, math.log(0.01) / 0.3
 
 
 class ImplicitFilter(nn.Module):
@@ -38,7 +38,7 @@ class ImplicitFilter(nn.Module):
                 hidden = (self.frequency * linear(hidden)).sin()
             taps = self.taps(hidden).mT
         place = torch.arange(time, device=hidden.device) / max(max_length - 1, 1)
-        decay = torch.linspace(SLOWEST, FASTEST, n_filters, device=hidden.device)
+        decay = torch.linspace(_SLOWEST, _FASTEST, n_filters, device=hidden.device)
         taps = taps * (decay[:, None] * place).exp()
         return torch.cat((taps[:, :1] + self.skip[:, None], taps[:, 1:]), dim=1)
 

@@ -8,7 +8,7 @@ from models.linears.dtypes import working_dtype
 from models.ops.kernels.kernel import FLOATS, Kernel, wrong_dtype
 from models.ops.kernels.package import MAMBA_SSM
 
-CHUNK = 256
+_CHUNK = 256
 """Positions that the kernel of Mamba-2 computes as attention; what its package takes by itself."""
 
 
@@ -33,7 +33,7 @@ def _duality(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     x, steps, speed, write, read = tensors
     dtype = working_dtype(x)
     x, write, read = (part.transpose(1, 2).to(dtype).contiguous() for part in (x, write, read))
-    mixed = function(x, steps.float().mT.contiguous(), speed.float(), write, read, chunk_size=CHUNK)
+    mixed = function(x, steps.float().mT.contiguous(), speed.float(), write, read, chunk_size=_CHUNK)
     return mixed.transpose(1, 2).float()
 
 

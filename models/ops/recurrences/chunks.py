@@ -1,7 +1,10 @@
-"""The time axis cut into chunks."""
+"""Cuts the time axis into chunks and puts it back together."""
 
 import torch.nn.functional as F
 from torch import Tensor
+
+CHUNK = 32
+"""Positions that are computed as attention, where nothing in them overflows."""
 
 
 def in_chunks(x: Tensor, chunk: int) -> Tensor:

@@ -5,9 +5,7 @@ from torch import Tensor
 
 from models.ops.precision import in_float32
 from models.ops.recurrences.chunk_states import decayed_before_each
-from models.ops.recurrences.chunks import in_chunks, join_chunks
-
-CHUNK = 32
+from models.ops.recurrences.chunks import CHUNK, in_chunks, join_chunks
 
 
 @in_float32

@@ -6,7 +6,7 @@ from models.ops.precision import in_float32
 from models.ops.recurrences.chunk_states import decayed_before_each
 from models.ops.recurrences.chunks import in_chunks, join_chunks
 
-CHUNK = 16
+GATED_CHUNK = 16
 # A channel forgets by at most this in one step (to 0.7 %). It bounds the exponents below: half a chunk of it is 40.
 LOWEST_LOG_DECAY = -5.0
 
@@ -22,19 +22,19 @@ def gated_linear_attention(query: Tensor, key: Tensor, value: Tensor, log_decay:
     of the key around the middle of the chunk, so that neither exponent passes 40 and nothing overflows.
     """
     time = query.shape[-2]
-    query, key, value, log_decay = (in_chunks(part, min(CHUNK, time)) for part in (query, key, value, log_decay))
+    query, key, value, log_decay = (in_chunks(part, min(GATED_CHUNK, time)) for part in (query, key, value, log_decay))
     total = log_decay.cumsum(-2)
     end = total[..., -1:, :]
     middle = total[..., (total.shape[-2] - 1) // 2, :][..., None, :]
     scores = ((query * (total - middle).exp()) @ (key * (middle - total).exp()).mT).tril()
     mixed = scores @ value
-    if time > CHUNK:
+    if time > GATED_CHUNK:
         added = (key * (end - total).exp()).mT @ value
         mixed = mixed + (query * total.exp()) @ decayed_before_each(added, end.mT.exp())
     return join_chunks(mixed, time)
 
 
-def gated_linear_attention_flops(time: int, d_key: int, d_value: int, *, chunk: int = CHUNK) -> int:
+def gated_linear_attention_flops(time: int, d_key: int, d_value: int, *, chunk: int = GATED_CHUNK) -> int:
     """Forward operations for one head, padding included."""
     chunk = min(chunk, time)
     n_chunks = -(-time // chunk)

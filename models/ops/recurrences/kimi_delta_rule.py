@@ -9,10 +9,10 @@ from models.ops.precision import in_float32
 from models.ops.recurrences.chunk_states import corrected_before_each
 from models.ops.recurrences.chunks import in_chunks, join_chunks
 from models.ops.recurrences.delta_rule import gated_delta_rule_flops
-from models.ops.recurrences.gated_linear_attention import CHUNK
+from models.ops.recurrences.gated_linear_attention import GATED_CHUNK
 
 # The same products; decays are none.
-kimi_delta_rule_flops = partial(gated_delta_rule_flops, chunk=CHUNK)
+kimi_delta_rule_flops = partial(gated_delta_rule_flops, chunk=GATED_CHUNK)
 
 
 @in_float32
@@ -27,7 +27,7 @@ def kimi_delta_rule(query: Tensor, key: Tensor, value: Tensor, rate: Tensor, log
     """
     time = query.shape[-2]
     query, key, value, rate, log_decay = (
-        in_chunks(part, min(CHUNK, time)) for part in (query, key, value, rate[..., None], log_decay)
+        in_chunks(part, min(GATED_CHUNK, time)) for part in (query, key, value, rate[..., None], log_decay)
     )
     total = log_decay.cumsum(-2)
     end = total[..., -1:, :]
@@ -41,7 +41,7 @@ def kimi_delta_rule(query: Tensor, key: Tensor, value: Tensor, rate: Tensor, log
     sources = torch.cat((rate * value, weighted * from_start), dim=-1)
     solved = torch.linalg.solve_triangular(coupling, sources, upper=False, unitriangular=True)
     written, erased = solved.split((value.shape[-1], key.shape[-1]), dim=-1)
-    if time <= CHUNK:
+    if time <= GATED_CHUNK:
         return join_chunks(scores @ written, time)
     states, updates = corrected_before_each(written, erased, key * (end - total).exp(), end.mT.exp())
     return join_chunks(scores @ updates + (query * from_start) @ states, time)

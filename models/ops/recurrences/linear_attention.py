@@ -3,9 +3,7 @@
 from torch import Tensor
 
 from models.ops.precision import in_float32
-from models.ops.recurrences.chunks import before_each, in_chunks, join_chunks
-
-CHUNK = 32
+from models.ops.recurrences.chunks import CHUNK, before_each, in_chunks, join_chunks
 
 
 @in_float32

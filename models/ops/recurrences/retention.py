@@ -7,10 +7,9 @@ from torch import Tensor
 
 from models.ops.precision import in_float32
 from models.ops.recurrences.chunk_states import decayed_before_each
-from models.ops.recurrences.chunks import in_chunks, join_chunks
+from models.ops.recurrences.chunks import CHUNK, in_chunks, join_chunks
 from models.ops.recurrences.gated_linear_attention import gated_linear_attention_flops
 
-CHUNK = 32
 # The same products; decays are none.
 retention_flops = partial(gated_linear_attention_flops, chunk=CHUNK)
 

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from models.ops.precision import in_float32
 from models.ops.recurrences.chunk_states import corrected_before_each
-from models.ops.recurrences.chunks import in_chunks, join_chunks
-from models.ops.recurrences.delta_rule import CHUNK, gated_delta_rule_flops
+from models.ops.recurrences.chunks import CHUNK, in_chunks, join_chunks
+from models.ops.recurrences.delta_rule import gated_delta_rule_flops
 
 # The gated rule's decays are no products.
 delta_rule_flops = gated_delta_rule_flops

@@ -1,1 +1,1 @@
-"""The ways into a rack: one kind a file, found by its name."""
+"""Embeddings, from tokens to the residual stream: one kind a file, found by its name."""

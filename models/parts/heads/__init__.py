@@ -1,1 +1,1 @@
-"""The read-outs of a rack: one kind a file, found by its name."""
+"""Heads, from the residual stream to logits: one kind a file, found by its name."""

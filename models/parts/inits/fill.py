@@ -1,4 +1,4 @@
-"""One number everywhere."""
+"""Initial value: one number everywhere."""
 
 from torch import Tensor, nn
 

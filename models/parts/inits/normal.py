@@ -1,4 +1,4 @@
-"""A normal distribution."""
+"""Initial values from a normal distribution."""
 
 from torch import Tensor, nn
 

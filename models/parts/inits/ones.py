@@ -1,4 +1,4 @@
-"""All ones."""
+"""Initial value: all ones."""
 
 from torch import Tensor, nn
 

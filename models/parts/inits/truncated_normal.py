@@ -1,4 +1,4 @@
-"""A normal distribution without its tails."""
+"""Initial values from a normal distribution without its tails."""
 
 from torch import Tensor, nn
 

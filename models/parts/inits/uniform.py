@@ -1,4 +1,4 @@
-"""A uniform distribution."""
+"""Initial values from a uniform distribution."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""All zeros."""
+"""Initial value: all zeros."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""The instances of a trial's setting, as batches on the device."""
+"""The data of a MAD trial: instances of its task setting, as batches on the device."""
 
 from __future__ import annotations
 

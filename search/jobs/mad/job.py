@@ -18,7 +18,7 @@ from search.jobs.mad.scores import score, to_summary
 from search.jobs.mad.spec import MadSpec
 from search.jobs.mad.trial import Trial, TrialSpec
 from search.runs.console import Progress, label
-from search.runs.run_folder import TrialLog, make_folder, run_folder, to_json, write_parquet, write_text
+from search.runs.run_folder import RESULTS, TRIALS, TrialLog, make_folder, run_folder, to_json, write_parquet, write_text
 from search.training.devices import resolve_device
 
 Execute = Callable[[MadSpec, TrialLog, Path, Progress, MakeModel | None], None]
@@ -149,8 +149,8 @@ def finish_sweep(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:
     scores = score(spec, rows)
     costs = baseline_costs(spec)
     sizes = {name: {"n_parameters": costed.n_parameters, "state": costed.state} for name, costed in costs.items()}
-    write_text(out / "results.json", to_json(to_summary(scores, sizes)) + "\n")
-    write_parquet(rows, out / "trials.parquet")
+    write_text(out / RESULTS, to_json(to_summary(scores, sizes)) + "\n")
+    write_parquet(rows, out / TRIALS)
     save_picture(scores, out / "scores.png")
     if show:
         print_scores(scores, costs, out)

@@ -1,4 +1,4 @@
-"""Rack files as architectures of the suite."""
+"""Rack files (`configs/racks/*.yaml`) as architectures of the MAD suite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from configs.calls import parse_call
 from configs.errors import known_names
 from configs.load import apply_override, parse_override, validate
 from models import BackboneSpec, RackSpec
-from models.assembly.assemble import without_memory
 from models.spec.parameters import is_matched
 
 
@@ -63,6 +62,8 @@ def _backbone(rack: RackSpec) -> dict[str, Any]:
     tree = {name: value for name, value in rack.to_dict().items() if name in BackboneSpec.model_fields}
     if not rack.parameters:
         return tree
+    from models.assembly.assemble import without_memory
+
     # A glob that is about embedding or head alone may match nothing in the rack of a task.
     names = [name for name, _ in without_memory(rack).named_parameters() if name.startswith("stacks.")]
     kept = [glob for glob in rack.parameters if any(is_matched(name, glob) for name in names)]

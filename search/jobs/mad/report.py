@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
@@ -14,9 +13,6 @@ from models.assembly.cost import RackCost
 from search.jobs.mad.scores import Scores
 from search.jobs.mad.setting_tables import entry, setting_tables
 from search.runs.console import duration, make_console
-
-if TYPE_CHECKING:
-    pass
 
 
 def print_scores(scores: Scores, costs: Mapping[str, RackCost], out: Path) -> None:

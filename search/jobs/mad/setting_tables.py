@@ -1,4 +1,4 @@
-"""Tables of a task setting by setting: what a mean over them does not say."""
+"""Tables of MAD scores by difficulty setting, beside the mean over them."""
 
 from __future__ import annotations
 

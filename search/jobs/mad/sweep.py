@@ -1,4 +1,4 @@
-"""How the points of a grid are chosen, and what the workers that run them get."""
+"""SweepSpec: how grid points of a MAD run are chosen (grid, Optuna, ASHA)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tasks there are: the files in `configs/tasks/`, and what is laid over them."""
+"""Reads the task files in `configs/tasks/`, and merges a job's own keys into them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from configs import Problems, read_yaml
 from configs.errors import known_names, raise_unknown
 from configs.merge import merge
 
-FILES = Path(__file__).parents[3] / "configs" / "tasks"
+_FILES = Path(__file__).parents[3] / "configs" / "tasks"
 
 SUITE = (
     "compression",
@@ -27,14 +27,14 @@ SUITE = (
 @cache
 def task_names() -> tuple[str, ...]:
     """The tasks that can be named: the files in `configs/tasks/`."""
-    return tuple(sorted(path.stem for path in FILES.glob("*.yaml")))
+    return tuple(sorted(path.stem for path in _FILES.glob("*.yaml")))
 
 
 def task_file(name: str) -> dict[str, Any]:
     """What the file of a task says; ConfigError if there is none."""
     if name.replace("_", "-") not in task_names():
         raise_unknown("task", name, task_names())
-    return read_yaml(FILES / f"{name.replace('_', '-')}.yaml")
+    return read_yaml(_FILES / f"{name.replace('_', '-')}.yaml")
 
 
 def select(raw: Mapping[str, Any], only: Any, problems: Problems) -> dict[str, Any]:

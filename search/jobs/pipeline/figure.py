@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.jobs.pipeline.report import PlacementRow
 from search.jobs.placement.figure import draw_placements
 from search.jobs.placement.results import PlacementResults
 from search.runs.figures import picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from search.jobs.pipeline.report import PlacementRow
 
 
 def save_picture(rows: Sequence[PlacementRow], found: PlacementResults, path: Path) -> None:

@@ -18,7 +18,7 @@ from search.jobs.placement.report import print_results
 from search.jobs.placement.results import PlacementResults
 from search.jobs.supernet.weights import load_supernet
 from search.runs.console import make_console
-from search.runs.run_folder import run_folder, to_json, write_parquet, write_text
+from search.runs.run_folder import RESULTS, TRIALS, run_folder, to_json, write_parquet, write_text
 
 
 def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
@@ -29,7 +29,7 @@ def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
     console, search, retrain = make_console(), spec.placement, spec.retrain
     check_strategies(search, spec.supernet.rack)
     check_same_data(spec.supernet, search, n_test=(retrain.n_test_batches, retrain.test_batch_size))
-    session = nullcontext if (out / "results.json").exists() else backend.session  # what is still missing opens its own
+    session = nullcontext if (out / RESULTS).exists() else backend.session  # what is still missing opens its own
     with run_folder(out, spec, may_change=("placement", "retrain")), session():
         console.print("1 of 3: the supernet", style="bold")
         if backend.train_supernet(spec.supernet, out / "supernet")["status"] == "diverged":
@@ -49,8 +49,8 @@ def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
             "metric": found.metric,
             "rows": [row.to_dict() for row in rows],
         }
-        write_text(out / "results.json", to_json(summary, indent=2))
-        write_parquet(summary["rows"], out / "trials.parquet")
+        write_text(out / RESULTS, to_json(summary, indent=2))
+        write_parquet(summary["rows"], out / TRIALS)
         save_picture(rows, found, out / "pipeline.png")
         print_comparison(rows, spec, out)
     return 1 if any(row.trained.error for row in rows) else 0

@@ -6,18 +6,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
+from search.budget.dimensions import cells, dimensions, headings
 from search.jobs.pipeline.retrain import RetrainedRack
 from search.jobs.pipeline.spec import PipelineSpec
 from search.jobs.placement.results import Scored
 from search.runs.console import make_console
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,16 @@ def print_comparison(rows: Sequence[PlacementRow], spec: PipelineSpec, out: Path
     """A row a contender, best first within its budget."""
     console, tasks = make_console(), list(spec.supernet.data.tasks)
     n_steps = spec.retrain.n_steps or spec.supernet.n_steps
-    title = f"trained from scratch for {n_steps} steps"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("budget", no_wrap=True)
-    table.add_column("who", no_wrap=True)
-    table.add_column("placement", overflow="fold", min_width=24)
-    for name in ("test loss", *(f"{task} acc." for task in tasks), "supernet", "KV bytes", "state bytes", "params"):
-        table.add_column(name, justify="right")
+    numbers = ("test loss", *(f"{task} acc." for task in tasks), "supernet", *headings(_compared(rows[0])))
+    table = Table(
+        Column("budget", no_wrap=True),
+        Column("who", no_wrap=True),
+        Column("placement", overflow="fold", min_width=24),
+        *(Column(name, justify="right") for name in numbers),
+        title=f"trained from scratch for {n_steps} steps",
+        title_justify="left",
+        title_style="bold",
+    )
     for budget in dict.fromkeys(row.budget for row in rows):
         own = sorted((row for row in rows if row.budget == budget), key=lambda row: (bool(row.trained.error), row.trained.loss))
         for number, row in enumerate(own):
@@ -77,10 +78,14 @@ def print_comparison(rows: Sequence[PlacementRow], spec: PipelineSpec, out: Path
     console.print(f"picture: {out / 'pipeline.png'}", markup=False)
 
 
+def _compared(row: PlacementRow) -> dict[str, float]:
+    return {name: value for name, value in row.scored.cost.items() if dimensions()[name].is_compared}
+
+
 def _numbers(row: PlacementRow, tasks: Sequence[str]) -> list[str]:
-    cost = [f"{row.scored.cost[key]:,.0f}" for key in ("kv_bytes", "state_bytes", "params")]
+    supernet = [f"{row.scored.score:.3f}", *cells(_compared(row))]
     if row.trained.error:
-        return ["failed", *([""] * len(tasks)), f"{row.scored.score:.3f}", *cost]
+        return ["failed", *([""] * len(tasks)), *supernet]
     error = "" if row.trained.standard_error is None else f" ±{row.trained.standard_error:.3f}"
     accuracies = [f"{statistics.fmean(row.trained.accuracies[task]):.3f}" for task in tasks]
-    return [f"{row.trained.loss:.3f}{error}", *accuracies, f"{row.scored.score:.3f}", *cost]
+    return [f"{row.trained.loss:.3f}{error}", *accuracies, *supernet]

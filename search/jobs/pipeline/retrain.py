@@ -24,7 +24,7 @@ from search.training.devices import autocast, resolve_device
 from search.training.mixture import Mixture
 from search.training.packing import Pack
 
-LONGEST_NAME = 80
+_LONGEST_NAME = 80
 TEST = "test.json"
 
 
@@ -77,7 +77,7 @@ def run_spec(base: SupernetSpec, retrain: RetrainSpec, placement: Placement, see
 def run_name(placement: Placement, spec: SupernetSpec) -> str:
     """A folder's name that tells placement and seed, and differs where anything else does."""
     text = re.sub(r"\W+", "_", placement_text(placement).replace("*", "x"))
-    return f"{text[:LONGEST_NAME]}-seed{spec.seed}-{spec.fingerprint()}"
+    return f"{text[:_LONGEST_NAME]}-seed{spec.seed}-{spec.fingerprint()}"
 
 
 def _tested(

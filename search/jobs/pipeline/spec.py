@@ -9,7 +9,6 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from configs import Problems, Spec
 from models import parse_placement
-from models.assembly.assemble import without_memory
 from models.spec.parameters import learning_rate_scales
 from search.budget import Budget
 from search.jobs.placement.spec import SearchSpec
@@ -46,6 +45,8 @@ class PipelineSpec(Spec):
 
     @model_validator(mode="after")
     def _check_search(self) -> Self:
+        from models.assembly.assemble import without_memory
+
         problems, space = Problems(), self.supernet.rack
         if not space.slots():
             problems.add(("supernet", "rack"), "nothing to search: no part is of kind stochastic")

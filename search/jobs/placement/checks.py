@@ -1,4 +1,4 @@
-"""What can be refused before anything is trained or scored."""
+"""Checks of a placement search before anything runs: budgets, rivals, the supernet's folder."""
 
 from __future__ import annotations
 

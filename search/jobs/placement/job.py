@@ -20,7 +20,7 @@ from search.jobs.placement.spec import PlacementSpec, SearchSpec
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.console import make_console
-from search.runs.run_folder import run_folder, to_json, write_parquet, write_text
+from search.runs.run_folder import RESULTS, TRIALS, run_folder, to_json, write_parquet, write_text
 
 
 def run(spec: PlacementSpec, out: Path, backend: Backend) -> int:
@@ -38,7 +38,7 @@ def run(spec: PlacementSpec, out: Path, backend: Backend) -> int:
     check_same_data(trained, spec)
     with run_folder(out, spec):
         results = search_placements(spec, supernet, trained, out, backend)
-        write_text(out / "results.json", to_json({"job": spec.job, **results.to_dict()}, indent=2))
+        write_text(out / RESULTS, to_json({"job": spec.job, **results.to_dict()}, indent=2))
         print_results(results, out)
     return 0
 
@@ -71,6 +71,6 @@ def search_placements(
         n_batch_evaluations_saved=n_saved,
     )
     write_text(out / "placements.json", to_json(results.to_dict(), indent=2))
-    write_parquet(results.rows(), out / "trials.parquet")
+    write_parquet(results.rows(), out / TRIALS)
     save_pictures(results, out)
     return results

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
+from search.budget.dimensions import cells, headings
 from search.jobs.placement.results import PlacementResults
 from search.runs.console import duration, make_console
-
-if TYPE_CHECKING:
-    pass
 
 
 def print_results(results: PlacementResults, out: Path) -> None:
     """A row for what was found under each budget, with its rivals below it; then what each layer gains."""
     console = make_console()
-    title = f"placements by {results.metric}, on the supernet; costs at {results.context} positions"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("budget", no_wrap=True)
-    table.add_column("who")
-    table.add_column("placement", overflow="fold")
-    for name in ("score", "to the best", *results.cost_columns.values()):
-        table.add_column(name, justify="right", no_wrap=True)
+    numbers = ("score", "to the best", *headings(results.budgets[0].best.cost))
+    table = Table(
+        Column("budget", no_wrap=True),
+        "who",
+        Column("placement", overflow="fold"),
+        *(Column(name, justify="right", no_wrap=True) for name in numbers),
+        title=f"placements by {results.metric}, on the supernet; costs at {results.context} positions",
+        title_justify="left",
+        title_style="bold",
+    )
     for result in results.budgets:
         rivals = sorted(result.rivals.items(), key=lambda item: -item[1].score)
         rows = [("search", result.best), *rivals]
@@ -37,10 +37,7 @@ def print_results(results: PlacementResults, out: Path) -> None:
                 escape(scored.text),
                 f"{scored.score:.4f} ±{scored.standard_error:.4f}",
                 difference,
-                *(
-                    f"{scored.cost[key]:,.4g}" if key == "latency_ms" else f"{scored.cost[key]:,.0f}"
-                    for key in results.cost_columns
-                ),
+                *cells(scored.cost),
             )
         table.add_section()
     console.print(table)
@@ -54,10 +51,13 @@ def print_results(results: PlacementResults, out: Path) -> None:
 
 
 def _print_importance(results: PlacementResults) -> None:
-    table = Table(title=f"gain of {results.dear} in each layer", title_justify="left", title_style="bold")
-    table.add_column("budget", no_wrap=True)
-    for slot in results.importance_slots:
-        table.add_column(slot, justify="right")
+    table = Table(
+        Column("budget", no_wrap=True),
+        *(Column(slot, justify="right") for slot in results.importance_slots),
+        title=f"gain of {results.dear} in each layer",
+        title_justify="left",
+        title_style="bold",
+    )
     for result in results.budgets:
         table.add_row(escape(result.text), *(f"{gain:+.4f}" for gain in result.importance))
     make_console().print(table)

@@ -7,16 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from models import Placement, placement_text
+from search.budget.costs import DEAR_FIRST
+from search.budget.dimensions import dimensions
 
 Point = tuple[float, float]
-
-COST_LABELS = {
-    "params": "params",
-    "kv_bytes": "KV bytes",
-    "state_bytes": "state bytes",
-    "flops": "FLOPs/token",
-    "latency_ms": "ms",
-}
 
 
 @dataclass(frozen=True)
@@ -74,12 +68,6 @@ class PlacementResults:
     n_batch_evaluations_saved: int
 
     @property
-    def cost_columns(self) -> dict[str, str]:
-        """The costs that tables show, and what they call them."""
-        known = self.budgets[0].best.cost
-        return {key: label for key, label in COST_LABELS.items() if key in known}
-
-    @property
     def front(self) -> list[Point]:
         """Of everything seen, what nothing cheaper beats: cost and score, cheapest first."""
         key = self.cost_axis[0]
@@ -114,13 +102,7 @@ def pareto_front(points: Iterable[Point]) -> list[Point]:
 
 
 def cost_axis(costs: Sequence[dict[str, float]]) -> tuple[str, str]:
-    """The dimension that pictures are drawn over, and its label: the first of these in which the placements differ."""
-    labels = {
-        "kv_bytes": "KV cache, bytes per sequence",
-        "state_bytes": "recurrent state, bytes per sequence",
-        "flops": "FLOPs per token",
-        "params": "parameters",
-    }
-    differing = [key for key in labels if len({cost[key] for cost in costs}) > 1]
-    key = differing[0] if differing else "params"
-    return key, labels[key]
+    """The dimension that pictures are drawn over, and its label: the first of `DEAR_FIRST` in which the placements differ."""
+    keys = [key for keys in DEAR_FIRST for key in keys]
+    key = next((key for key in keys if len({cost[key] for cost in costs}) > 1), keys[-1])
+    return key, dimensions()[key].axis_label

@@ -17,7 +17,6 @@ from pydantic import (
 from configs import Problems, Spec
 from configs.registry import Part
 from search.budget import BudgetValue
-from search.evaluation.racing import FIRST_LOOK
 from search.profiling.latency import LatencyTable
 from search.runs.workers import ScorerSpec
 from search.strategies import STRATEGIES
@@ -42,6 +41,8 @@ class ScoringSpec(Spec):
 
     @model_validator(mode="after")
     def _check_race(self) -> Self:
+        from search.evaluation.racing import FIRST_LOOK
+
         if self.race and self.n_batches <= FIRST_LOOK:
             problems = Problems()
             text = (

@@ -1,4 +1,4 @@
-"""What precision and adapters a stack has, as a new one and as a part of the trunk."""
+"""Precision and adapters of a stack, as a new one and once it is part of the trunk."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ from search.jobs.progressive.plan import grown_stage
 from search.jobs.progressive.report import RESULT
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stage import StageRun, StageSite
-from search.jobs.progressive.stages import CHECKPOINT, CHOICE, Ended, TrainedStage, caches, newest, next_index, refuse_other_data
+from search.jobs.progressive.stages import CHOICE, Ended, TrainedStage, caches, newest, next_index, refuse_other_data
 from search.jobs.progressive.weights import stage_folder
 from search.runs.interruption import interruptions
 from search.runs.report import Say, diverged_message
-from search.runs.run_folder import Row, run_folder, to_json, write_text
+from search.runs.run_folder import CHECKPOINT, Row, run_folder, to_json, write_text
 from search.runs.workers import WorkersSpec
 from search.strategies import STRATEGIES
 from search.strategies.shared.strategy import Strategy, best
@@ -31,7 +31,7 @@ from search.training.loop import OnEvaluation
 from search.training.ranks import Ranks
 from search.training.spec import TrainSpec
 
-LONGEST_NAME = 60
+_LONGEST_NAME = 60
 
 
 class CandidateSpec(Spec):
@@ -180,4 +180,4 @@ def _can_share(spec: ProgressiveSpec) -> bool:
 def _name(placement: Placement, stack: StackSpec) -> str:
     """A folder's name that tells the placement, and differs where anything else does."""
     text = re.sub(r"\W+", "_", placement_text(placement).replace("*", "x"))
-    return f"{text[:LONGEST_NAME]}-{stack.fingerprint()}"
+    return f"{text[:_LONGEST_NAME]}-{stack.fingerprint()}"

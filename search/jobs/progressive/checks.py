@@ -1,4 +1,4 @@
-"""What of a growth does not fit together, and where it is said."""
+"""Checks of a growth's configuration: combinations of keys that do not fit together, and where they stand."""
 
 from __future__ import annotations
 

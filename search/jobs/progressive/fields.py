@@ -11,7 +11,7 @@ from models import RackSpec, StackSpec
 from search.budget import BudgetValue
 from search.runs.workers import WorkersSpec
 from search.strategies import STRATEGIES
-from search.training.local_losses import LocalLossSpec
+from search.training.local_losses.spec import LocalLossSpec
 from search.training.spec import TrainSpec
 from tasks import TASKS, Task
 from tasks.objectives import OBJECTIVES

@@ -9,12 +9,12 @@ from pathlib import Path
 from search.jobs.backend import Backend
 from search.jobs.progressive.candidates import choose_stack
 from search.jobs.progressive.figure import save_picture
-from search.jobs.progressive.report import RESULTS, failures, table
+from search.jobs.progressive.report import failures, table
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stages import finished_folders, is_finished, next_index, pending_choice
 from search.runs.console import make_console
 from search.runs.report import Say
-from search.runs.run_folder import Row, run_folder, write_parquet
+from search.runs.run_folder import RESULTS, TRIALS, Row, run_folder, write_parquet
 
 
 def run(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say | None = None) -> int:
@@ -38,7 +38,7 @@ def run(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say | None = No
         results: Row = json.loads((out / RESULTS).read_text(encoding="utf-8"))
         say(table(results["stages"]))
         save_picture(results, out)
-        write_parquet(_trials(results), out / "trials.parquet")
+        write_parquet(_trials(results), out / TRIALS)
         failed = failures(results)
         for text in failed:
             say(text)

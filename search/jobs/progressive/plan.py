@@ -1,4 +1,4 @@
-"""The stages of a run: which rack each one trains, as specs alone."""
+"""The stages of a growth as data: which rack each stage trains, and what of it is frozen."""
 
 from __future__ import annotations
 

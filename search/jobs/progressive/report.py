@@ -8,12 +8,12 @@ from pathlib import Path
 
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.runs.report import diverged_message
-from search.runs.run_folder import Row, to_json, write_text
+from search.runs.run_folder import RESULTS, Row, to_json, write_text
 from search.training.devices import machine
 
-RESULT, RESULTS = "result.json", "results.json"
+RESULT = "result.json"
 
-COLUMNS = {
+_COLUMNS = {
     "stage": ("stage", "{}"),
     "stacks": ("stacks", "{}"),
     "new": ("uid", "{}"),
@@ -35,15 +35,15 @@ COLUMNS = {
 
 def table(rows: Sequence[Row]) -> str:
     """The stages in columns, as text; columns of which nothing is known are left out."""
-    shown = {title: key for title, key in COLUMNS.items() if any(row.get(key[0]) is not None for row in rows)}
+    shown = {title: key for title, key in _COLUMNS.items() if any(row.get(key[0]) is not None for row in rows)}
     cells = [[form.format(row[key]) if row.get(key) is not None else "" for key, form in shown.values()] for row in rows]
     lines = [list(shown), *cells]
     widths = [max(len(line[column]) for line in lines) for column in range(len(shown))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def write_results(spec: ProgressiveSpec, out: Path, rows: Sequence[Row], n_ranks: int) -> Row:
-    """Write the summary of a run that has ended; returns it."""
+def write_results(spec: ProgressiveSpec, out: Path, rows: Sequence[Row], n_ranks: int) -> None:
+    """Write the summary of a run that has ended."""
     last = rows[-1]
     results: Row = {
         "job": spec.job,
@@ -60,7 +60,6 @@ def write_results(spec: ProgressiveSpec, out: Path, rows: Sequence[Row], n_ranks
         **machine(),
     }
     write_text(out / RESULTS, to_json(results) + "\n")
-    return results
 
 
 def _seconds(row: Row) -> float:

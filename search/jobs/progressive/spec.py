@@ -7,7 +7,6 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from configs import Problems
-from search.jobs.progressive.checks import problems_of
 from search.jobs.progressive.fields import ProgressiveFields, sizes_needed
 
 
@@ -36,6 +35,8 @@ class ProgressiveSpec(ProgressiveFields):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        from search.jobs.progressive.checks import problems_of
+
         problems = Problems()
         for location, message in problems_of(self):
             problems.add(location, message)

@@ -6,15 +6,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from configs import ConfigError
 from models import Rack
+from models.assembly.quantise import memory_bytes
 from models.growth.grow import grow
-from models.linears import memory_bytes
 from search.jobs.progressive.adapters import capped_notes
 from search.jobs.progressive.plan import Stage
 from search.jobs.progressive.spec import ProgressiveSpec
@@ -26,15 +25,15 @@ from search.jobs.progressive.training.growing_model import GrowingRack, is_causa
 from search.jobs.progressive.training.measure import Measured
 from search.jobs.progressive.training.trunk_cache import TrunkCache
 from search.runs.report import Report, Say
-from search.runs.run_folder import Row
+from search.runs.run_folder import CHECKPOINT, Row
 from search.training.devices import resolve_device
-from search.training.local_losses import LocalLosses, LocalUnits, UnitKind
+from search.training.local_losses.model import LocalUnits
+from search.training.local_losses.step import LocalLosses
+from search.training.local_losses.units import UnitKind
 from search.training.loop import Gradients, OnEvaluation, train
 from search.training.ranks import Ranks
 from search.training.state import TrainState
 from tasks.samples.samples import Samples
-
-CHECKPOINT = "checkpoint.safetensors"
 
 ParameterMoments = dict[nn.Parameter, dict[str, Tensor]]
 
@@ -107,7 +106,7 @@ class StageRun:
         if start is not None:
             named = self.model.named_parameters()
             self.member.moments = {name: start.moments[each] for name, each in named if each in start.moments}
-        self.member.notes["data"] = self.batches.fingerprint()
+        self.member.data = self._fingerprints()
         name = f"stage {stage.index + 1} of {spec.n_stages}: "
         self._report = Report(place.folder, stage.n_steps, place.say, is_main=place.ranks.is_main, name=name)
         self._measured = Measured(self._gradients(), self.member, self._counts)
@@ -161,9 +160,12 @@ class StageRun:
         self.place.on_evaluation(member, row)
 
     def _check_data(self) -> None:
-        if self.member.notes["data"] != self.batches.fingerprint():
+        if self.member.data != self._fingerprints():
             text = "the data have changed since this stage began; delete the folder to begin it anew, or give another out="
             raise ConfigError(f"{self.place.folder}: {text}")
+
+    def _fingerprints(self) -> dict[str, str]:
+        return {"samples": self.batches.fingerprint()}
 
     def _batches(self, n_variants: int | None = None) -> GrowthBatches:
         spec, ranks = self.spec, self.place.ranks
@@ -232,8 +234,13 @@ class StageRun:
     def _gradients(self) -> Gradients:
         spec, growth, units = self.spec, self.spec.growth, self.model.units
         if units is not None:
-            how: dict[str, Any] = {"precision": spec.train.precision, "uses_keep": self.model.uses_attention_mask}
-            return LocalLosses(units, n_steps=self.stage.n_steps, ranks=self.place.ranks, **how)
+            return LocalLosses(
+                units,
+                n_steps=self.stage.n_steps,
+                precision=spec.train.precision,
+                ranks=self.place.ranks,
+                uses_attention_mask=self.model.uses_attention_mask,
+            )
         denoises = growth.prepend_loss == "denoise_mse" and self.stage.kind == "grow"
         # What goes backward through products in float16 is to be large enough, wherever it ends.
         scales_loss = any(stack.precision == "half" for stack in self.stage.rack.stacks[self.model.frontier :])
@@ -265,12 +272,12 @@ class StageRun:
             "n_parameters": sum(parameter.numel() for parameter in rack.parameters()),
             "n_trained_parameters": n_trained(rack),
             "weight_bytes": memory_bytes(rack),
-            "saved_bytes": member.notes["saved_bytes"],
+            "saved_bytes": member.saved_bytes,
             "peak_bytes": torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
             "time_step": stage_time(spec, stage).step if spec.growth.time_interpretation == "depth" else None,
             **({} if self.cache is None else self.cache.told()),
             **counts,
             "cache_hit_rate": counts["cache_hits"] / n_supervised if n_supervised else None,
-            "data": member.notes["data"],
+            "data": self.batches.fingerprint(),
             "losses": member.losses,
         }

@@ -1,4 +1,4 @@
-"""What a run's spec comes to in one of its stages: the times of its samples, its schedule, and when it ends early."""
+"""Settings of one stage, from the run's spec: time steps, schedule, when it ends early."""
 
 from __future__ import annotations
 

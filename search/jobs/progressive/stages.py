@@ -16,14 +16,14 @@ from configs import ConfigError
 from configs.load import validate
 from models import StackSpec
 from search.jobs.progressive.plan import Stage, first_stage, next_stage
-from search.jobs.progressive.report import RESULT, RESULTS, read_rows, write_results
+from search.jobs.progressive.report import RESULT, read_rows, write_results
 from search.jobs.progressive.spec import ProgressiveSpec
-from search.jobs.progressive.stage import CHECKPOINT, Ended, StageRun, StageSite, Start
+from search.jobs.progressive.stage import Ended, StageRun, StageSite, Start
 from search.jobs.progressive.training.trunk_cache import TrunkCache
 from search.jobs.progressive.weights import finished_folders, load_stage, save_stage, stage_folder
 from search.runs.interruption import interruptions
 from search.runs.report import Say
-from search.runs.run_folder import to_json, write_text
+from search.runs.run_folder import CHECKPOINT, RESULTS, to_json, write_text
 from search.training import checkpoint
 from search.training.devices import resolve_device
 from search.training.loop import OnEvaluation
@@ -134,7 +134,7 @@ def newest(spec: ProgressiveSpec, out: Path) -> TrainedStage | None:
     stage, rack = load_stage(folders[-1], device)
     moments: dict[str, dict[str, torch.Tensor]] = {}
     if (folders[-1] / MOMENTS).exists():
-        for name, tensor in checkpoint.load(folders[-1] / MOMENTS, device)[0].items():
+        for name, tensor in checkpoint.read(folders[-1] / MOMENTS, device)[0].items():
             parameter, _, moment = name.rpartition("|")
             moments.setdefault(parameter, {})[moment] = tensor
     by_parameter = {parameter: moments[name] for name, parameter in rack.named_parameters() if name in moments}

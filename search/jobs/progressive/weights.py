@@ -1,4 +1,4 @@
-"""The racks that a run leaves, one a stage: each is a model of its own, an early exit of the last one."""
+"""Saves and loads the racks of a growth, one a stage; each is a model of its own (early exit)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from configs.load import validate_saved
 from models import Rack, RackSpec, StackSpec
 from search.jobs.progressive.plan import Stage
 from search.jobs.progressive.report import RESULT
+from search.runs.run_folder import WEIGHTS
 from search.training import checkpoint
-
-WEIGHTS = "weights.safetensors"
 
 
 def stage_folder(out: Path, index: int) -> Path:
@@ -45,7 +44,7 @@ def load_stage(folder: Path, device: torch.device) -> tuple[Stage, Rack]:
     path = folder / WEIGHTS
     if not path.exists():
         raise ConfigError(f"{folder}: no finished stage is there ({WEIGHTS} is missing)")
-    tensors, state = checkpoint.load(path, device)
+    tensors, state = checkpoint.read(path, device)
     rack_spec = validate_saved(RackSpec, state["rack"], str(path))
     initial = {int(uid): StackSpec.model_validate(stack) for uid, stack in state["born"].items()}
     rack = rack_spec.build().to(device)

@@ -1,4 +1,4 @@
-"""What a supernet is told of itself while it trains: held-out metrics of the main placement and of fixed draws."""
+"""Held-out metrics of a supernet during training: of the main placement and of fixed random ones."""
 
 from __future__ import annotations
 

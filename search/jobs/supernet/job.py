@@ -11,9 +11,10 @@ from torch import nn
 
 from configs import ConfigError
 from models import Supernet
-from search.jobs.supernet.data_fingerprints import check_data, note_data
+from search.jobs.backend import Backend
+from search.jobs.supernet.data_fingerprints import check_data, data_fingerprints
 from search.jobs.supernet.evaluation import SupernetEvaluation, sampled_placements
-from search.jobs.supernet.report import RESULTS, write_results
+from search.jobs.supernet.report import write_results
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.start import start_from_trained
 from search.jobs.supernet.step import SupernetStep
@@ -22,19 +23,22 @@ from search.jobs.supernet.weights import save_weights
 from search.runs.console import make_console
 from search.runs.interruption import interruptions
 from search.runs.report import Report, Say, diverged_message
-from search.runs.run_folder import run_folder
+from search.runs.run_folder import CHECKPOINT, RESULTS, run_folder
 from search.training.devices import resolve_device
 from search.training.loop import OnEvaluation, train
 from search.training.mixture import Mixture
 from search.training.ranks import Ranks
 from search.training.state import TrainState
 
-CHECKPOINT = "checkpoint.safetensors"
-
 Train = Callable[[SupernetSpec, Path, Say], None]
 
 
-def run(spec: SupernetSpec, out: Path, train: Train | None = None, say: Say | None = None) -> dict[str, Any]:
+def run(spec: SupernetSpec, out: Path, backend: Backend) -> int:
+    """Train what the folder does not hold yet; the exit status is 1 if the run diverged."""
+    return 1 if diverged_message(backend.train_supernet(spec, out)) else 0
+
+
+def train_supernet(spec: SupernetSpec, out: Path, train: Train | None = None, say: Say | None = None) -> dict[str, Any]:
     """Train what the folder does not hold yet; the summary that `results.json` holds.
 
     Interrupted or killed, the same call goes on where it stopped, to the same history and weights; a run that is finished is
@@ -63,10 +67,10 @@ def run(spec: SupernetSpec, out: Path, train: Train | None = None, say: Say | No
 
 
 def train_rack(spec: SupernetSpec, out: Path, say: Say = lambda _: None) -> dict[str, Any]:
-    """Train a rack without choices, without a word if `say` is not given; the same as `run` but for that."""
+    """Train a rack without choices, without a word if `say` is not given; the same as `train_supernet` but for that."""
     if spec.rack.slots():
         raise ConfigError("rack: a rack without stochastic parts is expected; place it first")
-    return run(spec, out, say=say)
+    return train_supernet(spec, out, say=say)
 
 
 def train_supernet_here(
@@ -95,16 +99,15 @@ def train_supernet_here(
     evaluation = SupernetEvaluation(batches, mixture.shares, sampled_placements(spec))
     model = Supernet(spec.rack, spec.seed).to(device)
     teacher = None if spec.teacher is None else Teacher(spec.teacher, model, device)
-    member = TrainState(model, mixture, spec.lr, spec.weight_decay, keeps_best=False)
-    note_data(member.notes, mixture)
+    member = TrainState(model, mixture, spec.lr, spec.weight_decay, keeps_best=False, data=data_fingerprints(mixture))
     report = Report(out, spec.n_steps, say, is_main=ranks.is_main)
     if spec.initialise_from is not None and not (out / CHECKPOINT).exists():
-        member.notes |= start_from_trained(spec, model, evaluation, report.say)
+        member.origins = start_from_trained(spec, model, evaluation, report.say)
     prepare(model)
 
     def stepped(step: int) -> bool:
         if report.first is None:  # what the checkpoint holds is known now, and nothing is written yet
-            check_data(member.notes, mixture, out / CHECKPOINT)
+            check_data(member.data, mixture, out / CHECKPOINT)
         report.stepped(step)
         if is_interrupted():
             ranks.stop()
@@ -132,7 +135,7 @@ def train_supernet_here(
     if member.status == "running":
         raise KeyboardInterrupt
     if report.first is None:  # the last step was done before a kill
-        check_data(member.notes, mixture, out / CHECKPOINT)
+        check_data(member.data, mixture, out / CHECKPOINT)
     save_weights(out, model, {"spec": spec.saved(), "step": member.step}, ranks)
     if ranks.is_main:
         write_results(spec, out, member, mixture.fingerprint(batches), ranks.n_ranks)

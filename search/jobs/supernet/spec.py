@@ -8,16 +8,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from configs import Problems, Spec
+from configs.growth import Problem
 from models import RackSpec
 from models.spec.placement import Placement
 from search.runs.workers import WorkersSpec
 from search.samplers import SAMPLERS
 from search.samplers.shared.sampler import Sampler
-from search.training.mixture import MixtureSpec
+from search.training.mixture_spec import MixtureSpec
 from search.training.spec import TrainSpec
-
-Problem = tuple[tuple[str, ...], str]
-"""Where something does not fit, and what."""
 
 
 class TeacherSpec(Spec):

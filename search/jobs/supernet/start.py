@@ -1,4 +1,4 @@
-"""Starts a run from the weights of another one, and tells how good a start each mixer has."""
+"""initialise_from: starts a supernet from the weights of another run, and reports each mixer's start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def start_from_trained(spec: SupernetSpec, model: Supernet, evaluation: Supernet
     """Give the model the weights of `initialise_from`, mixers converted from the main one where that can be.
 
     Returns:
-        Notes for the member: `starts`, slot by slot where each choice has its weights from, and `initial_losses`, the loss of
+        What a report says of it: `starts`, slot by slot where each choice has its weights from, and `initial_losses`, the loss of
         each task with one mixer in every slot that offers it.
 
     Raises:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from models import Supernet
 from models.rack.reports import collecting
-from models.spec.placement import Placement, Slot, placement_text
+from models.spec.placement import Placement, placement_text
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.teacher import Outputs, Teacher
 from search.samplers.shared.sampler import placements_of_step
@@ -29,7 +28,7 @@ class SupernetStep:
     """What `train` takes as `gradients`: leaves those of one step, summed over the ranks, in the active parameters.
 
     The placements are a function of (seed, step), so all ranks and micro-batches have the same. Parameters that none of them
-    uses have no gradient. How often each slot had which name is counted in the member's notes.
+    uses have no gradient.
 
     Losses that parts report are those of a micro-batch on one rank, and count by its rows: means over positions add up to that
     of the whole batch, but experts are balanced among the positions that are computed together.
@@ -54,7 +53,6 @@ class SupernetStep:
         for micro_batch in _micro_batches(batch, spec.accumulate):
             loss += self._backward(model, micro_batch, placements)
         self.ranks.exchange(model.parameters())
-        count(member.notes, model.slots, placements)
         return self.ranks.total(loss)
 
     def _backward(self, model: Supernet, batch: WeightedBatch, placements: Sequence[Placement]) -> Tensor:
@@ -68,21 +66,13 @@ class SupernetStep:
             model.activate(placement)
             with autocast(device, precision), collecting() as found:
                 outputs = self.teacher.run(model, batch.inputs) if self.teacher else Outputs(model(batch.inputs))
-            loss = weighted_loss(outputs.logits, batch)
+            loss = weighted_loss(outputs.logits, batch.targets, batch.weights)
             if self.teacher is not None and seen is not None:
                 loss = self.teacher.mix(loss, outputs, seen, batch.weights)
             loss = loss / len(placements)
             found.added_to(loss, share=share / len(placements)).backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()
-
-
-def count(notes: dict[str, Any], slots: Sequence[Slot], placements: Sequence[Placement]) -> None:
-    """Add to `notes["counts"]`, a mapping of names for each slot, what a step has trained."""
-    counts = notes.setdefault("counts", [dict.fromkeys(slot.names, 0) for slot in slots])
-    for placement in placements:
-        for counted, name in zip(counts, placement, strict=True):
-            counted[name] += 1
 
 
 def _micro_batches(batch: WeightedBatch, n: int) -> Iterator[WeightedBatch]:

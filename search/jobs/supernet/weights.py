@@ -1,4 +1,4 @@
-"""The weights that a run leaves, and the model they make."""
+"""Saves and loads the finished weights of a supernet run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from configs import ConfigError
 from configs.load import validate
 from models import Rack, RackSpec, Supernet
+from search.runs.run_folder import WEIGHTS
 from search.training import checkpoint
 from search.training.ranks import Ranks
 from search.training.sharding import gathered
-
-WEIGHTS = "weights.safetensors"
 
 
 def save_weights(out: Path, model: Supernet, state: dict[str, Any], ranks: Ranks) -> None:
@@ -34,7 +33,7 @@ def load_supernet(out: Path, device: torch.device | None = None) -> Supernet | R
     if not path.exists():
         raise ConfigError(f"{out}: no finished supernet run is there ({WEIGHTS} is missing)")
     device = device or torch.device("cpu")
-    tensors, state = checkpoint.load(path, device)
+    tensors, state = checkpoint.read(path, device)
     spec = state["spec"]
     rack = validate(RackSpec, {**spec["rack"], "spec_version": spec.get("spec_version", 1)}, str(path))
     model = Supernet(rack).to(device)

@@ -17,7 +17,7 @@ from search.jobs.validate.report import print_truth, save_picture
 from search.jobs.validate.spec import ValidateSpec
 from search.jobs.validate.truth import StrategyChoice, Truth
 from search.runs.console import make_console
-from search.runs.run_folder import run_folder, to_json, write_parquet, write_text
+from search.runs.run_folder import RESULTS, TRIALS, run_folder, to_json, write_parquet, write_text
 from search.strategies import STRATEGIES
 from search.strategies.shared.strategy import Strategy, best
 
@@ -42,8 +42,8 @@ def run(spec: ValidateSpec, out: Path, backend: Backend) -> int:
         judged = [_judge(spec, seed, list(trained), out, backend) for seed in spec.supernet_seeds]
         truth = Truth(trained, [scores for scores, _ in judged], [choices for _, choices in judged])
         summary: dict[str, Any] = {"job": spec.job, "fingerprint": spec.fingerprint(), "budget": spec.budget, **truth.to_dict()}
-        write_text(out / "results.json", to_json(summary, indent=2))
-        write_parquet(summary["placements"], out / "trials.parquet")
+        write_text(out / RESULTS, to_json(summary, indent=2))
+        write_parquet(summary["placements"], out / TRIALS)
         save_picture(truth, out / "validate.png")
         print_truth(truth, spec, out)
     return 0
@@ -54,7 +54,7 @@ def _judge(
 ) -> tuple[dict[Placement, float], dict[str, StrategyChoice]]:
     """The scores of one supernet, and what each strategy chose by them."""
     folder = out / f"supernet-{seed}"
-    trained_as = _with_seed(spec, seed)
+    trained_as = SupernetSpec.model_validate({**spec.supernet.to_dict(), "seed": seed})
     backend.train_supernet(trained_as, folder)
     supernet = load_supernet(folder)
     assert isinstance(supernet, Supernet)  # the spec has checked that there are choices
@@ -66,7 +66,3 @@ def _judge(
             rounds = strategy.search(supernet.space, budget, evaluator)
             choices[name] = StrategyChoice(best(rounds).placement, sum(map(len, rounds)))
     return scores, choices
-
-
-def _with_seed(spec: ValidateSpec, seed: int) -> SupernetSpec:
-    return SupernetSpec.model_validate({**spec.supernet.to_dict(), "seed": seed})

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from models import placement_text
 from search.jobs.validate.spec import ValidateSpec
@@ -18,10 +18,13 @@ from search.runs.figures import picture
 def print_truth(truth: Truth, spec: ValidateSpec, out: Path) -> None:
     """The placements by their stand-alone loss, the strategies by their regret, and how well the ranks agree."""
     console = make_console()
-    table = Table(title="every placement, trained from scratch", title_justify="left", title_style="bold")
-    table.add_column("placement")
-    for name in ("test loss", "supernet score", "rank by supernet"):
-        table.add_column(name, justify="right")
+    table = Table(
+        "placement",
+        *(Column(name, justify="right") for name in ("test loss", "supernet score", "rank by supernet")),
+        title="every placement, trained from scratch",
+        title_justify="left",
+        title_style="bold",
+    )
     means = {placement: statistics.fmean(scores[placement] for scores in truth.scores) for placement in truth.losses}
     ranked = sorted(means, key=lambda placement: -means[placement])
     for placement, loss in truth.losses.items():
@@ -42,11 +45,14 @@ def print_truth(truth: Truth, spec: ValidateSpec, out: Path) -> None:
 
 
 def _strategies(truth: Truth) -> Table:
-    table = Table(title="what each strategy chose", title_justify="left", title_style="bold")
-    table.add_column("strategy")
-    for name in ("regret", "gain over interleave", "evaluations"):
-        table.add_column(name, justify="right")
-    table.add_column("choice", overflow="fold")
+    table = Table(
+        "strategy",
+        *(Column(name, justify="right") for name in ("regret", "gain over interleave", "evaluations")),
+        Column("choice", overflow="fold"),
+        title="what each strategy chose",
+        title_justify="left",
+        title_style="bold",
+    )
     for name, judgement in sorted(truth.judgements().items(), key=lambda item: item[1].regret):
         gain = "" if judgement.gain is None else f"{judgement.gain:+.4f}"
         choices = dict.fromkeys(placement_text(choices[name].placement) for choices in truth.choices)

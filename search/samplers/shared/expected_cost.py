@@ -1,4 +1,4 @@
-"""What placements drawn at random cost in the mean."""
+"""The mean cost of placements drawn by a sampler."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from search.samplers.shared.sampler import Sampler
 
 
 def expected_cost(sampler: Sampler, costs: CostTable, n_steps: int, n_draws: int = 1000) -> Costs:
-    """What a placement of a training of `n_steps` costs on average, by `DIMENSIONS`.
+    """What a placement of a training of `n_steps` costs on average, by dimension.
 
     Exact where the sampler knows its shares; else the mean over `n_draws` steps (all, if there are fewer), spread evenly, since
     a schedule does not draw the same in the end as in the beginning.

@@ -1,4 +1,4 @@
-"""Scores as a sum over slots and over pairs of near slots: the best codes of such a model, and fitting one."""
+"""A model of scores with terms for layers and for near pairs of layers: fitted, and optimised by dynamic programming."""
 
 from __future__ import annotations
 

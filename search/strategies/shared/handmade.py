@@ -1,4 +1,4 @@
-"""Placements as people make them by hand: one name at some slots, another one at the rest."""
+"""Placements as people write them by hand: one mixer in some layers, another in the rest."""
 
 from __future__ import annotations
 

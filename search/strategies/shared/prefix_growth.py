@@ -1,4 +1,4 @@
-"""What the beam grows: codes of which some slots are decided and the others still hold their cheapest name."""
+"""Partial placements of the beam: some layers decided, the others at their cheapest choice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of search strategies, and the driver that asks an evaluator for what they want to know."""
+"""The contract of search strategies, and the driver that scores the placements they propose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well every exit of a rack reads."""
+"""Held-out metrics at every exit of a rack that is trained by local losses."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from search.training.devices import TrainPrecision, autocast
+from search.training.devices import autocast
 from search.training.local_losses.model import LocalUnits
 from search.training.packing import Pack
+from search.training.spec import TrainPrecision
 from search.training.state import TrainState
 from tasks import IGNORED
 

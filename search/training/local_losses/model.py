@@ -1,4 +1,4 @@
-"""A rack and the exits of its units: what is trained together, and of which the rack is kept."""
+"""LocalUnits: a rack cut into units with an exit (head) for each."""
 
 from __future__ import annotations
 

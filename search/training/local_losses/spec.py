@@ -1,4 +1,4 @@
-"""What the units of a rack learn from, and when."""
+"""LocalLossSpec: which exit each unit learns from, and in which order units train."""
 
 from __future__ import annotations
 

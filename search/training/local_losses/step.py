@@ -1,4 +1,4 @@
-"""One training step of local losses: what each unit gets, what goes backward, and when."""
+"""One training step of local losses: each unit's loss and gradient, with none passing between units."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from configs import ConfigError
 from models.rack.reports import collecting
-from search.training.devices import TrainPrecision, autocast
+from search.training.devices import autocast
 from search.training.local_losses.model import LocalUnits
 from search.training.metrics import weighted_loss
 from search.training.mixture import WeightedBatch
 from search.training.packing import Pack
 from search.training.ranks import Ranks
+from search.training.spec import TrainPrecision
 from search.training.state import TrainState
 from tasks import IGNORED
 
@@ -110,7 +111,8 @@ class LocalLosses:
         """A unit's output, its loss detached, and all that goes backward from it."""
         with autocast(x.device, self.precision), collecting() as found:
             y = self.model.units[index](x, loss_batch.attention_mask)
-            loss = weighted_loss(self.model.exit(index, y, loss_batch.attention_mask), loss_batch.batch)
+            logits = self.model.exit(index, y, loss_batch.attention_mask)
+            loss = weighted_loss(logits, loss_batch.batch.targets, loss_batch.batch.weights)
         total = found.added_to(loss, share=loss_batch.share)
         if self.model.spec.transport:
             total = total + self.model.spec.transport * loss_batch.share * _transport(y - x, loss_batch.attention_mask)

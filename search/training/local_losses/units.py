@@ -1,4 +1,4 @@
-"""What a rack is cut into: its blocks, its stacks, or nothing at all."""
+"""Cuts a rack into units: blocks, stacks, or the whole."""
 
 from __future__ import annotations
 

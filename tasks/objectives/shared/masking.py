@@ -1,4 +1,4 @@
-"""How much is masked at a time, and what a loss under so much masking weighs."""
+"""Mask ratios over time steps, and the loss weight that belongs to each ratio."""
 
 from __future__ import annotations
 

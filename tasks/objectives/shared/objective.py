@@ -1,4 +1,4 @@
-"""The contract of objectives: sequences of tokens in, what a model reads and what it is asked out."""
+"""The contract of objectives: sequences of tokens in, inputs, targets and a loss mask out."""
 
 from __future__ import annotations
 

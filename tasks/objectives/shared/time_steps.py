@@ -1,4 +1,4 @@
-"""The time of a sample: read off the depth of the stack that learns, or drawn."""
+"""Diffusion-like time steps of samples: given by the depth of the stack in training, or drawn."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def _saved(runs: Runs, depth: int, growth):
     with torch.no_grad():
         hidden = model.below(batch, model.frontier) if model.frontier else None
     with SavedBytes(model) as saved:
-        weighted_loss(model(batch, hidden), batch).backward()
+        weighted_loss(model(batch, hidden), batch.targets, batch.weights).backward()
     return saved.peak
 
 

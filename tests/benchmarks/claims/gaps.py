@@ -1,7 +1,8 @@
 """How far other ways are from end to end: C7, local losses; C8, a frozen trunk with joint tuning at the end."""
 
 from search.jobs.progressive.weights import load_rack
-from search.training.local_losses import ExitEvaluation, LocalUnits
+from search.training.local_losses.evaluation import ExitEvaluation
+from search.training.local_losses.model import LocalUnits
 from tests.benchmarks.claims.findings import (
     Claim,
     Finding,

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from models.linears import QuantisedLinear
+from models.linears.quantised import QuantisedLinear
 from search.jobs.progressive.weights import load_rack
 from tests.benchmarks.claims.findings import Claim, Finding, excess, table, text_of
 from tests.benchmarks.claims.runs import Run, Runs

@@ -2,7 +2,7 @@
 
 import torch
 
-from models.linears import memory_bytes
+from models.assembly.quantise import memory_bytes
 from models.linears.adapters import is_adapter
 from search.jobs.progressive.plan import first_stage, next_stage
 from search.jobs.progressive.stages import MOMENTS
@@ -25,7 +25,7 @@ def measure_trunk(runs: Runs):
     run = runs.run("qlora-trunk", growth=growth)
     earlier, later = (load_rack(run.out, n_stages=n_stages).state_dict() for n_stages in (2, 3))
     trunk = [name for name in earlier if name.startswith("stacks.0.")]
-    moments, _ = checkpoint.load(stage_folder(run.out, 2) / MOMENTS, torch.device("cpu"))
+    moments, _ = checkpoint.read(stage_folder(run.out, 2) / MOMENTS, torch.device("cpu"))
     held = {name.partition("|")[0] for name in moments}
     return {
         "ratios": ratios,

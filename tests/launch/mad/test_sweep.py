@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from configs import ConfigError
+from launch.mad import sweep
 from launch.mad.sweep import execute
 from search import benchmark
 from search.jobs.mad import job
@@ -18,35 +19,40 @@ from tests.launch.runs import numbers, rows_of, tiny
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
+ONE = {"max_concurrent": 1}
+"""Workers: one process starts sooner than two."""
 
-def test_the_rows_are_those_of_a_run_in_one_process(tmp_path):
-    spec = tiny()
+
+def test_the_rows_are_those_of_a_run_in_one_process_whose_workers_are_kept_and_draw_curves(tmp_path):
+    spec = tiny(lrs=[1e-3, 3e-3, 1e-2, 3e-2])
     assert job.run(spec, tmp_path / "here") == 0
     assert job.run(spec, tmp_path / "ray", execute) == 0
     here, there = rows_of(tmp_path / "here"), rows_of(tmp_path / "ray")
-    assert len(here) == 4
+    assert len(here) == 8
     assert {key: numbers(row) for key, row in here.items()} == {key: numbers(row) for key, row in there.items()}
 
+    state = json.loads(next(tmp_path.glob("ray/tune/session-1/experiment_state-*.json")).read_text())
+    processes = [json.loads(trial[1])["last_result"]["pid"] for trial in state["trial_data"]]
+    assert len(processes) == 8
+    assert len(set(processes)) <= 3
 
-def test_packed_trials_are_the_separate_ones(tmp_path):
-    job.run(tiny(), tmp_path / "separate")
-    assert job.run(tiny(packing="always"), tmp_path / "packed", execute) == 0
-    packed = rows_of(tmp_path / "packed")
-    for key, row in rows_of(tmp_path / "separate").items():
-        assert packed[key]["n_packed"] == 2
-        assert packed[key]["test_loss"] == pytest.approx(row["test_loss"], rel=1e-4)
-
-
-def test_tensorboard_gets_curves_and_hyperparameters(tmp_path):
-    job.run(tiny(lrs=[1e-2]), tmp_path, execute)
-    folders = sorted({path.parent for path in tmp_path.glob("tune/session-1/*/events.out.tfevents.*")})
-    assert len(folders) == 2
+    folders = sorted({path.parent for path in tmp_path.glob("ray/tune/session-1/*/events.out.tfevents.*")})
+    assert len(folders) == 8
     events = EventAccumulator(str(folders[0])).Reload()
     assert [event.step for event in events.Scalars("ray/tune/accuracy")][:3] == [1, 2, 3]
     assert "_hparams_/session_start_info" in events.summary_metadata
     start = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     for name in (b"architecture", b"task", b"lr", b"weight_decay", b"seed"):
         assert name in start
+
+
+def test_packed_trials_are_the_separate_ones(tmp_path):
+    job.run(tiny(), tmp_path / "separate")
+    assert job.run(tiny(packing="always", workers=ONE), tmp_path / "packed", execute) == 0
+    packed = rows_of(tmp_path / "packed")
+    for key, row in rows_of(tmp_path / "separate").items():
+        assert packed[key]["n_packed"] == 2
+        assert packed[key]["test_loss"] == pytest.approx(row["test_loss"], rel=1e-4)
 
 
 class Picky(nn.Module):
@@ -61,57 +67,34 @@ class Picky(nn.Module):
         return self.output(self.embedding(tokens))
 
 
-def test_a_trial_that_raises_is_reported_and_the_others_go_on_and_it_is_tried_again(tmp_path):
-    marker = tmp_path / "broken"
-    marker.touch()
+def test_a_trial_that_raises_is_reported_one_whose_worker_dies_is_not_and_the_same_call_tries_again(tmp_path):
+    broken, tries, died = (tmp_path / name for name in ("broken", "tries", "died"))
+    broken.touch()
 
     def make_model(trial):
-        if trial.spec.lr == 1e-3 and Path(marker).exists():
+        if trial.spec.lr == 1e-3 and Path(broken).exists():
+            with Path(tries).open("a") as file:
+                file.write("once more\n")
             raise RuntimeError("no memory for this one")
-        return Picky(trial.spec.setting.instance().vocab_size)
-
-    spec = tiny(architectures={"picky": None}, workers={"max_failures": 0})
-    assert job.run(spec, tmp_path / "run", execute, make_model) == 1
-    rows = {row["lr"]: row for row in rows_of(tmp_path / "run").values()}
-    assert rows[1e-3]["status"] == "failed"
-    assert "no memory for this one" in rows[1e-3]["error"]
-    assert rows[1e-2]["status"] == "finished"
-    assert json.loads((tmp_path / "run/results.json").read_text())["complete"] is False
-    marker.unlink()
-    finished = rows[1e-2]
-    assert job.run(spec, tmp_path / "run", execute, make_model) == 0
-    rows = {row["lr"]: row for row in rows_of(tmp_path / "run").values()}
-    assert rows[1e-3]["status"] == "finished"
-    assert rows[1e-2] == finished
-
-
-def test_workers_are_kept_from_trial_to_trial(tmp_path):
-    processes = tmp_path / "processes"
-
-    def make_model(trial):
-        with processes.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        return Picky(trial.spec.setting.instance().vocab_size)
-
-    lrs = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3]
-    assert job.run(tiny(architectures={"picky": None}, lrs=lrs), tmp_path / "run", execute, make_model) == 0
-    pids = processes.read_text().split()
-    assert len(pids) == 8
-    assert len(set(pids)) <= 3
-
-
-def test_a_worker_that_dies_is_replaced(tmp_path):
-    died = tmp_path / "died"
-
-    def make_model(trial):
-        if trial.spec.lr == 1e-3 and not Path(died).exists():
+        if trial.spec.lr == 1e-1 and not Path(died).exists():
             Path(died).touch()
             os._exit(1)
         return Picky(trial.spec.setting.instance().vocab_size)
 
-    assert job.run(tiny(architectures={"picky": None}), tmp_path / "run", execute, make_model) == 0
+    spec = tiny(architectures={"picky": None}, lrs=[1e-3, 1e-2, 1e-1], workers={"max_failures": 1})
+    assert job.run(spec, tmp_path / "run", execute, make_model) == 1
+    rows = {row["lr"]: row for row in rows_of(tmp_path / "run").values()}
+    assert rows[1e-3]["status"] == "failed"
+    assert "no memory for this one" in rows[1e-3]["error"]
+    assert len(tries.read_text().splitlines()) == 2
     assert died.exists()
-    assert {row["status"] for row in rows_of(tmp_path / "run").values()} == {"finished"}
+    assert [rows[lr]["status"] for lr in (1e-2, 1e-1)] == ["finished", "finished"]
+    assert json.loads((tmp_path / "run/results.json").read_text())["complete"] is False
+    broken.unlink()
+    assert job.run(spec, tmp_path / "run", execute, make_model) == 0
+    again = {row["lr"]: row for row in rows_of(tmp_path / "run").values()}
+    assert again[1e-3]["status"] == "finished"
+    assert [again[lr] for lr in (1e-2, 1e-1)] == [rows[lr] for lr in (1e-2, 1e-1)]
 
 
 def test_optuna_draws_between_the_lowest_and_highest_rate_and_goes_on_with_its_studies(tmp_path):
@@ -127,27 +110,27 @@ def test_optuna_draws_between_the_lowest_and_highest_rate_and_goes_on_with_its_s
     assert job.run(spec, tmp_path, execute) == 0
     assert len(rows_of(tmp_path)) == 6
 
-
-def test_an_optuna_sweep_that_was_cut_short_draws_what_is_left_anew(tmp_path):
-    spec = tiny(lrs=[1e-4, 1e-1], weight_decays=[0.0], sweep={"method": "optuna", "n_samples": 4}, epochs=1)
-    assert job.run(spec, tmp_path, execute) == 0
-    log = tmp_path / "trials.jsonl"
-    kept = [line for line in log.read_text().splitlines() if json.loads(line)["architecture"] == "gdn"]
-    kept += [line for line in log.read_text().splitlines() if json.loads(line)["architecture"] == "attention"][:2]
-    log.write_text("\n".join(kept) + "\n")
+    log = tmp_path / "trials.jsonl"  # cut short: what is left is drawn anew
+    lines = sorted(log.read_text().splitlines(), key=lambda line: json.loads(line)["architecture"])
+    log.write_text("\n".join(lines[2:]) + "\n")
     before = rows_of(tmp_path)
+    assert len(before) == 4
     assert job.run(spec, tmp_path, execute) == 0
     after = rows_of(tmp_path)
-    assert len(before) == 6
-    assert len(after) == 8
+    assert len(after) == 6
     assert {key: after[key] for key in before} == before
-    assert all(row["weight_decay"] == 0 for row in after.values())
+    assert len({row["lr"] for row in after.values()} | {row["lr"] for row in rows}) == 8
     assert json.loads((tmp_path / "results.json").read_text())["complete"] is True
+
+
+def test_optuna_draws_no_weight_decay_where_there_is_none():
+    space = sweep._space(tiny(weight_decays=[0.0]))
+    assert optuna.create_study().ask(space).params["weight_decay"] == 0
 
 
 def test_asha_stops_trials_that_are_behind_others_of_their_own_setting(tmp_path):
     lrs = [1e-2, 1e-7, 2e-7, 3e-7, 4e-7, 5e-7]
-    spec = tiny(lrs=lrs, epochs=12, sweep={"asha": True, "grace_epochs": 2}, workers={"max_concurrent": 1})
+    spec = tiny(lrs=lrs, epochs=12, sweep={"asha": True, "grace_epochs": 2}, workers=ONE)
     assert job.run(spec, tmp_path, execute) == 0
     rows = rows_of(tmp_path).values()
     pruned = [row for row in rows if row["status"] == "pruned"]
@@ -177,6 +160,6 @@ def test_benchmark_of_a_factory_on_ray(tmp_path):
         return Picky(vocab_size)
 
     keys = {name: value for name, value in tiny().to_dict().items() if name in ("tasks", "lrs", "epochs", "batch_size", "seeds")}
-    scores = benchmark(make_model, "picky", out=tmp_path, execute=execute, **keys)
+    scores = benchmark(make_model, "picky", out=tmp_path, execute=execute, workers=ONE, **keys)
     assert list(scores.index) == ["in-context-recall"]
     assert 0 <= scores["in-context-recall"] <= 1

@@ -1,25 +1,20 @@
 """A supernet on Ray Train: same numbers as in one process, workers replaced, errors told in a line."""
 
-import contextlib
 import json
-import os
-import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
-import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs import ConfigError
 from launch.train.trainer import train_on_ray
-from search.jobs.supernet.job import run, train_supernet_here
+from search.jobs.supernet.job import train_supernet, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
-from search.training import checkpoint
-from search.training.ranks import Ranks, WorkersError
+from search.runs.workers import WorkersError
+from search.training.ranks import Ranks
+from tests.launch.processes import kill_a_worker
 from tests.search.ranks import on_ranks
-from tests.search.supernets import CPU, supernet_spec
+from tests.search.supernets import supernet_spec
 
 pytestmark = [
     pytest.mark.ray,
@@ -34,30 +29,12 @@ ONE_ANSWER = 0.15
 """Of an accuracy: what one of some sixteen answers is of it, the most that rounding tips."""
 
 
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load(out / "weights.safetensors", CPU)[0]
-
-
 def history(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
 
 
 def quietly(spec, out):
-    return run(spec, out, say=lambda _: None)
-
-
-def test_one_worker_is_one_process_to_the_last_bit_and_draws_curves(tmp_path):
-    here, there = quietly(supernet_spec(), tmp_path / "here"), train_on_ray(supernet_spec(), tmp_path / "there")
-    own = ("seconds", "hardware", "time", "finished_at")
-    assert {key: value for key, value in here.items() if key not in own} == {
-        key: value for key, value in there.items() if key not in own
-    }
-    assert (tmp_path / "here/history.jsonl").read_text() == (tmp_path / "there/history.jsonl").read_text()
-    ours, theirs = weights(tmp_path / "here"), weights(tmp_path / "there")
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
-    events = EventAccumulator(str(tmp_path / "there/tensorboard")).Reload()
-    assert [event.step for event in events.Scalars("train_loss")] == [4, 8, 12]
-    assert events.Scalars("loss")[-1].value == pytest.approx(there["loss"])
+    return train_supernet(spec, out, say=lambda _: None)
 
 
 @pytest.mark.parametrize("parallel", ["data", "fsdp"])
@@ -77,7 +54,7 @@ def test_two_workers_are_one_process(tmp_path, parallel, capsys):
 
 
 def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path, capsys):
-    spec = supernet_spec(n_steps=400, eval_every=10, checkpoint_every=15, workers={"n": 2})
+    spec = supernet_spec(n_steps=240, eval_every=10, checkpoint_every=15, workers={"n": 2})
     out = tmp_path / "killed"
     killer = threading.Thread(target=kill_a_worker, args=(out / "history.jsonl", 5))
     killer.start()
@@ -95,28 +72,6 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path, capsys):
 
 def train_as_rank(raw, out):
     train_supernet_here(SupernetSpec.model_validate(raw), out, lambda _: None, ranks=Ranks())
-
-
-def kill_a_worker(history: Path, n_rows: int) -> None:
-    while not history.exists() or len(history.read_text().splitlines()) < n_rows:
-        time.sleep(0.02)
-    victim = max(pid for pid in descendants(os.getpid()) if b"RayTrainWorker" in command(pid))
-    os.kill(victim, signal.SIGKILL)
-
-
-def command(pid: int) -> bytes:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
-
-
-def descendants(pid: int) -> list[int]:
-    found = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in map(int, (task / "children").read_text().split()):
-                found += [child, *descendants(child)]
-    return found
 
 
 def test_a_worker_that_raises_is_told_in_a_line(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from configs import ConfigError
 from launch.tune.racks import train_racks_on_ray
 from search.jobs.supernet.job import train_rack
-from search.training.ranks import WorkersError
+from search.runs.workers import WorkersError
 from tests.search.supernets import supernet_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -48,22 +48,19 @@ def test_the_results_are_those_of_training_here_and_finished_racks_are_not_train
     assert "going on: 2 of 3 racks are trained" in capsys.readouterr().out
 
 
-def test_a_rack_that_fails_is_reported_by_name_and_the_others_go_on(tmp_path):
-    runs = racks(workers={"max_failures": 0})
+def test_racks_that_fail_or_diverge_are_reported_by_name_and_the_others_go_on(tmp_path):
+    wild = supernet_spec(lr=1e20, n_steps=8, workers={"max_failures": 0}).placed("all:gdn")
+    runs = {**racks(workers={"max_failures": 0}), "wild": wild}
     (tmp_path / "all").mkdir()
     (tmp_path / "all/weights.safetensors").mkdir()  # in the way of the weights at the end
     found = train_racks_on_ray(runs, tmp_path)
     assert found["mixed"]["status"] == "finished"
     assert list(found["all"]) == ["error"]
     assert "weights.safetensors" in found["all"]["error"]
-    (tmp_path / "all/weights.safetensors").rmdir()
-    assert train_racks_on_ray(runs, tmp_path)["all"]["status"] == "finished"
-
-
-def test_a_rack_that_diverges_is_a_failure(tmp_path):
-    found = train_racks_on_ray({"wild": supernet_spec(lr=1e20, n_steps=8).placed("all:gdn")}, tmp_path)
     assert list(found["wild"]) == ["error"]
     assert found["wild"]["error"].startswith("diverged: at step 4")
+    (tmp_path / "all/weights.safetensors").rmdir()
+    assert train_racks_on_ray({"all": runs["all"]}, tmp_path)["all"]["status"] == "finished"
 
 
 def test_racks_of_several_workers_are_trained_by_train_one_after_the_other(tmp_path, monkeypatch, capsys):
@@ -89,7 +86,7 @@ def test_racks_of_several_workers_are_trained_by_train_one_after_the_other(tmp_p
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
-    runs = racks()
+    runs = {"all": racks()["all"]}
     (tmp_path / "all").mkdir()
     (tmp_path / "all/spec.json").write_text(json.dumps({**runs["all"].saved(), "n_steps": 99}))
     with pytest.raises(ConfigError, match="another specification"):

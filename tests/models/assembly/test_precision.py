@@ -6,8 +6,11 @@ from torch import nn
 
 from models import MIXERS, RackSpec, Supernet
 from models.assembly.cost import cost
-from models.linears import FakeQuantisedLinear, QuantisedLinear, dequantised, memory_bytes
+from models.assembly.quantise import memory_bytes
 from models.linears.adapters import AdaptedLinear, is_adapter
+from models.linears.convert import dequantised
+from models.linears.fake_quantised import FakeQuantisedLinear
+from models.linears.quantised import QuantisedLinear
 from models.rack.generation import generate
 from models.spec.precision import STORED_AS, TRAINED_AS_STORED
 from search.training.packing import Pack

@@ -108,3 +108,17 @@ def test_what_cannot_be_exported(tmp_path):
     with pytest.raises(ValueError, match=r"one dropout for all adapters; these have 0\.0, 0\.2"):
         export_adapters(RackSpec(vocab_size=8, d_model=16, stacks=two).build(), tmp_path / "none")
     assert list(tmp_path.glob("none/*")) == []
+
+
+def test_a_failed_export_leaves_what_was_there(tmp_path, monkeypatch):
+    rack = grown(n_blocks=1, lora=LORA)
+    export_adapters(rack, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.write_text", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_adapters(rack, tmp_path, base_model="another")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

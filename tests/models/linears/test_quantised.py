@@ -12,22 +12,14 @@ from torch.nn import functional as F
 
 from configs.load import validate
 from models import CHANNEL_MIXERS, MIXERS, RackSpec
-from models.linears import (
-    FORMATS,
-    FakeQuantisedLinear,
-    QuantisedLinear,
-    dequantised,
-    fake_quantise,
-    fake_quantised,
-    memory_bytes,
-    nf4,
-    nvfp4,
-    quantise,
-    quantised,
-    with_adapters,
-)
+from models.assembly.quantise import fake_quantise, memory_bytes, quantise
+from models.linears import nf4, nvfp4
 from models.linears.adapters import AdaptedLinear, Adapter
+from models.linears.convert import dequantised, fake_quantised, quantised, with_adapters
+from models.linears.fake_quantised import FakeQuantisedLinear
+from models.linears.formats import FORMATS
 from models.linears.multiply_adds import multiply_adds
+from models.linears.quantised import QuantisedLinear
 from models.rack.contracts import Mixer
 from tests.models.cases import CHANNEL_MIXER_CASES, D_MODEL, MIXER_CASES, build, noise
 
@@ -143,7 +135,7 @@ def test_it_computes_in_the_precision_of_its_input_or_autocast(name, dtype):
 def test_a_cast_leaves_what_is_stored_and_is_the_type_of_the_weight(name):
     stored = quantised(dense(), name)
     before, weight = state(stored), stored.weight
-    stored.sublayer().bfloat16()
+    stored.half().bfloat16()
     assert_same(state(stored), before)
     assert stored.weight.dtype == torch.bfloat16
     assert torch.equal(stored.float().weight, weight)

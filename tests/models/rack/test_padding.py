@@ -203,7 +203,7 @@ def test_linear_is_quadratic(kernel_type, causal, time):
 @pytest.mark.parametrize("name", ["flash-attn", "flex"])
 def test_kernels_know_no_mask(name, monkeypatch):
     """Where they could run without one."""
-    monkeypatch.setattr(dispatch, "load", lambda *_: lambda: None)
+    monkeypatch.setattr(dispatch, "load_package", lambda *_: lambda: None)
     monkeypatch.setattr(dispatch, "is_on_cuda", lambda _: True)
     for kernel in OPS["attend"].kernels:
         monkeypatch.setitem(vars(kernel), "call", lambda *_, _name=kernel.name, **__: _name)

@@ -33,9 +33,9 @@ def test_what_is_frozen_is_frozen_there_too():
     assert {name: parameter.requires_grad for name, parameter in without_memory(spec).named_parameters()} == trained
 
 
-def test_checking_a_space_imports_no_compiler():
+def test_checking_a_space_imports_no_compiler_and_no_kernel():
     script = (
         "import sys; from search.cli.show import read_spec; read_spec('configs/pipeline_28_layers.yaml');"
-        "sys.exit('torch._dynamo' in sys.modules)"
+        "sys.exit(bool({'torch._dynamo', 'flash_attn', 'mamba_ssm', 'causal_conv1d', 'fla', 'triton'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=100).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=280).returncode == 0

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from itertools import product
 from pathlib import Path
@@ -21,23 +19,16 @@ from torch import nn
 from configs import ConfigError
 from models import RackSpec
 from models.linears.adapters import AdaptedLinear, Adapter
-from search.activations import (
-    ActivationCache,
-    CacheKey,
-    Limits,
-    PreviousCache,
-    Rates,
-    Reuse,
-    Trunk,
-    break_even_parameters,
-    choose_cache_mode,
-    folder,
-    trunk_hash,
-)
+from search.activations import folder
 from search.activations import trunk as trunk_file
+from search.activations.cache import ActivationCache
+from search.activations.choice import Limits, Rates, Reuse, break_even_parameters, choose_cache_mode
+from search.activations.key import CacheKey
+from search.activations.previous_cache import PreviousCache
 from search.activations.rows import Names, RowIndex
+from search.activations.trunk import Trunk, trunk_hash
+from tests.search.ranks import started
 
-ROOT = Path(__file__).parents[3]
 N_SAMPLES, N_VARIANTS, TIME, D_MODEL = 10, 2, 6, 16
 N_ROWS = N_SAMPLES * N_VARIANTS
 PAIRS = list(product(range(100, 100 + N_SAMPLES), range(N_VARIANTS)))
@@ -322,42 +313,35 @@ def rows_on_disk(path):
     return rows
 
 
-KILL = """
-import os, signal, sys
-from pathlib import Path
-from search.activations import folder, shard
-from tests.search.activations import test_activations as here
-folder.SHARD_BYTES = 4 * here.TIME * here.D_MODEL * 4
-place, moment = Path(sys.argv[1]), sys.argv[2]
-cache = here.make_cache(folder=place)
-rename = Path.replace
-def replace(self, target):
-    if target.name == "shard-000002.arrow":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return rename(self, target)
-def batches():
-    for position, batch in enumerate(here.batches_of(here.PAIRS, 3)):
-        if moment == "between" and position == 5:
+def fill_until(path, moment):
+    """In a process of its own: fill the cache of a folder, and be killed there."""
+
+    def replace(self, target):
+        if target.name == "shard-000002.arrow":
             os.kill(os.getpid(), signal.SIGKILL)
-        yield batch
-if moment == "writing":
-    Path.replace = replace
-cache.fill(batches())
-"""
+        return rename(self, target)
 
+    def batches():
+        for position, batch in enumerate(batches_of(PAIRS, 3)):
+            if moment == "between" and position == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
 
-def in_process(code, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    rename = Path.replace
+    with pytest.MonkeyPatch.context() as patch:
+        shrink_files(patch)
+        cache = make_cache(folder=path)
+        if moment == "writing":
+            patch.setattr(Path, "replace", replace)
+        cache.fill(batches())
 
 
 @pytest.mark.parametrize(("moment", "n_files"), [("between", 2), ("writing", 2)])
 def test_a_killed_filling_goes_on(tmp_path, monkeypatch, moment, n_files):
-    killed = in_process(KILL, tmp_path / "cut", moment)
-    said = killed.communicate(timeout=60)
-    assert killed.returncode == -signal.SIGKILL, said
     path = tmp_path / "cut"
+    killed = started(fill_until, path, moment)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     left = rows_on_disk(path)
     assert len(list(path.glob("shard-*.arrow"))) == n_files
     assert len(left) == n_files * 6  # batches of 3 rows, at least 4 rows a file
@@ -410,14 +394,6 @@ def test_one_process_fills_at_a_time(tmp_path):
     assert len(rows_on_disk(tmp_path)) == N_ROWS
 
 
-READ = """
-import sys
-from pathlib import Path
-from tests.search.activations import test_activations as here
-print(*here.read_all(Path(sys.argv[1]), 7))
-"""
-
-
 def read_all(path, size):
     """What the cache holds, as a hash, and that it came from there, with no copy of the files in Arrow's memory."""
     cache, digest = make_cache(folder=path), hashlib.sha256()
@@ -426,17 +402,22 @@ def read_all(path, size):
     return digest.hexdigest(), cache.statistics.hits, cache.statistics.forwards, pa.total_allocated_bytes()
 
 
+def tell_all(path, told):
+    told.write_text(json.dumps([read_all(path, 7) for _ in range(10)]))
+
+
 def test_processes_read_one_cache_at_the_same_time(tmp_path, monkeypatch):
+    path, told = tmp_path / "cache", tmp_path / "told.json"
     shrink_files(monkeypatch)
-    make_cache(folder=tmp_path).fill(batches_of(PAIRS, 6))
+    make_cache(folder=path).fill(batches_of(PAIRS, 6))
     before = pa.total_allocated_bytes()
-    other = in_process(READ, tmp_path)
-    while other.poll() is None:
-        digest, hits, forwards, allocated = read_all(tmp_path, 3)
-        assert (hits, forwards, allocated) == (N_ROWS, 0, before)
-        time.sleep(0.2)
-    output, errors = other.communicate(timeout=60)
-    assert output.split() == [digest, str(N_ROWS), "0", "0"], errors
+    digest, *_ = read_all(path, 3)
+    other = started(tell_all, path, told)
+    while other.is_alive():
+        assert read_all(path, 3) == (digest, N_ROWS, 0, before)
+        time.sleep(0.01)
+    assert other.exitcode == 0
+    assert json.loads(told.read_text()) == [[digest, N_ROWS, 0, 0]] * 10
 
 
 @pytest.mark.parametrize(("mode", "limit"), [("memory", "memory_bytes"), ("arrow", "disk_bytes")])

@@ -11,8 +11,7 @@ from models import MIXERS
 from models.ops.kernels.package import FLA, FLASH_ATTENTION, Package, load_package
 from models.ops.kernels.table import OPS
 from search.cli import kernels
-from search.cli.kernels import add_kernels, mixers_of
-from search.jobs.in_process import HERE
+from search.cli.kernels import mixers_of, run_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +25,8 @@ def forgotten():
 def told(capsys):
     """Runs the command: its table as rows of cells, joined over the lines they are broken into, and the lines after it."""
 
-    def run(*words, overrides=()):
-        parser = argparse.ArgumentParser()
-        add_kernels(parser.add_subparsers())
-        arguments = parser.parse_args(["kernels", *words])
-        assert arguments.run(arguments, overrides, HERE) == 0
+    def run(overrides=()):
+        assert run_kernels(argparse.Namespace(), overrides, None) == 0
         rows, lines, is_after = [], [], False
         for line in capsys.readouterr().out.splitlines():
             cells = [cell.strip() for cell in line.split("│")[1:-1]]

@@ -6,7 +6,8 @@ import torch
 from configs import ConfigError
 from models import RackSpec
 from models.mixers.attention import Attention
-from search.jobs.profile import ProfileSpec, measure
+from search.jobs.profile.job import measure
+from search.jobs.profile.spec import ProfileSpec
 from search.profiling.decoding import state_at
 from search.training.devices import hardware
 from tests.search.landscapes import space
@@ -62,6 +63,7 @@ def test_the_hardware_is_that_of_the_device(monkeypatch):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_cache_is_of_the_precision_that_the_table_says(precision):
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-        keys, values, *_ = state_at(Attention(16, n_heads=2), 1, 16, 5)
+        mixer = Attention(16, n_heads=2)
+        keys, values, *_ = state_at(mixer, mixer.step, 1, 16, 5)
     assert keys.shape == values.shape == (1, 2, 5, 8)
     assert {keys.dtype, values.dtype} == {{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]}

@@ -9,7 +9,8 @@ from torch.utils._pytree import tree_leaves
 from configs import ConfigError
 from models import MIXERS
 from search.budget import Budget
-from search.jobs.profile import ProfileSpec, measure, run
+from search.jobs.profile.job import measure, run
+from search.jobs.profile.spec import ProfileSpec
 from search.profiling.decoding import state_at
 from search.profiling.latency import LatencyTable
 from search.profiling.rack_parts import parts_of
@@ -43,7 +44,7 @@ def test_the_job_leaves_a_table_that_budgets_are_made_of(tmp_path, capsys, mode)
 
 def test_equal_parts_are_timed_once_and_no_channel_mixer_takes_no_time(monkeypatch):
     timed = []
-    monkeypatch.setattr("search.jobs.profile.median_milliseconds", lambda *_: timed.append(1) or float(len(timed)))
+    monkeypatch.setattr("search.jobs.profile.job.median_milliseconds", lambda *_: timed.append(1) or float(len(timed)))
     table = measure(spec(), CPU)
     assert len(timed) == len(table.milliseconds) == 7  # embedding, three mixers, swiglu, the norm, the head
     times = {key.split()[1] if " " in key else key: value for key, value in table.milliseconds.items() if "channel" not in key}
@@ -114,7 +115,7 @@ def test_the_state_at_a_context_is_of_the_shapes_that_stepping_there_gives(part)
         state = mixer.initial_state(2)
         for _ in range(context):
             state = mixer.step(torch.zeros(2, 16), state)[1]
-        found = state_at(mixer, 2, 16, context)
+        found = state_at(mixer, mixer.step, 2, 16, context)
         assert [leaf.shape for leaf in tree_leaves(found)] == [leaf.shape for leaf in tree_leaves(state)]
 
 
@@ -167,7 +168,7 @@ def test_biases_and_adapters_are_timed_apart_and_plain_parts_are_called_as_ever(
 
 
 def test_a_choice_with_adapters_has_a_time_of_its_own(monkeypatch):
-    monkeypatch.setattr("search.jobs.profile.median_milliseconds", lambda work, *_: float(len(list(work.func.parameters()))))
+    monkeypatch.setattr("search.jobs.profile.job.median_milliseconds", lambda work, *_: float(len(list(work.func.parameters()))))
     mixers = {**spaces.MIXERS, "adapted": {**spaces.MIXERS["attention"], "lora": {"rank": 2}}}
     block = {"mixer": {"kind": "stochastic", "main": "attention", "mixers": mixers}}
     table = measure(spec(spaces.space(stacks=[{"n_blocks": 1, "block": block}])), CPU)
@@ -192,12 +193,13 @@ def test_the_precision_of_a_stack_is_timed_apart_and_parts_are_built_in_it():
     for said in ({"precision": "nvfp4"}, {"precision": "nvfp4", "stored": True}, {"precision": "half"}, {"precision": "qlora"}):
         space = spaces.space(stacks=[{"n_blocks": 1, "block": block, **said}])
         found.append({part.key for part in parts_of(space)})
-        (mixer,) = (part.build(space) for part in parts_of(space) if part.registry is MIXERS)
+        (part,) = (part for part in parts_of(space) if part.registry is MIXERS)
+        mixer = part.build(space)
         theirs = space.build().blocks()[0].mixer
         assert type(mixer.query) is type(theirs.query)
         assert shapes(mixer) == shapes(theirs)
         types = []
         mixer.query.register_forward_hook(lambda *said, types=types: types.append(said[-1].dtype))
-        mixer(torch.ones(1, 3, space.d_model))
+        part.in_precision(mixer)(torch.ones(1, 3, space.d_model))
         assert types == [torch.float16 if said["precision"] == "half" else torch.float32]
     assert all(len(ours - theirs) == 1 for ours in found for theirs in found if ours is not theirs)

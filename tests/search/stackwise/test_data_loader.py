@@ -9,7 +9,9 @@ from torch.utils.data import DataLoader
 
 from configs import ConfigError
 from configs.stackwise import StackWiseConfig
-from search.activations import ActivationCache, CacheKey, Trunk
+from search.activations.cache import ActivationCache
+from search.activations.key import CacheKey
+from search.activations.trunk import Trunk
 from search.jobs.progressive.training.batches import GrowthBatches
 from search.stackwise.data_loader import ProgressiveDataLoader, compute_loss
 from tasks.samples.samples import ArraySamples

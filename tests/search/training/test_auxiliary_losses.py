@@ -55,7 +55,7 @@ def test_the_gradient_is_of_all_losses_and_the_loss_of_the_targets_alone():
     torch.testing.assert_close(loss, entropy.detach()[None])
     assert gradients(first.model).keys() == gradients(second.model).keys()
     for name, gradient in gradients(first.model).items():
-        torch.testing.assert_close(gradient, gradients(second.model)[name], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(gradient, gradients(second.model)[name], rtol=1e-4, atol=1e-6)
     plain = member(rack_spec([LAYERS[0], MOE, {**MOE, "balance": 0.0}], head=Z_LOSS), data())
     batch_gradients(Pack([plain.model]), [plain], 3, TrainSpec(device="cpu"))
     ours, theirs = (single.model.stacks[0].blocks[-1].mlp.router.weight.grad for single in (first, plain))
@@ -159,7 +159,7 @@ def test_a_step_of_a_supernet_adds_what_is_active_for_each_placement(monkeypatch
     for placement in placements:
         alone.model.activate(placement)
         plain, total = expected_losses(alone.model, batch.inputs, batch.targets)
-        entropy = weighted_loss(alone.model(batch.inputs), batch)
+        entropy = weighted_loss(alone.model(batch.inputs), batch.targets, batch.weights)
         ((entropy + total - plain) / 2).backward()
         shown += entropy.item() / 2
     assert steps.backward() == pytest.approx(shown, rel=1e-5)
@@ -173,9 +173,9 @@ def test_a_step_of_a_supernet_adds_what_is_active_for_each_placement(monkeypatch
 def test_a_mean_over_positions_is_the_same_in_micro_batches(accumulate):
     whole, parts = (Steps(supernet_spec(rack={"head": Z_LOSS}, accumulate=n)) for n in (1, accumulate))
     plain = Steps(supernet_spec(accumulate=accumulate))
-    assert parts.backward() == pytest.approx(whole.backward(), rel=1e-6) == pytest.approx(plain.backward(), rel=1e-6)
+    assert parts.backward() == pytest.approx(whole.backward(), rel=1e-5) == pytest.approx(plain.backward(), rel=1e-5)
     for name, gradient in gradients(whole.model).items():
-        torch.testing.assert_close(gradients(parts.model)[name], gradient, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradients(parts.model)[name], gradient, rtol=1e-4, atol=1e-5)
     output = "rack.head.output.weight"
     assert not torch.allclose(gradients(parts.model)[output], gradients(plain.model)[output])
 

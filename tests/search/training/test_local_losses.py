@@ -11,7 +11,11 @@ from configs import ConfigError
 from models import RackSpec
 from models.rack.reports import collecting
 from search.training import checkpoint
-from search.training.local_losses import ExitEvaluation, LocalLosses, LocalLossSpec, LocalUnits, units_of
+from search.training.local_losses.evaluation import ExitEvaluation
+from search.training.local_losses.model import LocalUnits
+from search.training.local_losses.spec import LocalLossSpec
+from search.training.local_losses.step import LocalLosses
+from search.training.local_losses.units import units_of
 from search.training.loop import batch_gradients, train
 from search.training.packing import Pack
 from search.training.ranks import Ranks
@@ -383,7 +387,7 @@ def test_extras_train_and_are_resumed_and_thrown_away(head, tmp_path):
     assert all(not torch.equal(tensor, start[name]) for name, tensor in snapshot(straight).items())
     assert bool(len(straight.extras)) == (head in {"tuned", "aux_block"})
     trained(make(), 8, checkpoint_path=path, on_step=lambda step: step < 3)
-    tensors, _ = checkpoint.load(path, torch.device("cpu"))
+    tensors, _ = checkpoint.read(path, torch.device("cpu"))
     assert any("extras" in name for name in tensors) == bool(len(straight.extras))
     resumed = make()
     trained(resumed, 8, checkpoint_path=path)

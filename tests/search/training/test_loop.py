@@ -17,7 +17,7 @@ from tests.search.cases import FAR_TOO_HIGH, data, dropout_spec, evaluate_on, me
 def test_the_loss_goes_down():
     (single,) = run([member(lr=1e-2)], n_steps=60, eval_every=10)
     assert single.history[-1]["train_loss"] < 0.8 * single.history[0]["train_loss"]
-    assert single.history[-1]["accuracy"] > single.history[0]["accuracy"]
+    assert single.best["loss"] < single.history[0]["loss"] - 0.15
     assert [row["step"] for row in single.history] == [10, 20, 30, 40, 50, 60]
 
 

@@ -83,7 +83,7 @@ def test_micro_is_over_positions_and_the_others_over_batches_by_size():
     found = {name: value.item() for name, value in metrics.evaluate(lambda x: x[None], batches).items()}
     assert set(found) == set(metrics.NAMES)
     logits, targets = (torch.cat([batch[index].flatten(0, 1) for batch in batches]) for index in (0, 1))
-    assert found["loss"] == pytest.approx(F.cross_entropy(logits, targets, ignore_index=IGNORED).item(), rel=1e-6)
+    assert found["loss"] == pytest.approx(F.cross_entropy(logits, targets, ignore_index=IGNORED).item(), rel=1e-5)
     supervised = targets != IGNORED
     assert found["accuracy"] == pytest.approx((logits.argmax(-1) == targets)[supervised].double().mean().item())
     losses = [F.cross_entropy(x.mT, y, ignore_index=IGNORED).item() for x, y in batches]
@@ -92,9 +92,9 @@ def test_micro_is_over_positions_and_the_others_over_batches_by_size():
     def weighted(values):
         return sum(size * value for size, value in zip((8, 8, 3), values, strict=True)) / 19
 
-    assert found["batch_loss"] == pytest.approx(weighted(losses), rel=1e-6)
-    assert found["perplexity"] == pytest.approx(weighted([math.exp(loss) for loss in losses]), rel=1e-6)
-    assert found["macro_accuracy"] == pytest.approx(weighted(macros), rel=1e-6)
+    assert found["batch_loss"] == pytest.approx(weighted(losses), rel=1e-5)
+    assert found["perplexity"] == pytest.approx(weighted([math.exp(loss) for loss in losses]), rel=1e-5)
+    assert found["macro_accuracy"] == pytest.approx(weighted(macros), rel=1e-5)
     assert found["perplexity"] > math.exp(found["batch_loss"])  # the mean of exp is not exp of the mean
     assert found["macro_accuracy"] != pytest.approx(found["accuracy"], abs=1e-3)
     assert found["loss"] != pytest.approx(found["batch_loss"], abs=1e-5)
@@ -107,7 +107,7 @@ def test_several_models_at_once_are_one_at_a_time():
     for index in range(3):
         alone = metrics.evaluate(lambda x, index=index: scales[index, None] * x, batches)
         for name in metrics.NAMES:
-            assert together[name][index].item() == pytest.approx(alone[name].item(), rel=1e-6), name
+            assert together[name][index].item() == pytest.approx(alone[name].item(), rel=1e-5), name
 
 
 def test_several_models_with_their_own_targets():
@@ -117,7 +117,7 @@ def test_several_models_with_their_own_targets():
     for index, batches in enumerate(own):
         alone = metrics.evaluate(lambda x: x[None], batches)
         for name in metrics.NAMES:
-            assert together[name][index].item() == pytest.approx(alone[name].item(), rel=1e-6), name
+            assert together[name][index].item() == pytest.approx(alone[name].item(), rel=1e-5), name
 
 
 @pytest.mark.parametrize("n_models", [1, 3])

@@ -1,8 +1,6 @@
 """Mixtures: rows and weights by share, the same batch on any number of ranks, every text window once an epoch."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -12,8 +10,10 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from configs import ConfigError
-from search.training.mixture import Mixture, MixtureSpec, allot
+from search.training.mixture import Mixture
+from search.training.mixture_spec import MixtureSpec, allot
 from tasks import IGNORED
+from tests.search.ranks import on_ranks
 
 CPU = torch.device("cpu")
 RECALL = {"task": {"kind": "in_context_recall", "vocab_size": 32, "seq_len": 16}, "weight": 2}
@@ -94,8 +94,8 @@ def test_the_loss_is_the_weighted_mean_of_the_means_of_the_tasks(spec):
     for name, rows in places.items():
         mean = F.cross_entropy(logits[rows].flatten(0, 1), targets[rows].flatten(), ignore_index=IGNORED)
         expected += mixture.shares[name] * mean.item()
-    assert (losses * weights.flatten()).sum().item() == pytest.approx(expected, rel=1e-6)
-    assert weights.sum().item() == pytest.approx(1, abs=1e-6)
+    assert (losses * weights.flatten()).sum().item() == pytest.approx(expected, rel=1e-5)
+    assert weights.sum().item() == pytest.approx(1, rel=1e-5)
 
 
 @pytest.mark.parametrize("n_ranks", [1, 2, 3, 7, 14])
@@ -107,7 +107,7 @@ def test_the_ranks_together_have_the_batch_of_one_process(spec, n_ranks):
             assert torch.equal(part[index], tensor[rank::n_ranks])
     sizes = [len(part.inputs) for part in parts]
     assert max(sizes) - min(sizes) <= 1
-    assert sum(part.weights.sum() for part in parts).item() == pytest.approx(1, abs=1e-6)
+    assert sum(part.weights.sum() for part in parts).item() == pytest.approx(1, rel=1e-5)
 
 
 def test_batches_are_a_function_of_seed_step_and_task(spec):
@@ -143,23 +143,16 @@ def test_ranks_go_through_a_text_without_overlap_and_resume_anywhere(text):
     assert [row for rows in resumed for row in rows] == seen[6 * middle :]
 
 
-PRINT = """
-import json, sys, torch
-from search.training.mixture import Mixture, MixtureSpec
-spec = MixtureSpec.model_validate(json.loads(sys.argv[1]))
-mixture = Mixture(spec, seed=0, device=torch.device("cpu"), rank=1, n_ranks=2)
-print(json.dumps([[tensor.tolist() for tensor in mixture[step]] for step in (0, 7)]))
-print(mixture.fingerprint(mixture.evaluation(2, 4)))
-"""
+def seen_alone(raw):
+    mixture = Mixture(MixtureSpec.model_validate(raw), seed=0, device=CPU, rank=1, n_ranks=2)
+    return [[tensor.tolist() for tensor in mixture[step]] for step in (0, 7)], mixture.fingerprint(mixture.evaluation(2, 4))
 
 
 @pytest.mark.slow
-def test_another_process_sees_the_same_batches(spec):
-    arguments = [sys.executable, "-c", PRINT, json.dumps(spec.to_dict())]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    batches, fingerprint = done.stdout.splitlines()
+def test_another_process_sees_the_same_batches(spec, tmp_path):
+    ((batches, fingerprint),) = on_ranks(seen_alone, 1, tmp_path, spec.to_dict())
     mixture = mixture_of(spec)
-    assert json.loads(batches) == [[tensor[1::2].tolist() for tensor in mixture[step]] for step in (0, 7)]
+    assert batches == [[tensor[1::2].tolist() for tensor in mixture[step]] for step in (0, 7)]
     assert fingerprint == mixture.fingerprint(mixture.evaluation(2, 4))
 
 

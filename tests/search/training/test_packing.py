@@ -41,8 +41,7 @@ def unmeasured(pack, running):  # noqa: ARG001 - the shape of the contract
 @pytest.mark.parametrize("layers", CASES)
 def test_a_packed_grid_equals_separate_runs(layers):
     spec, batches, test = rack_spec(layers), data(), data(split="test")
-    n_steps = 20 if layers[0].keys() == {"kind"} else 10  # of 3 steps an epoch
-    keys = {"n_steps": n_steps, "eval_every": 1, "evaluate": unmeasured}
+    keys = {"n_steps": 10, "eval_every": 1, "evaluate": unmeasured}  # of 3 steps an epoch
     packed = run([member(spec, batches, lr=lr, weight_decay=decay) for lr, decay in GRID], **keys)
     found = evaluate_on(test)(Pack([single.model for single in packed]), packed)
     for index, single in enumerate(packed):

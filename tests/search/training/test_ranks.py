@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import RackSpec, Supernet
-from search.jobs.supernet.job import run, train_supernet_here
+from search.jobs.supernet.job import train_supernet, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
 from search.training import checkpoint
 from search.training.ranks import BUCKET_BYTES, Ranks
@@ -164,18 +164,18 @@ WIDTHS = {"kind": "stochastic", "main": "wide", "mixers": {"wide": {"kind": "swi
 )
 def test_the_job_on_two_ranks_is_the_job_on_one_also_after_a_stop_and_on_another_number_of_ranks(tmp_path, keys, way):
     spec = supernet_spec(lr=1e-3, n_steps=8, debug=True, parallel=way, **keys)
-    run(spec, tmp_path / "alone", say=lambda _: None)
+    train_supernet(spec, tmp_path / "alone", say=lambda _: None)
     assert on_ranks(train_as_rank, 2, tmp_path / "ranks", spec.to_dict(), tmp_path / "out", 4) == ["interrupted"] * 2
-    tensors, state = checkpoint.load(tmp_path / "out/checkpoint.safetensors", torch.device("cpu"))
+    tensors, state = checkpoint.read(tmp_path / "out/checkpoint.safetensors", torch.device("cpu"))
     assert state["step"] == 5
     shutil.copytree(tmp_path / "out", tmp_path / "then_alone")
     assert on_ranks(train_as_rank, 2, tmp_path / "again", spec.to_dict(), tmp_path / "out") == ["finished"] * 2
     train_as_rank({**spec.to_dict(), "parallel": "data"}, tmp_path / "then_alone")
-    whole = checkpoint.load(tmp_path / "alone/weights.safetensors", torch.device("cpu"))[0]
+    whole = checkpoint.read(tmp_path / "alone/weights.safetensors", torch.device("cpu"))[0]
     for folder in ("out", "then_alone"):
         for ours, theirs in zip(history(tmp_path / folder), history(tmp_path / "alone"), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-5)
-        tensors, _ = checkpoint.load(tmp_path / folder / "weights.safetensors", torch.device("cpu"))
+        tensors, _ = checkpoint.read(tmp_path / folder / "weights.safetensors", torch.device("cpu"))
         assert tensors.keys() == whole.keys()
         for name, tensor in tensors.items():
             torch.testing.assert_close(tensor, whole[name], rtol=1e-5, atol=1e-5)

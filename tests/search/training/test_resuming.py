@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from models import RackSpec
 from search.training import checkpoint, loop
-from tests.search.cases import CPU, data, dropout_spec, member, rack_spec, run, same, weights
+from tests.search.cases import CPU, data, dropout_spec, evaluate_on, member, rack_spec, run, same, weights
 
 
 class KilledError(Exception):
@@ -51,15 +51,20 @@ def test_resuming_is_exact(tmp_path, monkeypatch, dropout, n_members, n_before):
 
 def test_resuming_a_pack_of_which_some_have_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-    keys = {"n_steps": 40, "eval_every": 4, "patience": 2}
+    measured = evaluate_on(data(split="test"))
+
+    def evaluate(pack, running):  # an accuracy that grows without end for one member and not at all for the other
+        scripted = torch.tensor([single.step * (single.lr == 1e-3) / 100 for single in running])
+        return {**measured(pack, running), "accuracy": scripted}
+
+    keys = {"n_steps": 40, "eval_every": 4, "patience": 2, "evaluate": evaluate}
 
     def pack():
         batches = data()
         return [member(batches=batches, lr=lr, weight_decay=0.1) for lr in (1e-12, 1e-3)]
 
     undisturbed = run(pack(), **keys)
-    assert undisturbed[0].status == "stopped"
-    assert undisturbed[1].step > undisturbed[0].step + 4
+    assert [(single.status, single.step) for single in undisturbed] == [("stopped", 12), ("finished", 40)]
 
     def kill(_, row):
         if row["step"] > undisturbed[0].step + 4:
@@ -84,8 +89,9 @@ def test_a_checkpoint_of_a_run_that_ended_is_not_trained_further(tmp_path, monke
 
 def test_checkpoints_are_written_now_and_then(tmp_path, monkeypatch):
     path = tmp_path / "run.safetensors"
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", math.inf)
     run([member()], checkpoint_path=path)
-    assert not path.exists()  # all over in less than CHECKPOINT_SECONDS
+    assert not path.exists()
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     run([member()], checkpoint_path=path)
     assert path.exists()
@@ -103,7 +109,7 @@ def test_a_damaged_checkpoint_is_a_readable_error(tmp_path, damage):
     else:
         path.write_bytes({"cut": whole[:-50], "empty": b"", "garbage": b"not a checkpoint" * 10}[damage])
     with pytest.raises(ValueError, match=r"run.safetensors is damaged .*; delete it to start this trial again") as caught:
-        checkpoint.load(path, CPU)
+        checkpoint.read(path, CPU)
     assert not isinstance(caught.value.__cause__, Exception)
 
 
@@ -118,7 +124,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save_file", cut_short)
     with pytest.raises(OSError, match="no space left"):
         checkpoint.save(path, {"x": torch.zeros(3)}, {"step": 2})
-    tensors, state = checkpoint.load(path, CPU)
+    tensors, state = checkpoint.read(path, CPU)
     assert state == {"step": 1}
     assert torch.equal(tensors["x"], torch.ones(3))
     assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
@@ -128,7 +134,7 @@ def test_checkpoints_keep_tensors_and_state(tmp_path):
     path = tmp_path / "deep" / "er" / "run.safetensors"
     tensors = {"strided": torch.arange(6.0).view(2, 3).T, "empty": torch.empty(0), "scalar": torch.tensor(2.5)}
     checkpoint.save(path, tensors, {"history": [{"loss": math.nan}, {"loss": math.inf}]})
-    found, state = checkpoint.load(path, CPU)
+    found, state = checkpoint.read(path, CPU)
     assert same(found, tensors)
     assert math.isnan(state["history"][0]["loss"])
     assert math.isinf(state["history"][1]["loss"])

@@ -1,4 +1,4 @@
-"""What a stage of growth trains on: samples, what is asked of them and at which time, by step and by name."""
+"""GrowthBatches: the batches of a stage, by step; which samples, in which variant, at which time step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage is told of itself: held-out metrics on fixed batches, and what one step costs."""
+"""Held-out metrics of a stage on fixed batches, and the cost of one training step."""
 
 from __future__ import annotations
 

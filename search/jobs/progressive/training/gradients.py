@@ -33,7 +33,7 @@ class GrowthStep:
 
     Where a stack computes in float16 the loss is scaled, so that small gradients do not vanish: halved when a gradient is not
     finite (that step then changes nothing), doubled after a while without one (Micikevicius et al. 2018, arXiv 1710.03740). The
-    scale stands in the member's notes.
+    scale is the member's.
     """
 
     def __init__(self, spec: ProgressiveSpec, ranks: Ranks, hidden: Hidden, *, denoises: bool, scales_loss: bool) -> None:
@@ -48,7 +48,7 @@ class GrowthStep:
         assert isinstance(model, GrowingRack) and isinstance(batch, GrowthBatch)  # noqa: PT018 - what the job makes
         with autocast(batch.inputs.device, self.spec.train.precision), collecting() as found:
             loss = self._loss(model, batch)
-        scale = float(member.notes.setdefault("loss_scale", FIRST_LOSS_SCALE)) if self._scales_loss else 1.0
+        scale = (member.loss_scale or FIRST_LOSS_SCALE) if self._scales_loss else 1.0
         (found.added_to(loss, share=len(batch.inputs) / self.spec.data.batch_size) * scale).backward()
         self.ranks.exchange(model.parameters())
         if self._scales_loss:
@@ -58,7 +58,7 @@ class GrowthStep:
     def _loss(self, model: GrowingRack, batch: GrowthBatch) -> Tensor:
         if self._denoises:
             return denoising_distances(model, batch).sum() / self.spec.data.batch_size
-        return weighted_loss(model(batch, self.hidden(batch)), batch)
+        return weighted_loss(model(batch, self.hidden(batch)), batch.targets, batch.weights)
 
     def _unscale(self, member: TrainState, scale: float) -> None:
         gradients = [parameter.grad for parameter in member.model.parameters() if parameter.grad is not None]
@@ -69,10 +69,10 @@ class GrowthStep:
         else:
             for parameter in member.model.parameters():
                 parameter.grad = None
-        n_good = member.notes.get("n_finite_steps", 0) + 1 if is_finite else 0
+        n_good = member.n_finite_steps + 1 if is_finite else 0
         doubles = n_good == STEPS_BEFORE_DOUBLING
-        member.notes["loss_scale"] = scale * (2.0 if doubles else 1.0 if is_finite else 0.5)
-        member.notes["n_finite_steps"] = 0 if doubles else n_good
+        member.loss_scale = scale * (2.0 if doubles else 1.0 if is_finite else 0.5)
+        member.n_finite_steps = 0 if doubles else n_good
 
 
 def denoising_distances(model: GrowingRack, batch: GrowthBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""A rack in a stage of growth: which part stands still, from where on it runs, and what it makes of a batch."""
+"""GrowingRack: a rack in a stage of growth, run from the lowest stack that trains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models import Rack
 from search.jobs.progressive.training.batches import GrowthBatch
-from search.training.local_losses import LocalUnits
+from search.training.local_losses.model import LocalUnits
 from tasks.samples.samples import Samples
 
 

@@ -1,4 +1,4 @@
-"""What is measured of a stage while it trains, over all its processes: it goes on where a kill left it."""
+"""Measures a stage while it trains (step times, memory, cache counts), summed over processes and restarts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CacheCounts = dict[str, int]
 class Measured:
     """What `train` takes as `gradients`: another one's, of whose first step it counts what is kept for the backward pass.
 
-    `counts` tells what has been counted in this process since it was made. Sums over processes stand in the member's notes.
+    `counts` tells what has been counted in this process since it was made; the member keeps it, added to what was counted before.
     """
 
     def __init__(self, gradients: Gradients, member: TrainState, counts: Callable[[], CacheCounts]) -> None:
@@ -32,16 +32,16 @@ class Measured:
 
     def __call__(self, pack: Pack, running: Sequence[TrainState], step: int) -> Tensor:
         """The loss [1] that the other one returns."""
-        notes = self._member.notes
+        member = self._member
         if self._before is None:  # what a checkpoint holds is known now
-            self._before = dict(notes.get("counts", {}))
-        if "saved_bytes" in notes:
+            self._before = dict(member.cache_counts)
+        if member.saved_bytes is not None:
             loss = self._gradients(pack, running, step)
         else:
-            with SavedBytes(self._member.model) as saved:
+            with SavedBytes(member.model) as saved:
                 loss = self._gradients(pack, running, step)
-            notes["saved_bytes"] = saved.peak
-        notes["counts"] = {name: self._before.get(name, 0) + n for name, n in self._counts().items()}
+            member.saved_bytes = saved.peak
+        member.cache_counts = {name: self._before.get(name, 0) + n for name, n in self._counts().items()}
         return loss
 
     def tick(self) -> None:
@@ -50,7 +50,7 @@ class Measured:
 
     def totals(self, ranks: Ranks) -> CacheCounts:
         """What was counted, summed over the ranks."""
-        counts: CacheCounts = self._member.notes.get("counts", {})
+        counts = self._member.cache_counts
         device = next(self._member.model.parameters()).device
         summed = ranks.total(torch.tensor([float(n) for n in counts.values()], dtype=torch.float64, device=device))
         return {name: int(n) for name, n in zip(counts, summed.tolist(), strict=True)}

@@ -1,4 +1,4 @@
-"""The activation cache of a stage: what its trunk makes of the rows that training will ask for."""
+"""TrunkCache: the activation cache of a stage, filled with exactly the rows that training will read."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from configs import ConfigError
 from models import RackSpec
-from search.activations import ActivationCache, CacheKey, Decision, Limits, PreviousCache, Reuse, Trunk, choose_cache_mode
-from search.activations import RowBatch as Rows
-from search.activations.choice import KeptMode
+from search.activations.cache import ActivationCache
+from search.activations.cache import RowBatch as Rows
+from search.activations.choice import Decision, KeptMode, Limits, Reuse, choose_cache_mode
+from search.activations.key import CacheKey
+from search.activations.previous_cache import PreviousCache
 from search.activations.rates import measured_rates
 from search.activations.rows import ComputeRows
-from search.activations.trunk import has_tensors_of
+from search.activations.trunk import Trunk, has_tensors_of
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.training.batches import GrowthBatch, GrowthBatches
 from search.jobs.progressive.training.growing_model import GrowingRack
@@ -70,10 +72,10 @@ class TrunkCache:
         self.requested = batches.requested(n_steps)
         self.n_rows = sum(map(len, self.requested.values()))
         self._precision = spec.train.precision
-        self.trunk = Trunk(self.below, self._forward, rows_per_forward=GPU_ROWS if batches.device.type == "cuda" else 1)
+        self.trunk = Trunk(self.below.parts, self._forward, rows_per_forward=GPU_ROWS if batches.device.type == "cuda" else 1)
         self.key = CacheKey(
             trunk_hash=self.trunk.hash,
-            architecture={**architecture(rack, model.frontier), "uses_keep": model.uses_attention_mask},
+            architecture={**architecture(rack, model.frontier), "uses_attention_mask": model.uses_attention_mask},
             corruption=batches.corruption(),
             data=batches.fingerprint(),
             precision=f"{batches.device.type} {self._precision}",
@@ -122,17 +124,16 @@ class TrunkCache:
 
     def _forward(self, rows: Tensor) -> Tensor:
         with autocast(rows.device, self._precision):
-            hidden: Tensor = self.below(rows)
-        return hidden
+            return self.below(rows)
 
     def _previous_cache(self, previous: TrunkCache) -> PreviousCache | None:
         """The rest of the trunk, if another cache is of the same inputs, and of the lower part of this trunk as it is now."""
         alike = ("corruption", "data", "precision", "dtype", "rows_per_forward")
         is_alike = all(getattr(self.key, name) == getattr(previous.key, name) for name in alike)
-        is_alike = is_alike and self.key.architecture["uses_keep"] == previous.key.architecture["uses_keep"]
-        if not is_alike or previous.mode == "stream" or not has_tensors_of(self.below, previous.below):
+        is_alike = is_alike and self.key.architecture["uses_attention_mask"] == previous.key.architecture["uses_attention_mask"]
+        if not is_alike or previous.mode == "stream" or not has_tensors_of(self.below.parts, previous.below.parts):
             return None
-        start = len(previous.below.stacks)
+        start = previous.below.n_stacks
 
         def above(hidden: Tensor, rows: Tensor) -> Tensor:
             with autocast(rows.device, self._precision):
@@ -191,7 +192,7 @@ class TrunkCache:
         told = ("arrow", "it is there already")
         if self._ranks.is_main and not self.key.folder_in(folder).exists():
             rows = pack_rows(self.batches.rows(self.batches.sample_ids[:MEASURED_ROWS], 0))
-            n_parameters = sum(parameter.numel() for parameter in self.below.parameters())
+            n_parameters = sum(parameter.numel() for parameter in self.below.parts.parameters())
             rates = measured_rates(self.trunk, self.key, rows, n_parameters=n_parameters, folder=folder)
             found = choose_cache_mode(self.key, self.n_rows, Reuse(n_reads, n_parameters, rates), limits=limits, has_folder=True)
             told = (found.mode, found.reason)

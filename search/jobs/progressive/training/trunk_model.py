@@ -1,4 +1,4 @@
-"""What stands still below the frontier of a stage, as a function of packed rows."""
+"""FrozenTrunk: the frozen stacks below those that train, as a function of packed input rows."""
 
 from __future__ import annotations
 
@@ -12,34 +12,31 @@ from search.jobs.progressive.training.batches import GrowthBatch
 from search.jobs.progressive.training.growing_model import GrowingRack
 
 
-class FrozenTrunk(nn.Module):
-    """What stands still below the frontier: embedding, time embedding and the first stacks of a rack, the same modules."""
+class FrozenTrunk:
+    """What stands still below the frontier, as a function of packed rows.
+
+    `parts` are the modules that it runs, under their names in the rack: embedding, time embedding and the first stacks.
+    """
 
     def __init__(self, model: GrowingRack) -> None:
-        super().__init__()
-        rack = model.rack
-        self.embedding, self.time_embedding = rack.embedding, rack.time_embedding
-        self.stacks = nn.ModuleList(list(rack.stacks)[: model.frontier])
-        self._rack, self._uses_attention_mask = (
-            [rack],
-            model.uses_attention_mask,
-        )  # in a list: the whole rack is no part of the trunk
+        self._rack, self.n_stacks, self._uses_attention_mask = model.rack, model.frontier, model.uses_attention_mask
+        stacks = nn.ModuleList(list(model.rack.stacks)[: model.frontier])
+        named = {"embedding": model.rack.embedding, "time_embedding": model.rack.time_embedding, "stacks": stacks}
+        self.parts = nn.ModuleDict({name: part for name, part in named.items() if part is not None})
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor) -> Tensor:
         """Packed rows (see `pack_rows`) -> [rows, time, d_model]."""
         return self.above(self._embedded(rows), rows, start=0)
 
     def above(self, hidden: Tensor, rows: Tensor, *, start: int) -> Tensor:
         """The same from what stands at the input of a stack, which an earlier cache may know."""
-        (rack,) = self._rack
         n_positions = (rows.shape[1] - 1) // 2
         attention_mask = rows[:, n_positions:-1].bool() if self._uses_attention_mask else None
-        return rack.run(hidden, start=start, stop=len(self.stacks), attention_mask=attention_mask)
+        return self._rack.run(hidden, start=start, stop=self.n_stacks, attention_mask=attention_mask)
 
     def _embedded(self, rows: Tensor) -> Tensor:
-        (rack,) = self._rack
         n_positions = (rows.shape[1] - 1) // 2
-        return rack.embed(rows[:, :n_positions], None if rack.time_embedding is None else rows[:, -1])
+        return self._rack.embed(rows[:, :n_positions], None if self._rack.time_embedding is None else rows[:, -1])
 
 
 def pack_rows(batch: GrowthBatch) -> Tensor:

@@ -208,7 +208,7 @@ def test_weights_are_kept_if_asked_for(tmp_path):
     job.run(spec, tmp_path)
     (single,) = spec.trials()
     path = tmp_path / "checkpoints" / f"{single.spec.fingerprint()}.weights.safetensors"
-    tensors, state = search.training.checkpoint.load(path, torch.device("cpu"))
+    tensors, state = search.training.checkpoint.read(path, torch.device("cpu"))
     model = single.spec.rack.build()
     for kind in ("best", "last"):
         own = {name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
@@ -241,4 +241,4 @@ def test_selection_uses_the_split_of_the_mode(mode):
     (row,) = run_trials.run_trials([single])
     best = next(entry for entry in row["history"] if entry["step"] == row["best_step"])
     assert row["held_out_loss"] == best["loss"]
-    assert (row["test_loss"] == pytest.approx(best["loss"], rel=1e-6)) is (mode == "mad")
+    assert (row["test_loss"] == pytest.approx(best["loss"], rel=1e-5)) is (mode == "mad")

@@ -2,18 +2,16 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
+import signal
 
 import pytest
 
 from search.jobs.mad import job, run_trials
+from search.jobs.mad.spec import MadSpec
 from search.runs.run_folder import TrialLog
 from search.training import loop
 from tests.search.cases import failing, mad_spec, results_in, rows_in, timeless
-
-ROOT = Path(__file__).parents[4]
+from tests.search.ranks import started
 
 
 @pytest.mark.parametrize("stopped_in", ["training", "between"])
@@ -50,25 +48,29 @@ def test_an_interrupted_run_goes_on_to_the_same_results(tmp_path, monkeypatch, s
     assert not list((tmp_path / "cut").rglob("*.checkpoint.*"))
 
 
+def run_and_be_killed(raw, out):
+    """In a process of its own, in the middle of the second trial."""
+
+    def moved(self, key, label, row, n_steps):  # noqa: ARG001 - what is replaced
+        if (out / "trials.jsonl").exists() and len(rows_in(out)) == 1 and row["step"] >= 12:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+        patch.setattr(job.Progress, "moved", moved)
+        job.run(MadSpec(**raw), out)
+
+
 @pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_results(tmp_path):
     """SIGKILL in the middle of a trial, from outside."""
-    spec = mad_spec(epochs=60, weight_decays=[0.0, 0.1])
+    spec = mad_spec(epochs=12, weight_decays=[0.0, 0.1])
     job.run(spec, tmp_path / "whole")
-    code = (
-        "import sys, os, signal, json; from pathlib import Path\n"
-        "from search.training import loop; from search.jobs.mad import job; from search.jobs.mad.spec import MadSpec\n"
-        "loop.CHECKPOINT_SECONDS = -1.0\n"
-        "def moved(self, key, label, row, n_steps):\n"
-        "    if len(Path(sys.argv[2], 'trials.jsonl').read_text().splitlines()) == 1 and row['step'] >= 60:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "job.Progress.moved = lambda self, *a: moved(self, *a) if Path(sys.argv[2], 'trials.jsonl').exists() else None\n"
-        "job.run(MadSpec(**json.loads(sys.argv[1])), Path(sys.argv[2]))\n"
-    )
-    command = [sys.executable, "-c", code, json.dumps(spec.to_dict()), str(tmp_path / "cut")]
-    killed = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
-    assert killed.returncode == -9, killed.stderr
+    killed = started(run_and_be_killed, spec.to_dict(), tmp_path / "cut")
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert len(rows_in(tmp_path / "cut")) == 1
+    assert list((tmp_path / "cut").rglob("*.checkpoint.*"))
     assert job.run(spec, tmp_path / "cut") == 0
     assert results_in(tmp_path / "cut") == results_in(tmp_path / "whole")
 

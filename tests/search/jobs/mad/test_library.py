@@ -120,7 +120,7 @@ def test_train_task_leaves_the_model_with_its_best_weights():
     (single, *_) = mad_spec(tasks={"one": config}).trials()
     batches = data.Data.of(single.spec, 12345, None).test
     found = search.training.metrics.evaluate(lambda inputs: model(inputs)[None], batches.in_order())
-    assert found["loss"].item() == pytest.approx(row["test_loss"], rel=1e-6)
+    assert found["loss"].item() == pytest.approx(row["test_loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("config", ["in-context-recal", {"task": {"kind": "compresion"}}, {"kind": "compression"}, 5])

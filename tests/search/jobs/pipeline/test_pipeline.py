@@ -12,7 +12,7 @@ import yaml
 from configs import ConfigError
 from configs.load import validate
 from models import placement_text
-from search.cli.run import add_jobs, main
+from search.cli.main import add_jobs, main
 from search.jobs.in_process import HERE
 from search.jobs.pipeline import job as pipeline
 from search.jobs.pipeline.retrain import RetrainedRack
@@ -130,7 +130,7 @@ def test_a_budget_that_cannot_be_met_is_one_message_and_status_two(budget, messa
     path.write_text(yaml.safe_dump(raw(PIPELINE, placement=raw(SEARCH, budgets=[budget]))), encoding="utf-8")
     parser = argparse.ArgumentParser()
     add_jobs(parser.add_subparsers(dest="job"))
-    assert main(parser, HERE, ["pipeline", str(path), f"out={tmp_path / 'run'}"]) == 2
+    assert main(parser, "search.jobs.in_process:HERE", ["pipeline", str(path), f"out={tmp_path / 'run'}"]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert re.search(message, error)

@@ -9,7 +9,7 @@ from search.jobs.in_process import HERE, RateLimitedLog
 from search.jobs.pipeline import retrain
 from search.jobs.pipeline.retrain import run_name, run_spec, train_placements
 from search.jobs.pipeline.spec import RetrainSpec
-from search.jobs.table import JOBS
+from search.jobs.table import job_run
 from tests.search.cases import FAR_TOO_HIGH
 from tests.search.supernets import supernet_spec, train_into
 
@@ -19,7 +19,7 @@ DIVERGES = {"lr": FAR_TOO_HIGH, "n_steps": 8}
 
 def test_a_supernet_that_diverges_says_so_each_time_and_fails(tmp_path, capsys):
     spec, lines = supernet_spec(**DIVERGES), []
-    assert JOBS["supernet"].run(spec, tmp_path, HERE) == 1
+    assert job_run("supernet")(spec, tmp_path, HERE) == 1
     assert "diverged: at step 4" in capsys.readouterr().out
     train_into(tmp_path, spec, lines)
     assert lines[-1].startswith("diverged: at step 4")

@@ -116,7 +116,7 @@ def test_without_files_the_ranking_is_the_same(chosen, tmp_path, growth):
     grow_here(choosing(growth=growth), tmp_path)
     assert choice(tmp_path)["name"] == choice(chosen)["name"]
     same = {name: row["loss"] for name, row in candidate_rows(chosen).items()}
-    assert {name: row["loss"] for name, row in candidate_rows(tmp_path).items()} == pytest.approx(same, abs=1e-5)
+    assert {name: row["loss"] for name, row in candidate_rows(tmp_path).items()} == pytest.approx(same, rel=1e-5)
     assert not list(tmp_path.rglob("*.arrow"))
 
 

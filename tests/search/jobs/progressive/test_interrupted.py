@@ -195,17 +195,19 @@ def grow_as_rank(raw, out):
 @pytest.mark.slow
 @pytest.mark.parametrize("growth", [{"cache_mode": "arrow"}, {"trunk_strategy": "qlora", "progressive_qlora_rank": 2}])
 def test_two_processes_are_one(tmp_path, growth):
-    spec = growth_spec(objective="mlm", block=AHEAD, growth=growth, lr=1e-3, n_steps=12)
+    train = {"device": "cpu", "eps": 1e-3}  # far above what rounding leaves in gradients
+    spec = growth_spec(objective="mlm", block=AHEAD, growth=growth, lr=1e-3, n_steps=12, train=train)
     first, second = on_ranks(grow_as_rank, 2, tmp_path / "ranks", spec.to_dict(), tmp_path / "two")
     assert first
     assert not second  # the main one talks
     stages_here(spec, tmp_path / "one")
     for ours, theirs in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
-        assert theirs["losses"] == pytest.approx(ours["losses"], abs=1e-4)
-        assert theirs["loss"] == pytest.approx(ours["loss"], abs=1e-4)
+        assert theirs["losses"] == pytest.approx(ours["losses"], rel=1e-5)
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-5)
         assert theirs.get("cache_hit_rate") == ours.get("cache_hit_rate")
     one, two = state(tmp_path / "one"), state(tmp_path / "two")
-    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-3) for name in one)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name].float(), tensor.float(), rtol=1e-5, atol=1e-5)
 
 
 def grow_on_other_data(raw, out):

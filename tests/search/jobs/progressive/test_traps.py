@@ -155,7 +155,7 @@ def test_a_step_is_the_same_with_and_without_the_cache(tmp_path):
 )
 def test_losses_are_scaled_where_products_in_float16_go_backward(tmp_path, seen, growth, is_scaled):
     stages_here(growth_spec(growth={"target_stacks": 2, **growth}), tmp_path)
-    assert ("loss_scale" in seen[-1].member.notes) == is_scaled
+    assert (seen[-1].member.loss_scale is not None) == is_scaled
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_halves_the_scale(tmp_path, seen, monkeypatch):
@@ -163,8 +163,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_halves_the_scale(tmp_
     monkeypatch.setattr("search.jobs.progressive.training.gradients.FIRST_LOSS_SCALE", 2.0**40)
     growth = {"new_stack_precision": "half", "target_stacks": 1}
     stages_here(growth_spec(growth=growth), tmp_path / "large")
-    notes = seen[-1].member.notes
-    assert notes["loss_scale"] == 2.0**34
+    assert seen[-1].member.loss_scale == 2.0**34
     started = load_stage(tmp_path / "large/stages/01", CPU)[0].rack.build(0).state_dict()
     assert same_bits(started, state(tmp_path / "large"))
     monkeypatch.setattr("search.jobs.progressive.training.gradients.FIRST_LOSS_SCALE", 1.0)
@@ -195,7 +194,7 @@ def test_moments_are_of_the_parameters_that_they_were_kept_for(tmp_path):
     stages_here(growth_spec(growth={"target_stacks": 1}), interrupted)
     (interrupted / "results.json").unlink()
     path = interrupted / "stages/01/moments.safetensors"
-    tensors, notes = checkpoint.load(path, CPU)
+    tensors, notes = checkpoint.read(path, CPU)
     stages_here(growth_spec(growth={"target_stacks": 2}), interrupted)
     assert same_bits(state(interrupted), state(tmp_path / "whole"))
     assert {name.partition("|")[2] for name in tensors} == {"step", "exp_avg", "exp_avg_sq"}

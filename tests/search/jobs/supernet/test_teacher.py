@@ -119,7 +119,7 @@ def test_teacher_and_placements_share_a_look_at_micro_batches():
     teacher = {"source": "main", "weight": 0.5, "hidden_weight": 0.5}
     whole = Steps(supernet_spec(teacher=teacher, placements_per_step=2))
     parts = Steps(supernet_spec(teacher=teacher, placements_per_step=2, accumulate=4))
-    assert parts.backward() == pytest.approx(whole.backward(), rel=1e-6)
+    assert parts.backward() == pytest.approx(whole.backward(), rel=1e-5)
     expected = gradients(whole.model)
     for name, tensor in gradients(parts.model).items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)

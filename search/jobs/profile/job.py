@@ -5,49 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import PositiveInt
 from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from configs import ConfigError, Spec
-from models import RackSpec
+from configs import ConfigError
 from models.rack.contracts import Mixer
+from search.jobs.backend import Backend
+from search.jobs.profile.spec import ProfileSpec
 from search.profiling.decoding import state_at
-from search.profiling.latency import EMBEDDING, LatencyMode, LatencyTable
-from search.profiling.rack_parts import parts_of
+from search.profiling.latency import EMBEDDING, LatencyTable
+from search.profiling.rack_parts import RackPart, parts_of
 from search.profiling.timing import median_milliseconds
 from search.runs.console import make_console
 from search.runs.run_folder import run_folder
-from search.training.devices import Device, TrainPrecision, autocast, hardware, reseed, resolve_device
+from search.training.devices import autocast, hardware, reseed, resolve_device
 
 
-class ProfileSpec(Spec):
-    """What is timed, and at which shapes.
-
-    `prefill` is the forward pass of `batch_size` sequences of `seq_len`; `decode` one position of each after `seq_len` others,
-    for mixers that have a step form. A time is the median of `repeats` calls after some to warm up.
-    """
-
-    job: Literal["profile"] = "profile"
-    rack: RackSpec
-    mode: LatencyMode = "prefill"
-    batch_size: PositiveInt = 1
-    seq_len: PositiveInt = 1024
-    repeats: PositiveInt = 20
-    device: Device = "auto"
-    precision: TrainPrecision = "auto"
-
-
-def run(spec: ProfileSpec, out: Path) -> int:
+def run(spec: ProfileSpec, out: Path, backend: Backend | None = None) -> int:
     """Measure, print the table and leave it in `latency.json`; the exit status is 0.
 
     Raises:
         ConfigError: if a mixer has no step form to decode with, or the device is missing.
     """
+    del backend  # what is timed is the device of this process
     check_steps(spec)
     device = resolve_device(spec.device)
     with run_folder(out, spec):
@@ -59,18 +42,14 @@ def run(spec: ProfileSpec, out: Path) -> int:
 
 def measure(spec: ProfileSpec, device: torch.device) -> LatencyTable:
     """Time the parts one by one; each is built on the device, timed and dropped."""
-    parts = {part.key: partial(part.build, spec.rack) for part in parts_of(spec.rack)}
-    builders: dict[str, Callable[[], nn.Module]] = {
-        EMBEDDING: partial(nn.Embedding, spec.rack.vocab_size, spec.rack.d_model),
-        **parts,
-    }
+    parts = {part.key: partial(_part_work, spec, part) for part in parts_of(spec.rack)}
     milliseconds = {}
     on_gpu = [device] if device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=on_gpu), autocast(device, spec.precision):
         reseed(device, 0)
-        for key, builder in builders.items():
+        for key, make_work in {EMBEDDING: partial(_embedding_work, spec), **parts}.items():
             with torch.device(device):
-                work = _work(spec, builder().eval())
+                work = make_work()
             milliseconds[key] = median_milliseconds(work, device, spec.repeats)
         is_half = torch.is_autocast_enabled(device.type)
     return LatencyTable(
@@ -96,15 +75,23 @@ def check_steps(spec: ProfileSpec) -> None:
                 raise ConfigError(f"mode: decode: the {part.key} has no step form; time mode: prefill, or leave it out")
 
 
-def _work(spec: ProfileSpec, module: nn.Module) -> Callable[[], object]:
+def _embedding_work(spec: ProfileSpec) -> Callable[[], object]:
+    """One call of the embedding, on as many tokens as it would get."""
+    return partial(nn.Embedding(spec.rack.vocab_size, spec.rack.d_model).eval(), torch.zeros(_shape(spec), dtype=torch.long))
+
+
+def _part_work(spec: ProfileSpec, part: RackPart) -> Callable[[], object]:
     """One call of the part, on inputs of the shapes that it would get."""
-    n_positions = spec.seq_len if spec.mode == "prefill" else 1
-    if isinstance(module, nn.Embedding):
-        return partial(module, torch.zeros(spec.batch_size, n_positions, dtype=torch.long))
-    x = torch.randn(spec.batch_size, n_positions, spec.rack.d_model)
+    module = part.build(spec.rack).eval()
+    x = torch.randn(*_shape(spec), spec.rack.d_model)
     if isinstance(module, Mixer) and spec.mode == "decode":
-        return partial(module.step, x[:, 0], state_at(module, spec.batch_size, spec.rack.d_model, spec.seq_len))
-    return partial(module, x)
+        step = part.in_precision(module.step)
+        return partial(step, x[:, 0], state_at(module, step, spec.batch_size, spec.rack.d_model, spec.seq_len))
+    return partial(part.in_precision(module), x)
+
+
+def _shape(spec: ProfileSpec) -> tuple[int, int]:
+    return spec.batch_size, spec.seq_len if spec.mode == "prefill" else 1
 
 
 def print_table(table: LatencyTable) -> None:

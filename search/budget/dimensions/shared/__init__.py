@@ -1,0 +1,1 @@
+"""What the budget dimensions share: their contract."""
