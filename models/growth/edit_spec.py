@@ -16,9 +16,7 @@ __all__ = [
     "next_uid",
     "stack_position",
     "stack_uids",
-    "untied",
     "with_stack",
-    "with_stack_fields",
     "with_stack_replaced",
     "with_stacks_fused",
     "without_stack",
@@ -68,13 +66,6 @@ def with_stack_replaced(spec: AnyRack, uid: int, stack: StackSpec) -> AnyRack:
     return _of_stacks(spec, stacks)
 
 
-def with_stack_fields(spec: AnyRack, uid: int, **fields: Any) -> AnyRack:
-    """The rack with other fields of a stack: its precision, its adapters, what it learns by."""
-    position, stacks = stack_position(spec, uid), _by_uid(spec)
-    stacks[position] = (uid, {**stacks[position][1], **fields})
-    return _of_stacks(spec, stacks)
-
-
 def with_stacks_fused(spec: AnyRack, uids: Sequence[int]) -> AnyRack:
     """The rack with neighbours, lowest first, in one stack with the uid of the first: the same blocks, and the same function.
 
@@ -101,11 +92,6 @@ def with_stacks_fused(spec: AnyRack, uids: Sequence[int]) -> AnyRack:
     stacks = _by_uid(spec)
     stacks[positions[0] : positions[-1] + 1] = [(uids[0], {**around[0], "blocks": [block.to_dict() for *_, block in blocks]})]
     return _of_stacks(spec, stacks, moved)
-
-
-def untied(spec: AnyRack) -> AnyRack:
-    """The rack whose head has a weight of its own."""
-    return validate(type(spec), {**spec.to_dict(), "tie_embeddings": False}, "rack")
 
 
 def _by_uid(spec: AnyRack) -> list[tuple[int, dict[str, Any]]]:

@@ -45,7 +45,8 @@ class QuantisedLinear(nn.Linear):
     def __init__(self, linear: nn.Linear, format_name: str, stored: Mapping[str, Tensor]) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.format, self.dtype = format_name, linear.weight.dtype
+        self.format = format_name
+        self.dtype: torch.dtype = linear.dtype if isinstance(linear, QuantisedLinear) else linear.weight.dtype  # not unpacked
         self.training = linear.training
         self.bias = linear.bias
         for name, tensor in stored.items():

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from configs import GrowthSpec
 from models import RackSpec, StackSpec
-from models.growth.edit_spec import next_uid, stack_uids, untied, with_stack, with_stack_fields
+from models.growth.edit_spec import next_uid, stack_uids, with_stack
+from models.spec.parameters import ParameterFields
+from models.spec.time import TimeSpec
 from search.jobs.progressive.adapters import new_stack
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.trunk_strategy import trunk_stack
@@ -50,7 +52,7 @@ def first_stage(spec: ProgressiveSpec) -> Stage:
     if not growth.enabled:
         stacks += [spec.added] * (spec.n_target - len(stacks))
     initial = {uid: new_stack(stack.model_copy(update={"uid": uid}), growth, uid) for uid, stack in enumerate(stacks)}
-    rack = _with(spec.rack, stacks=[stack.to_dict() for stack in initial.values()], next_uid=None)
+    rack = _with(spec.rack, stacks=tuple(initial.values()), next_uid=None)
     return Stage(0, "first", with_time(spec, rack), None, initial, max(initial), spec.steps_of(0))
 
 
@@ -59,7 +61,7 @@ def with_time(spec: ProgressiveSpec, rack: RackSpec) -> RackSpec:
     growth = spec.growth
     if growth.time_interpretation != "input" or rack.time is not None:
         return rack
-    time = {"kind": growth.time_encoding_type, "n_steps": spec.n_time_steps, "d_time": growth.time_embedding_dim}
+    time = TimeSpec(kind=growth.time_encoding_type, n_steps=spec.n_time_steps, d_time=growth.time_embedding_dim)
     return _with(rack, time=time)
 
 
@@ -76,27 +78,25 @@ def grown_stage(spec: ProgressiveSpec, last: Stage, stack: StackSpec, *, n_steps
     """The rack of the stage before with one more stack, and what becomes of the others."""
     growth, uid = spec.growth, next_uid(last.rack)
     fresh = new_stack(stack.model_copy(update={"uid": uid}), growth, uid)
-    rack = last.rack
-    for place, each in enumerate(stack_uids(rack)):
-        distance = place if growth.building_mode == "prepend" else len(rack.stacks) - 1 - place
+    trunk = []
+    for place, (each, before) in enumerate(zip(stack_uids(last.rack), last.rack.stacks, strict=True)):
+        distance = place if growth.building_mode == "prepend" else len(last.rack.stacks) - 1 - place
         in_window = growth.qlora_trunk_window is None or distance < growth.qlora_trunk_window
-        rack = with_stack_fields(rack, each, **_fields(trunk_stack(last.initial[each], growth, in_window=in_window)))
-    rack = _frozen_ends(spec, rack)
-    rack = with_stack(rack, fresh, position=0 if growth.building_mode == "prepend" else len(rack.stacks))
+        trunk.append(before.model_copy(update=_fields(trunk_stack(last.initial[each], growth, in_window=in_window))))
+    beneath = last.rack.model_copy(update={"stacks": tuple(trunk), **_frozen_ends(spec, last.rack)})  # with_stack checks it
+    rack = with_stack(beneath, fresh, position=0 if growth.building_mode == "prepend" else len(trunk))
     return Stage(last.index + 1, "grow", rack, last.rack, {**last.initial, uid: fresh}, uid, n_steps)
 
 
-def _frozen_ends(spec: ProgressiveSpec, rack: RackSpec) -> RackSpec:
+def _frozen_ends(spec: ProgressiveSpec, rack: RackSpec) -> dict[str, Any]:
     """Embedding, time and head as they are beside a trunk; a tied table that stands still lets go of a head that moves."""
-    growth, changes = spec.growth, {}
+    growth, frozen = spec.growth, []
     if not trains_embedding(growth):
-        changes["embedding"] = {**rack.embedding.to_dict(), "lr_scale": 0.0}
-        rack = untied(rack) if rack.tie_embeddings and growth.train_head else rack
-        if rack.time is not None:
-            changes["time"] = {**rack.time.to_dict(), "lr_scale": 0.0}
+        frozen += ["embedding", "time"]
     if not growth.train_head:
-        changes["head"] = {**rack.head.to_dict(), "lr_scale": 0.0}
-    return _with(rack, **changes)
+        frozen += ["head"]
+    ends = {name: _scaled(getattr(rack, name), 0.0) for name in frozen}
+    return {**ends, "tie_embeddings": rack.tie_embeddings and (trains_embedding(growth) or not growth.train_head)}
 
 
 def trains_embedding(growth: GrowthSpec) -> bool:
@@ -106,7 +106,7 @@ def trains_embedding(growth: GrowthSpec) -> bool:
 
 def _jointly_tuned(spec: ProgressiveSpec, last: Stage) -> RackSpec:
     """All of the rack as it was when it was new, but for weights that are stored by now; or its adapters, or its head, alone."""
-    mode, rack = spec.growth.fine_tune_mode, last.rack
+    mode, rack, stacks = spec.growth.fine_tune_mode, last.rack, []
     for uid, stack in zip(stack_uids(rack), rack.stacks, strict=True):
         loras = {name: getattr(stack, name) for name in ("lora", "progressive_lora")}
         has_adapters = any(lora is not None and lora.apply for lora in loras.values())
@@ -117,13 +117,14 @@ def _jointly_tuned(spec: ProgressiveSpec, last: Stage) -> RackSpec:
         if mode == "adapters":
             change = {"trains": True, "freeze_others": True, "freeze_base": True}
             loras = {name: lora and lora.model_copy(update=change) for name, lora in loras.items()}
-        rack = with_stack_fields(rack, uid, lr_scale=scale, **loras)
-    ends = {name: getattr(rack, name).to_dict() for name in ("embedding", "head")}
-    ends["embedding"]["lr_scale"] = spec.rack.embedding.lr_scale if mode == "full" else 0.0
-    ends["head"]["lr_scale"] = 0.0 if mode == "adapters" else spec.rack.head.lr_scale
-    return _with(
-        rack, **ends, **({} if rack.time is None else {"time": {**rack.time.to_dict(), "lr_scale": float(mode == "full")}})
-    )
+        stacks.append(stack.model_copy(update={"lr_scale": scale, **loras}))
+    embedding = _scaled(rack.embedding, spec.rack.embedding.lr_scale if mode == "full" else 0.0)
+    head = _scaled(rack.head, 0.0 if mode == "adapters" else spec.rack.head.lr_scale)
+    return _with(rack, stacks=tuple(stacks), embedding=embedding, head=head, time=_scaled(rack.time, float(mode == "full")))
+
+
+def _scaled(part: ParameterFields | None, lr_scale: float) -> ParameterFields | None:
+    return part and part.model_copy(update={"lr_scale": lr_scale})
 
 
 def _fields(stack: StackSpec) -> dict[str, Any]:
@@ -131,4 +132,5 @@ def _fields(stack: StackSpec) -> dict[str, Any]:
 
 
 def _with(rack: RackSpec, **parts: Any) -> RackSpec:
-    return RackSpec.model_validate({**rack.to_dict(), **parts})
+    """The rack with other parts, checked as a whole."""
+    return RackSpec.model_validate(rack.model_copy(update=parts).to_dict())

@@ -7,7 +7,6 @@ from torch import nn
 from models import MIXERS, RackSpec, Supernet
 from models.assembly.cost import cost
 from models.assembly.quantise import memory_bytes
-from models.growth.edit_spec import with_stack_fields
 from models.linears.adapters import AdaptedLinear, is_adapter
 from models.linears.convert import dequantised
 from models.linears.fake_quantised import FakeQuantisedLinear
@@ -15,6 +14,7 @@ from models.linears.quantised import QuantisedLinear
 from models.rack.generation import generate
 from models.spec.precision import STORED_AS, TRAINED_AS_STORED
 from search.training.packing import Pack
+from tests.models.edits import with_stack_fields
 
 ATTENTION = {"kind": "attention", "n_heads": 2}
 BLOCK = {"mixer": ATTENTION, "mlp": {"kind": "mlp", "d_ff": 24}}

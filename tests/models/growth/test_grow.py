@@ -6,9 +6,7 @@ import torch
 from models import CHANNEL_MIXERS, MIXERS, RackSpec, StackSpec
 from models.growth.edit_spec import (
     stack_uids,
-    untied,
     with_stack,
-    with_stack_fields,
     with_stack_replaced,
     with_stacks_fused,
     without_stack,
@@ -16,6 +14,7 @@ from models.growth.edit_spec import (
 from models.growth.grow import grow
 from models.linears.adapters import is_adapter
 from models.spec.parameters import LoraSpec, learning_rate_scales
+from tests.models.edits import untied, with_stack_fields
 
 ATTENTION = {"kind": "attention", "n_heads": 2}
 MLP = {"kind": "mlp", "d_ff": 24}

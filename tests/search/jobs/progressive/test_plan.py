@@ -10,6 +10,7 @@ from rich.console import Console
 
 import configs
 from configs.load import load
+from models.assembly.parameter_settings import ParameterSettings
 from models.growth.edit_spec import stack_uids, without_stack
 from search.cli.show_stages import print_stages
 from search.jobs.progressive.plan import first_stage, next_stage
@@ -56,6 +57,14 @@ def test_stacks_that_are_there_count_and_get_uids_anew():
     found = stages(growth_spec(rack=rack))
     assert [stack_uids(stage.rack) for stage in found] == [(0, 1), (0, 1, 2)]
     assert [stage.uid for stage in found] == [1, 2]
+
+
+def test_a_stage_checks_its_rack_once(monkeypatch):
+    """However many stacks become its trunk: each check builds the whole rack, without memory."""
+    spec, checked = growth_spec(growth={"target_stacks": 5, "trunk_strategy": "qlora", "joint_tuning_steps": 2}), []
+    monkeypatch.setattr(ParameterSettings, "check", lambda settings, _: checked.append(len(settings.rack.stacks)))
+    planned = stages(spec)
+    assert checked == [len(stage.rack.stacks) for stage in planned[1:]]
 
 
 def test_without_growth_all_stacks_are_there_at_once():
