@@ -1,7 +1,5 @@
 """Reads `name(key=value, ...)`, the short text for something by name with some of its keys set."""
 
-from __future__ import annotations
-
 import re
 
 from configs.errors import ConfigError

@@ -1,7 +1,5 @@
 """Errors a user can cause, told all at once: where, what, and what would be right."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from typing import Any, Never

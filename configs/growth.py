@@ -1,7 +1,5 @@
 """GrowthSpec: how a rack grows stack by stack, for the job `progressive` and for the guide's configuration alike."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator

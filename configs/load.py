@@ -1,7 +1,5 @@
 """Reads a YAML file, applies `key=value` overrides at any depth, and validates the whole."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Merges one tree of plain values into another: mappings key by key, anything else replaced."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Registry: kinds found by module name, and the spec of each read off its constructor."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import pkgutil

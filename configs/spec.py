@@ -1,7 +1,5 @@
 """Spec: frozen, closed data with a fingerprint; the base of everything a user can set."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import OrderedDict

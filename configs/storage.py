@@ -1,7 +1,5 @@
 """Writing a file whole or not at all: whoever reads finds what was there before or all that is new, also after a kill."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The parts of the jobs that run on Ray: Train for supernets and growth, Tune for racks, candidates and rounds of a search."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path

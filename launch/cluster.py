@@ -1,7 +1,5 @@
 """Joins the Ray cluster there is, or starts one on this machine."""
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

@@ -1,7 +1,5 @@
 """Checks of a task's options; each message says the rule, the value, and what would be right."""
 
-from __future__ import annotations
-
 from numbers import Integral
 from typing import get_args
 

@@ -1,7 +1,5 @@
 """Data sets: the instances of a task by seed and split, kept on disk and mapped into memory."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zlib

@@ -1,7 +1,5 @@
 """A pseudo-random permutation of n numbers, computed position by position in O(1) memory: the order of an epoch."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from tasks.rng import stream

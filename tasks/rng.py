@@ -1,7 +1,5 @@
 """Named random streams: a NumPy generator as a pure function of a seed and what it is for."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 

@@ -1,7 +1,5 @@
 """The contract of tasks: parameters in, instances out."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable

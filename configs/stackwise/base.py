@@ -1,7 +1,5 @@
 """The base of the guide's configuration sections: typed attributes that may be changed, from and to YAML."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Self

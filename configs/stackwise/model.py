@@ -1,7 +1,5 @@
 """The section `model` of the guide's configuration: sizes, attention types and presets, the architecture."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator

@@ -1,7 +1,5 @@
 """The section `training` of the guide's configuration: steps, rates, and the subsection `progressive`."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal

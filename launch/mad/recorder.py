@@ -1,7 +1,5 @@
 """A Tune callback: writes finished MAD trials to the log and shows them on the terminal."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

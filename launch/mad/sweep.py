@@ -1,7 +1,5 @@
 """The MAD job's trials under Ray Tune: scheduled, retried, logged for TensorBoard; the same rows as in one process."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The Tune trainable of the MAD suite: trains one grid point or a pack of them, and reports."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A Tune callback: collects the scores of shards, and counts their failures."""
 
-from __future__ import annotations
-
 import json
 import queue
 from pathlib import Path

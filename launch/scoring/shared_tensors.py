@@ -1,7 +1,5 @@
 """Tensors through Ray's object store: written once, read by every process of a node without a copy."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar

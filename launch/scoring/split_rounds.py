@@ -1,7 +1,5 @@
 """Splits a round of placements so that shared prefixes stay together and every worker walks about as many trie nodes."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Scores placements of a supernet on Ray: weights and batches lie in the object store, workers walk the trie."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial

@@ -1,7 +1,5 @@
 """Scores placements on Ray workers that hold the supernet for the whole search; one Tune trial is one shard of a round."""
 
-from __future__ import annotations
-
 import threading
 import uuid
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The Tune trainable of a placement search: holds the supernet, scores one shard a trial."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

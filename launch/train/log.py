@@ -1,7 +1,5 @@
 """The log of a training run on Ray: lines written by workers, repeated by the driver."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 from typing import Any

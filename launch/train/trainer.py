@@ -1,7 +1,5 @@
 """Trains a supernet or grows a rack on Ray Train: workers that are one, replaced if they die, with the numbers of one process."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import threading

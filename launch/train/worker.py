@@ -1,7 +1,5 @@
 """The function that each worker of Ray Train runs: one rank of a training run."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Trains the candidates for a rack's next stack on Ray: trials side by side, which read one cache of the trunk's output."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

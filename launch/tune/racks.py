@@ -1,7 +1,5 @@
 """Trains many fixed racks on Ray: those of one worker side by side, those of several one after the other."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path

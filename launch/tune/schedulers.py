@@ -1,7 +1,5 @@
 """Which trials Ray Tune starts and stops: ASHA within each setting, and workers that are left to start up."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler

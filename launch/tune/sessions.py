@@ -1,7 +1,5 @@
 """Names of Tune sessions in a run folder: a new one at each start."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

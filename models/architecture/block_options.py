@@ -1,7 +1,5 @@
 """Turns the guide's options of a block (mha, gqa, mla, kernel, ...) into a BlockSpec."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

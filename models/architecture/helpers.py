@@ -1,7 +1,5 @@
 """The guide's helper functions: create_simple_rack, create_stack_from_config and the like."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Builds a Rack from its description: constructs the modules, initialises, adapts, quantises, freezes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache

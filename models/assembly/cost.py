@@ -1,7 +1,5 @@
 """Counts what a rack or a space costs, part by part: parameters, cache and state bytes, FLOPs; on the meta device."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any

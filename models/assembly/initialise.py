@@ -1,7 +1,5 @@
 """Initial values of a rack's parameters, their biases and adapters, and which of them are frozen."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

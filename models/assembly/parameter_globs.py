@@ -1,7 +1,5 @@
 """Checks the globs under `parameters:`, and rewrites them when parameters get other names."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache

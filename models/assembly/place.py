@@ -1,7 +1,5 @@
 """Turns a space (layers with open choices) into the model of a placement, or into a smaller space."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial

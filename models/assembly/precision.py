@@ -1,7 +1,5 @@
 """Has a stack's linears kept, or trained, in the precision that its spec names."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

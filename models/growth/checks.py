@@ -1,7 +1,5 @@
 """Checks that a rack can grow into another one: same sizes, same blocks under known uids, nothing lost."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Growth of a rack's spec: stacks added, taken away, exchanged and put together, each known by its `uid`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

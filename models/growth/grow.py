@@ -1,7 +1,5 @@
 """Grows a rack with weights: trained stacks are carried over by uid, new ones are started as asked."""
 
-from __future__ import annotations
-
 import hashlib
 
 from torch import nn

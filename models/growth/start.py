@@ -1,7 +1,5 @@
 """Initial weights of a stack added to a trained rack: identity, random, or copied from another stack."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Converts linears between dense, quantised and fake-quantised form, with or without adapters."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

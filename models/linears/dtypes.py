@@ -1,7 +1,5 @@
 """The dtype that products are computed in, under autocast or without."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

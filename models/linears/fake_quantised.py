@@ -1,7 +1,5 @@
 """FakeQuantisedLinear: trains in full precision, multiplies with weights rounded to a storage format."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

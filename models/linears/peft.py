@@ -1,7 +1,5 @@
 """Adapters in the layout of the PEFT library: `adapter_config.json` and `adapter_model.safetensors` in a folder."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """The choice that a searchable layer keeps: several parts with weights of their own, of which one is active."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor, nn

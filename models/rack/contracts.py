@@ -1,7 +1,5 @@
 """The contracts of mixers, channel mixers and heads."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor, nn

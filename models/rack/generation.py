@@ -1,7 +1,5 @@
 """Generation: tokens that go on from a prompt, one position at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

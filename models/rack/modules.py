@@ -1,7 +1,5 @@
 """Block, stack and rack: the model itself, without the specs it was built from."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeGuard

@@ -1,7 +1,5 @@
 """Auxiliary losses and metrics that parts report during the forward pass (MoE balance, z-loss)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -1,7 +1,5 @@
 """TimeEmbedding: tells a rack the time step of each sample, sinusoidal or learned."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """The description of a backbone: the stacks of a rack, without embedding and head."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated, Any, Self
 

@@ -1,7 +1,5 @@
 """The description of a block: norm, mixer, norm, channel mixer, with residuals."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, ValidationError

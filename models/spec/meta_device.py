@@ -1,7 +1,5 @@
 """FastMeta builds modules on torch's meta device without importing its compiler; `refusal` is what a constructor objects to."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from itertools import zip_longest

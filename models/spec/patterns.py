@@ -1,7 +1,5 @@
 """Lays out the blocks of a stack: repetition, nested patterns, overrides of single layers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Placements: one name per searchable slot, and the short texts that stand for them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The precision of a stack: what its products are computed in, and what its linears' weights are kept in."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from models.spec.parameters import LoraSpec

@@ -1,7 +1,5 @@
 """The fields of a whole model's description, without the checks that need it built."""
 
-from __future__ import annotations
-
 from typing import Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt

@@ -1,7 +1,5 @@
 """Rules over a whole rack that no single field can see; nothing is allocated to check them."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from functools import lru_cache

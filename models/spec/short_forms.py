@@ -1,7 +1,5 @@
 """Short forms of backbones: the layer names of the MAD suite, and one norm for all."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from functools import cache

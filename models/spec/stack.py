@@ -1,7 +1,5 @@
 """The description of a stack: blocks in a row, said as one block, a pattern or a list."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 from pydantic import NonNegativeInt, PrivateAttr, model_validator

@@ -1,7 +1,5 @@
 """Starts new mixers from a trained attention, and a supernet from a trained rack."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The activation cache: hidden states of a trunk by sample and variant, the same bits in every mode."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Decides whether and how to cache activations: by size, number of reads, and the cost of a forward pass."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

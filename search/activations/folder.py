@@ -1,7 +1,5 @@
 """Hidden states in a folder that processes share: a manifest, and files that are added one by one."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import shutil

@@ -1,7 +1,5 @@
 """CacheKey: everything that a cached activation depends on; equal keys mean equal bits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

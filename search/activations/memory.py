@@ -1,7 +1,5 @@
 """The contract of a store of hidden states, and the store in this process's memory."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import numpy as np

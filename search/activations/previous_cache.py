@@ -1,7 +1,5 @@
 """Fills a cache from that of a shorter trunk: only the stacks that are new are run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

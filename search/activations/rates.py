@@ -1,7 +1,5 @@
 """Measures how fast a trunk computes hidden states, and how fast they are read back."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from tempfile import TemporaryFile

@@ -1,7 +1,5 @@
 """One file of a cache: an Arrow IPC file of one record batch, mapped into memory, written whole or not at all."""
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 

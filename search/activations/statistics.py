@@ -1,7 +1,5 @@
 """Counts of a cache: hits, misses, forward passes, bytes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """Trunk: a frozen module as a function of its inputs, and the hash that notices a change of its weights."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator

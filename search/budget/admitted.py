@@ -1,7 +1,5 @@
 """Random placements within a budget."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Sequence
 
 import numpy as np

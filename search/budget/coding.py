@@ -1,7 +1,5 @@
 """Placements as integer arrays [placements, slots], so that many are handled at once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Whether limits can be met together; and if not, which one cannot, and what is nearest to it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR

@@ -1,7 +1,5 @@
 """Limits of a budget: how they are written, and what they say about the choices."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Keys of a budget besides limits: pinned and forbidden choices, and the context that costs are counted at."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The best placement under linear limits, as an integer program (HiGHS)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The command `kernels`: which fast kernels there are, which are installed, what `auto` picks here and why."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 from collections.abc import Sequence

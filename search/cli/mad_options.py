@@ -1,7 +1,5 @@
 """Command-line options of the job `mad`: --preset, --tasks, --layers, --racks."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path

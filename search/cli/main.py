@@ -1,7 +1,5 @@
 """What the two command lines share: the commands and their arguments, errors as one message each, exit statuses."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import signal

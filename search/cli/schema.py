@@ -1,7 +1,5 @@
 """The command `schema`: the JSON Schema of configuration files, by which editors complete and check them."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """Pieces of the JSON Schema: specs as a file may write them, and the kinds of each registry."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The commands `check` and `show`: whether configuration files are right, and what they amount to."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

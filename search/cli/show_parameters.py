@@ -1,7 +1,5 @@
 """What `show --parameters` prints: the optimizer's groups, and what holds for every parameter."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from itertools import groupby

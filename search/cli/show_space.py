@@ -1,7 +1,5 @@
 """What `show` says of a space: what each choice costs, and what the budgets come to."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 

@@ -1,7 +1,5 @@
 """What `show` says of a growth: what each stage trains, and what it may keep of the stacks that stand still."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """Evaluator: scores of placements, each measured once on fixed batches, logged, raced if asked."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """HeadScorer: the head's loss, accuracy or KL for each row of a batch, from the last hidden state."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """MemoryPlan: how many rows and trie nodes fit a given memory, measured on a row or two."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Racing: which placements need not be measured further, because they cannot be among the best any more."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import stdtrit
 

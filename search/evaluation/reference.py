@@ -1,7 +1,5 @@
 """The reference that KL scores are measured from: logits of the main placement, rerun or kept."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Self
 

@@ -1,7 +1,5 @@
 """The score of a placement: a number with its error, and the batches it was measured on, for paired comparisons."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

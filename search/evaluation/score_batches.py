@@ -1,7 +1,5 @@
 """Scores placements of a supernet on fixed batches: the walk of their trie, in pieces that fit a bounded memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby

@@ -1,7 +1,5 @@
 """The score log: what has been measured is not measured again, by another strategy, under another budget, or after a kill."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The evaluator of this process: a supernet on its device, scored by the walk of the trie."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 

@@ -1,7 +1,5 @@
 """The walk of placements through the blocks of a supernet: what they share runs once, what is alike in one call."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby

@@ -1,7 +1,5 @@
 """Cached states at a given context length, made without running the context: to time one decoding step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

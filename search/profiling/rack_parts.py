@@ -1,7 +1,5 @@
 """Enumerates every distinct part that racks of a space may consist of, as built there."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Counts the bytes that forward passes keep for their backward passes, on any device."""
 
-from __future__ import annotations
-
 import weakref
 from types import TracebackType
 from typing import Any, Self

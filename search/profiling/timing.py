@@ -1,7 +1,5 @@
 """Times a call: median of several, after warm-up, with the device synchronised."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a run tells while it works: a line a finished trial, a live line for the ones under way."""
 
-from __future__ import annotations
-
 import sys
 import time
 from types import TracebackType

@@ -1,7 +1,5 @@
 """Outcome of a training run: its summary or its error, and a line of text for it."""
 
-from __future__ import annotations
-
 from search.runs.console import duration
 from search.runs.report import diverged_message
 from search.runs.run_folder import Row

@@ -1,7 +1,5 @@
 """Progress of a training run: a line for people and a row of history.jsonl at every evaluation."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

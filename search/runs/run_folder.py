@@ -1,7 +1,5 @@
 """The folder of a run: what was asked, a log of finished trials that survives a kill, and the summary."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import math

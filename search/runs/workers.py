@@ -1,7 +1,5 @@
 """What a configuration says of workers: how many, and what Ray reserves for each; the error of those that fail for good."""
 
-from __future__ import annotations
-
 from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,

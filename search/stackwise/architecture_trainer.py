@@ -12,8 +12,6 @@
 ('blockwise', 8, 'finished', 3)
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any

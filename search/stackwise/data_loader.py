@@ -1,7 +1,5 @@
 """A data loader for the stack that learns: batches of any loader, masked by its time, with what its trunk makes of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 

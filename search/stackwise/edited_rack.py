@@ -1,7 +1,5 @@
 """A rack whose stacks come and go, freeze and thaw, while their modules stay; what it is at any time is one spec."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Turns the guide's configuration and a data loader into the spec of a growth."""
 
-from __future__ import annotations
-
 from pydantic import PositiveInt
 
 from configs import ConfigError, GrowthSpec, StackWiseConfig

@@ -1,7 +1,5 @@
 """Reads a data loader once into samples that training can draw from many times."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, Literal
 

@@ -16,8 +16,6 @@
 ([1, 2, 3], 0, 3)
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager

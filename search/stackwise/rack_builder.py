@@ -26,8 +26,6 @@ True
 {'rank': 16, 'alpha': 32.0, 'enabled': True}
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self, get_args

@@ -1,7 +1,5 @@
 """Edits of a stack's spec: freeze, unfreeze, adapters, precision."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Hierarchical beam search: dear names are handed out first, slot by slot, then the next ones; then a local search."""
 
-from __future__ import annotations
-
 from collections.abc import Generator
 
 import numpy as np

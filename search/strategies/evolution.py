@@ -1,7 +1,5 @@
 """Evolution: crossing and changing the best placements so far."""
 
-from __future__ import annotations
-
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 

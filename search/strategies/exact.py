@@ -1,7 +1,5 @@
 """The scores of single replacements as an additive model, solved exactly under all limits by an integer program."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

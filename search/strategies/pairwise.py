@@ -1,7 +1,5 @@
 """Additive and short-range terms regressed on scored placements; the optimum by dynamic programming, scored, and again."""
 
-from __future__ import annotations
-
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 

@@ -1,7 +1,5 @@
 """Optuna's tree-structured Parzen estimator, told what is outside of the budget."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Shuffled batches of a data set that lies on the device, as a pure function of the step."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -1,7 +1,5 @@
 """Checkpoints: one safetensors file with its JSON state in the header, written whole or not at all."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Which device a run uses, in which precision, on how many threads."""
 
-from __future__ import annotations
-
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """The one training loop: one model, or several of one architecture in step, each with its own rate and decay."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Losses and accuracies of several models at once, on the device."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import torch

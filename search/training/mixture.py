@@ -1,7 +1,5 @@
 """Several tasks trained at once, by weight: batches as a pure function of (seed, step), the same on any number of ranks."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Which tasks are trained at once, at which weights, and how many rows of a batch each gets."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Self
 

@@ -1,7 +1,5 @@
 """AdamW in groups by learning rate and decay; parameters without a gradient in a step keep their state."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The processes that train one model together: gradients, sums and agreement between them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

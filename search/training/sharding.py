@@ -1,7 +1,5 @@
 """FSDP2: each rank keeps a share of every weight, gradient and moment, and gathers weights part by part as they are used."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How a model is trained: the keys that every job has under `train`."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt

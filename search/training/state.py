@@ -1,7 +1,5 @@
 """TrainState: one model in training, its optimizer state, history, best weights, and its checkpoint."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

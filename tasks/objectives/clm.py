@@ -1,7 +1,5 @@
 """The objective `clm`, causal language modelling: predict the next token."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """The objective `custom`: targets that come with the data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

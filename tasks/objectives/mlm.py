@@ -1,7 +1,5 @@
 """The objective `mlm`, masked language modelling: predict the tokens that were masked."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 

@@ -1,7 +1,5 @@
 """Reads a batch of any data loader (tensors, pairs, mappings) as sequences of tokens."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Applies an objective to a batch of samples: inputs, targets and loss weights, each row at its own time step."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Literal
 

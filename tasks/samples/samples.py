@@ -1,7 +1,5 @@
 """Samples: a fixed set of numbered rows, from a task or from arrays, that training goes through many times."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The guide's TimeStepMasking: masks a batch for one stack, by the time step that belongs to it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Addition: the sum of two numbers, digit by digit."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

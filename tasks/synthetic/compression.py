@@ -1,7 +1,5 @@
 """Compression: a whole sequence out of the state after its last token."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Fuzzy in-context recall: keys and values are tuples of several tokens, of varying size."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """In-context recall: which value went with this key, earlier in the sequence?"""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tasks.synthetic.shared.recall import Recall

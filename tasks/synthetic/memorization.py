@@ -1,7 +1,5 @@
 """Memorization: the values of keys, learned by heart, never seen in the input."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

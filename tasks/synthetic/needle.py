@@ -1,7 +1,5 @@
 """Needle: one key and its value in a haystack, asked for at the end."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

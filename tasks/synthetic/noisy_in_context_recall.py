@@ -1,7 +1,5 @@
 """Noisy in-context recall: in-context recall among tokens that mean nothing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tasks.checks import check_integers, check_noise

@@ -1,7 +1,5 @@
 """Selective copying: the data tokens of a sequence in their order, without the blanks between them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

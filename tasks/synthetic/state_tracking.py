@@ -1,7 +1,5 @@
 """State tracking: the product, so far, of the elements of a finite group."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations

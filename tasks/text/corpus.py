@@ -1,7 +1,5 @@
 """Documents out of files: plain text, JSON lines and Parquet."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Files to a folder of tokens: split, tokenised and written once, by one process, whole or not at all."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

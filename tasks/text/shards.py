@@ -1,7 +1,5 @@
 """Tokens of documents on disk: Arrow files that are mapped into memory, a folder of them written whole or not at all."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Sequence

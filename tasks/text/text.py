@@ -1,7 +1,5 @@
 """The task `text`: predict the next token of documents out of files."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from functools import lru_cache

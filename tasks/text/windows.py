@@ -1,7 +1,5 @@
 """Cuts documents into windows of fixed length, so that every token is a target exactly once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

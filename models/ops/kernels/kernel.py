@@ -1,7 +1,5 @@
 """What a kernel is: a foreign function, and how an op's arguments fit it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The embedding of tokens, with or without the places they stand at."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """The read-out of the compression task: everything must come back out of one position (Poli et al. 2024, appendix B.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The read-out of language models: norm, then one linear to the vocabulary at every position."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The MAD job: run what is left, then sum up. Who runs the trials, this process or Ray Tune, is a parameter."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any

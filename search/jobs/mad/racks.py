@@ -1,7 +1,5 @@
 """Rack files (`configs/racks/*.yaml`) as architectures of the MAD suite."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a MAD run shows: the table of scores in the terminal, and a picture of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

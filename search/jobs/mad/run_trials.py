@@ -1,7 +1,5 @@
 """Runs one trial, or several packed: draw the data, train, score with the best weights."""
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import traceback

@@ -1,7 +1,5 @@
 """Tables of MAD scores by difficulty setting, beside the mean over them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from rich.markup import escape

@@ -1,7 +1,5 @@
 """What a MAD run is: architectures, task settings, the grid, the mode; expanded on load to the trials it consists of."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self

@@ -1,7 +1,5 @@
 """SweepSpec: how grid points of a MAD run are chosen (grid, Optuna, ASHA)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import PositiveInt

@@ -1,7 +1,5 @@
 """Reads the task files in `configs/tasks/`, and merges a job's own keys into them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path

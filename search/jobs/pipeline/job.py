@@ -1,7 +1,5 @@
 """The job `pipeline`: from a space to racks that are trained and compared."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any

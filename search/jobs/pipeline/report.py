@@ -1,7 +1,5 @@
 """What a pipeline shows: the comparison of the trained racks, as a table and a picture."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Racks trained from scratch, one for each placement and seed, and scored on data that nothing was picked by."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

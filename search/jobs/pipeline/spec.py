@@ -1,7 +1,5 @@
 """What a pipeline is: a supernet, a search over it, and how the chosen racks and their rivals are trained."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 

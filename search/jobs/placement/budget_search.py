@@ -1,7 +1,5 @@
 """One budget: the strategy's search, its rivals, and what the dear mixer gains in each layer."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any

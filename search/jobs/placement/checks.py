@@ -1,7 +1,5 @@
 """Checks of a placement search before anything runs: budgets, rivals, the supernet's folder."""
 
-from __future__ import annotations
-
 import torch
 
 from configs import ConfigError

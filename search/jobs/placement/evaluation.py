@@ -1,7 +1,5 @@
 """Opens the evaluator of a supernet: in this process, or over the workers of a backend."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

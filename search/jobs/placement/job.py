@@ -1,7 +1,5 @@
 """The job `placement`: search under each budget over one log of scores, and set the rivals beside what was found."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from configs import ConfigError

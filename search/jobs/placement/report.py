@@ -1,7 +1,5 @@
 """What a placement search shows: tables in the terminal, and its pictures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rich.markup import escape

@@ -1,7 +1,5 @@
 """What a placement search found, in plain numbers: the content of `placements.json`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

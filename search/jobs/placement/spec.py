@@ -1,7 +1,5 @@
 """What a placement search is: budgets, strategy, rivals, and how candidates are scored."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 

@@ -1,7 +1,5 @@
 """The job `profile`: times every part that a rack of a space may consist of, here and now."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a measurement of latencies is: the space, the shapes, the device."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import PositiveInt

@@ -1,7 +1,5 @@
 """Precision and adapters of a stack, as a new one and once it is part of the trunk."""
 
-from __future__ import annotations
-
 from configs import GrowthSpec
 from configs.growth import Pattern
 from models.growth.edit_spec import stack_uids

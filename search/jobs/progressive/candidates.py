@@ -1,7 +1,5 @@
 """Candidates for the next stack: each trained for some steps on the trunk's one cache, and ranked by what it comes to."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Checks of a growth's configuration: combinations of keys that do not fit together, and where they stand."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The fields of a growth's configuration, without the checks of what does not fit together."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError

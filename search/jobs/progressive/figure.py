@@ -1,7 +1,5 @@
 """The picture of a growth: the losses over all steps, and what a step costs in each stage."""
 
-from __future__ import annotations
-
 import json
 from itertools import accumulate
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The job `progressive`: grows a rack stage by stage, choosing the next stack where there are candidates."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The stages of a growth as data: which rack each stage trains, and what of it is frozen."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal

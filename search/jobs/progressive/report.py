@@ -1,7 +1,5 @@
 """What a run of growth leaves: a row for each stage, the table of them, the summary."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

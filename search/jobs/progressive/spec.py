@@ -1,7 +1,5 @@
 """What the growth of a rack is: where it starts, what is added, how each stage trains, which candidates compete."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 from pydantic import model_validator

@@ -1,7 +1,5 @@
 """One stage of growth: the rack it starts from, its training on the one loop, and what it leaves."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field

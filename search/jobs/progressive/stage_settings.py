@@ -1,7 +1,5 @@
 """Settings of one stage, from the run's spec: time steps, schedule, when it ends early."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from search.jobs.progressive.plan import Stage

@@ -1,7 +1,5 @@
 """Runs the stages of a growth one after the other, in this process or as a rank among others, from where the folder stands."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

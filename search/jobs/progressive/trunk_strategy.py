@@ -1,7 +1,5 @@
 """What becomes of a stack when it is trunk: frozen, adapted, or trained on."""
 
-from __future__ import annotations
-
 from configs import GrowthSpec
 from models.spec.stack import StackSpec
 from search.jobs.progressive.adapters import PRECISIONS, adapters_alone, stored_stack, with_second_adapters

@@ -1,7 +1,5 @@
 """Saves and loads the racks of a growth, one a stage; each is a model of its own (early exit)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

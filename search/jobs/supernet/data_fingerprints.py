@@ -1,7 +1,5 @@
 """Fingerprints of a run's data: notices at a restart that the data have changed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from configs import ConfigError

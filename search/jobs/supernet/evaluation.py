@@ -1,7 +1,5 @@
 """Held-out metrics of a supernet during training: of the main placement and of fixed random ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count, islice
 

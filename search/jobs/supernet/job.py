@@ -1,7 +1,5 @@
 """The job `supernet`: trains one set of weights for every placement, in this process or as a rank among others."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The results.json of a supernet run: losses, metrics, parameter counts, machine."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

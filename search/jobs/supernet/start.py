@@ -1,7 +1,5 @@
 """initialise_from: starts a supernet from the weights of another run, and reports each mixer's start."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One training step of a supernet: its placements, its losses, its gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

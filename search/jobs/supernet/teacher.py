@@ -1,7 +1,5 @@
 """Distillation from the main placement in place, or from a trained model: of logits, and of hidden states layer by layer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field

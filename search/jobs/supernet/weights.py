@@ -1,7 +1,5 @@
 """Saves and loads the finished weights of a supernet run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The job `validate`: does the supernet rank placements as training each of them does, and do the strategies find the best?"""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a validation shows: the table of truth, and the picture of score against stand-alone loss."""
 
-from __future__ import annotations
-
 import statistics
 from pathlib import Path
 

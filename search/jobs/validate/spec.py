@@ -1,7 +1,5 @@
 """What a validation is: a space small enough to train every placement, a budget, and the strategies that are judged."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Annotated, Any, Literal, Self
 

@@ -1,7 +1,5 @@
 """The table of truth: what training every placement said, beside what the supernet and the strategies said."""
 
-from __future__ import annotations
-
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The mean cost of placements drawn by a sampler."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from search.budget.costs import Costs, CostTable

@@ -1,7 +1,5 @@
 """The contract of samplers: the placements of a training step, drawn without any state."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """A model of scores with terms for layers and for near pairs of layers: fitted, and optimised by dynamic programming."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

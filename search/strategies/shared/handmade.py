@@ -1,7 +1,5 @@
 """Placements as people write them by hand: one mixer in some layers, another in the rest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

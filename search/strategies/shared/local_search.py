@@ -1,7 +1,5 @@
 """Local search from a placement: swaps between slots and single replacements, until none helps."""
 
-from __future__ import annotations
-
 from collections.abc import Generator
 
 import numpy as np

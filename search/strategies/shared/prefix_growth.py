@@ -1,7 +1,5 @@
 """Partial placements of the beam: some layers decided, the others at their cheapest choice."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 

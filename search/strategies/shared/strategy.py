@@ -1,7 +1,5 @@
 """The contract of search strategies, and the driver that scores the placements they propose."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Held-out metrics at every exit of a rack that is trained by local losses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """LocalUnits: a rack cut into units with an exit (head) for each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """LocalLossSpec: which exit each unit learns from, and in which order units train."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveInt, model_validator

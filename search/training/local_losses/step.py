@@ -1,7 +1,5 @@
 """One training step of local losses: each unit's loss and gradient, with none passing between units."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 

@@ -1,7 +1,5 @@
 """Cuts a rack into units: blocks, stacks, or the whole."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Checks of the options of objectives: the rule, the value, and what would be right."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

@@ -1,7 +1,5 @@
 """Random numbers by counter: a number for each sample and position, whoever asks, in whatever order."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from tasks.permutation import mixed

@@ -1,7 +1,5 @@
 """Mask ratios over time steps, and the loss weight that belongs to each ratio."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The contract of objectives: sequences of tokens in, inputs, targets and a loss mask out."""
 
-from __future__ import annotations
-
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Diffusion-like time steps of samples: given by the depth of the stack in training, or drawn."""
 
-from __future__ import annotations
-
 import importlib
 import math
 import warnings

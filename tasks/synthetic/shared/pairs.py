@@ -1,7 +1,5 @@
 """Key-value pairs of varying size: which of them a sequence shows, and the sequence they make."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

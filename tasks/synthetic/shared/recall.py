@@ -1,7 +1,5 @@
 """Recall of single tokens, the sampler behind in-context and noisy in-context recall."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

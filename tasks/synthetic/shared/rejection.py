@@ -1,7 +1,5 @@
 """Rejection sampling in batches that fit a processor's cache."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tuples of distinct symbols, many at a time: drawn directly, told apart by integer codes."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

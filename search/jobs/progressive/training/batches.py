@@ -1,7 +1,5 @@
 """GrowthBatches: the batches of a stage, by step; which samples, in which variant, at which time step."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any, NamedTuple
 

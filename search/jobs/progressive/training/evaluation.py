@@ -1,7 +1,5 @@
 """Held-out metrics of a stage on fixed batches, and the cost of one training step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """One training step of a stage: its loss on what the cache holds, or on the whole rack, and its gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

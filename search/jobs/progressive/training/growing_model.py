@@ -1,7 +1,5 @@
 """GrowingRack: a rack in a stage of growth, run from the lowest stack that trains."""
 
-from __future__ import annotations
-
 from typing import Self
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Measures a stage while it trains (step times, memory, cache counts), summed over processes and restarts."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence

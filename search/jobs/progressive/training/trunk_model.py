@@ -1,7 +1,5 @@
 """FrozenTrunk: the frozen stacks below those that train, as a function of packed input rows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
