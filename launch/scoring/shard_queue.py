@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-if TYPE_CHECKING:  # the desk is a process of its own, which would wait for torch
+if TYPE_CHECKING:  # the queue is a process of its own, which would wait for torch
     from models import Placement
 
 
@@ -38,7 +38,7 @@ class ShardQueue:
         return self._supplies
 
     async def add(self, shards: Iterable[ScoringShard]) -> None:
-        """Put the shards of a round on the desk; those of the rounds before are done."""
+        """Put the shards of a round on the queue; those of the rounds before are done."""
         async with self._has_changed:
             self._held.clear()
             self._shards.clear()
@@ -46,7 +46,7 @@ class ShardQueue:
             self._has_changed.notify_all()
 
     async def take(self, trial: str) -> ScoringShard | None:
-        """A shard for the trial, as soon as there is one; None once the desk is closed."""
+        """A shard for the trial, as soon as there is one; None once the queue is closed."""
         place = self._waiting[trial] = object()
 
         def is_gone() -> bool:

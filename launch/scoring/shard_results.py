@@ -19,13 +19,13 @@ from search.runs.workers import WorkersError
 class ShardResults(Callback):
     """Passes on what Tune hears from its trials, and shows the search in TensorBoard: curves and candidates over all shards.
 
-    Tune starts a trial that failed again, as often as it takes; its shard goes back to the desk. What ends the search is a shard
+    Tune starts a trial that failed again, as often as it takes; its shard goes back to the queue. What ends the search is a shard
     that failed more than `max_failures` times, or workers that fail so often without one that they cannot be right.
     """
 
-    def __init__(self, desk: Any, folder: Path, *, n_workers: int, max_failures: int) -> None:
+    def __init__(self, shard_queue: Any, folder: Path, *, n_workers: int, max_failures: int) -> None:
         self.arrived: queue.SimpleQueue[tuple[int, Values] | WorkersError] = queue.SimpleQueue()
-        self._desk, self._folder, self._max_failures = desk, folder, max_failures
+        self._shard_queue, self._folder, self._max_failures = shard_queue, folder, max_failures
         self._n_vain, self._most_in_vain = 0, n_workers * (max_failures + 1)
         self._writer: SummaryWriter | None = None
 
@@ -59,7 +59,7 @@ class ShardResults(Callback):
             self._writer.close()
 
     def _failed(self, trial: Any) -> None:
-        shard, n_failures = ray.get(self._desk.failed.remote(trial.trial_id))
+        shard, n_failures = ray.get(self._shard_queue.failed.remote(trial.trial_id))
         last = last_error_of(trial)
         if shard is None:
             self._n_vain += 1

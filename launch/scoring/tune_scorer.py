@@ -35,7 +35,7 @@ class TuneScorer:
     """Scores placements on Ray, for the time of a `with` block: `scorer(placements, batches) -> numbers by task`.
 
     One Tuner lives in a thread for the whole search. Its trials follow one another on `workers.n` processes; each waits at the
-    desk for its shard and ends with it, and the process goes to the next trial. So a round costs no start-up, and a trial that
+    queue for its shard and ends with it, and the process goes to the next trial. So a round costs no start-up, and a trial that
     raises or whose worker dies is Tune's to try again.
     """
 
@@ -60,19 +60,19 @@ class TuneScorer:
         """
         with ExitStack() as stack:
             resources = worker_resources(self._workers, self._device, stack.enter_context(cluster()))
-            name = f"mixrack-desk-{uuid.uuid4().hex}"
+            name = f"mixrack-shards-{uuid.uuid4().hex}"
             supplies = ray.put(self._make_scorer)
-            desk: Any = ray.remote(num_cpus=0)(ShardQueue).options(name=name).remote([supplies])
-            self._desk = desk
-            stack.callback(ray.kill, desk)
+            shard_queue: Any = ray.remote(num_cpus=0)(ShardQueue).options(name=name).remote([supplies])
+            self._shard_queue = shard_queue
+            stack.callback(ray.kill, shard_queue)
             self._session = next_session(self._out / "tune")
             self._results = ShardResults(
-                desk,
+                shard_queue,
                 self._out / "tune" / self._session,
                 n_workers=self._workers.n,
                 max_failures=self._workers.max_failures,
             )
-            self._search = StandbySearch({"desk": name, "n_threads": max(1, int(self._workers.cpus))})
+            self._search = StandbySearch({"shard_queue": name, "n_threads": max(1, int(self._workers.cpus))})
             self._tune: Future[Any] = _in_daemon_thread(self._tuner(resources).fit)
             self._tune.add_done_callback(self._tune_has_ended)
             stack.push(self._end)
@@ -94,7 +94,7 @@ class TuneScorer:
         for part in split(list(dict.fromkeys(placements)), self._workers.n):
             self._n_shards += 1
             shards[self._n_shards] = ScoringShard(self._n_shards, self._n_rounds, part, batches)
-        ray.get(self._desk.add.remote(list(shards.values())))
+        ray.get(self._shard_queue.add.remote(list(shards.values())))
         rows: dict[Placement, dict[str, np.ndarray]] = {}
         while len(rows) < sum(len(shard.placements) for shard in shards.values()):
             arrived = self._results.arrived.get()
@@ -103,7 +103,7 @@ class TuneScorer:
             number, values = arrived
             if number not in shards:
                 continue  # of an earlier round, scored twice: its trial failed after its numbers had arrived
-            self._desk.done.remote(number)
+            self._shard_queue.done.remote(number)
             for index, placement in enumerate(shards[number].placements):
                 rows[placement] = {task: array[index] for task, array in values.items()}
         tasks = next(iter(rows.values()))
@@ -138,7 +138,7 @@ class TuneScorer:
     def _end(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         del error, trace
         self._search.is_over = True
-        ray.get(self._desk.close.remote())
+        ray.get(self._shard_queue.close.remote())
         wait([self._tune], timeout=SECONDS_TO_END if kind is None else SECONDS_TO_GIVE_UP)
 
 

@@ -15,14 +15,14 @@ from search.evaluation.evaluator import Scorer
 
 
 class EvaluationWorker(tune.Trainable):
-    """A Tune trial that waits at the desk for its shard; Tune hands the process, and the supernet in it, to the next trial."""
+    """A Tune trial that waits at the queue for its shard; Tune hands the process, and the supernet in it, to the next trial."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Build the scorer from what lies in the object store."""
-        self._desk: Any = ray.get_actor(config["desk"])
+        self._shard_queue: Any = ray.get_actor(config["shard_queue"])
         torch.set_num_threads(config["n_threads"])
         reference: Any
-        (reference,) = ray.get(self._desk.supplies.remote())
+        (reference,) = ray.get(self._shard_queue.supplies.remote())
         self._scorer: Scorer = ray.get(reference)()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -32,7 +32,7 @@ class EvaluationWorker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Wait for a shard and score it; at the end of the search there is none. The result has a row for each candidate."""
-        shard: ScoringShard | None = ray.get(self._desk.take.remote(self.trial_id))
+        shard: ScoringShard | None = ray.get(self._shard_queue.take.remote(self.trial_id))
         if shard is None:
             return {"done": True}
         started = time.perf_counter()

@@ -79,7 +79,7 @@ class EditedRack:
                 self._warnings.add(text)
 
     def become(self, after: RackSpec, fresh: StackSpec | None = None, *, init: Init = "identity") -> Stack:
-        """Grow into another spec; a stack that is new in it is born as `fresh`, and returned (if none is: the lowest)."""
+        """Grow into another spec; a stack that is new in it starts as `fresh`, and returned (if none is: the lowest)."""
         rack, before = self.build_rack(), self.spec
         grown = grow(rack, before, after, seed=self.seed, init=init)
         new = set(stack_uids(after)) - set(stack_uids(before))

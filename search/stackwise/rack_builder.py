@@ -49,7 +49,7 @@ from search.stackwise import stack_edits
 from search.stackwise.edited_rack import EditedRack
 from search.training import checkpoint
 
-SAVED = frozenset(("config", "rack", "born", "adapters", "seed", "building_mode", "default_precision", "trained"))
+SAVED = frozenset(("config", "rack", "initial", "adapters", "seed", "building_mode", "default_precision", "trained"))
 """What a saved builder says of itself."""
 
 
@@ -151,7 +151,7 @@ class ProgressiveRackBuilder(EditedRack):
     def save(self, path: str | Path) -> None:
         """Write rack, specs and configuration to one safetensors file."""
         initial = {str(uid): stack.to_dict() for uid, stack in self.initial.items()}
-        what = {"config": self.config.to_dict(), "rack": self.spec.saved(), "born": initial, "adapters": self._adapters}
+        what = {"config": self.config.to_dict(), "rack": self.spec.saved(), "initial": initial, "adapters": self._adapters}
         how = {"seed": self.seed, "building_mode": self.building_mode, "default_precision": self.default_precision}
         state = {**what, **how, "trained": sorted(self.trained)}
         checkpoint.save(Path(path), checkpoint.weights(self.build_rack()), state)
@@ -169,13 +169,13 @@ class ProgressiveRackBuilder(EditedRack):
         spec = validate_saved(RackSpec, state["rack"], str(path))
         rack = spec.build(builder.seed)
         checkpoint.load_weights(rack, tensors)
-        builder.adopt(rack, spec, {int(uid): validate(StackSpec, stack, str(path)) for uid, stack in state["born"].items()})
+        builder.adopt(rack, spec, {int(uid): validate(StackSpec, stack, str(path)) for uid, stack in state["initial"].items()})
         builder.trained = set(state["trained"])
         builder._say(state["adapters"])
         return builder
 
     def _fresh(self, n_blocks: int | None, precision: Precision | None) -> StackSpec:
-        """What the next stack is born as."""
+        """What the next stack starts as."""
         uid = next_uid(self.spec) if self.current_stacks else 0
         growth = self.growth
         if precision is not None:

@@ -27,7 +27,7 @@ def save_stage(folder: Path, stage: Stage, rack: Rack) -> None:
     """Write the rack of a stage that is done, with its spec and those of its stacks when they were new."""
     state = {
         "rack": stage.rack.saved(),
-        "born": {str(uid): stack.to_dict() for uid, stack in stage.initial.items()},
+        "initial": {str(uid): stack.to_dict() for uid, stack in stage.initial.items()},
         **{name: getattr(stage, name) for name in ("index", "kind", "uid", "n_steps")},
     }
     checkpoint.save(folder / WEIGHTS, checkpoint.weights(rack), state)
@@ -44,7 +44,7 @@ def load_stage(folder: Path, device: torch.device) -> tuple[Stage, Rack]:
         raise ConfigError(f"{folder}: no finished stage is there ({WEIGHTS} is missing)")
     tensors, state = checkpoint.read(path, device)
     rack_spec = validate_saved(RackSpec, state["rack"], str(path))
-    initial = {int(uid): StackSpec.model_validate(stack) for uid, stack in state["born"].items()}
+    initial = {int(uid): StackSpec.model_validate(stack) for uid, stack in state["initial"].items()}
     rack = rack_spec.build().to(device)
     checkpoint.load_weights(rack, tensors)
     return Stage(state["index"], state["kind"], rack_spec, None, initial, state["uid"], state["n_steps"]), rack

@@ -1,4 +1,4 @@
-"""The desk of the evaluation workers: what is done is not handed out again."""
+"""The shard_queue of the evaluation workers: what is done is not handed out again."""
 
 import asyncio
 import queue
@@ -17,34 +17,34 @@ FIRST, SECOND, THIRD = (ScoringShard(number, 1, [("a", "b", "c")], range(2)) for
 
 def test_a_shard_whose_trial_fails_after_its_result_is_not_handed_out_again():
     async def session():
-        desk = ShardQueue(None)
-        await desk.add([FIRST, SECOND])
-        assert await desk.take("one") == FIRST
-        await desk.done(1)
-        assert await desk.failed("one") == (None, 0)
-        return await desk.take("two")
+        shard_queue = ShardQueue(None)
+        await shard_queue.add([FIRST, SECOND])
+        assert await shard_queue.take("one") == FIRST
+        await shard_queue.done(1)
+        assert await shard_queue.failed("one") == (None, 0)
+        return await shard_queue.take("two")
 
     assert asyncio.run(session()) == SECOND
 
 
-def test_a_shard_that_came_back_before_its_result_was_seen_is_taken_off_the_desk():
+def test_a_shard_that_came_back_before_its_result_was_seen_is_taken_off_the_queue():
     async def session():
-        desk = ShardQueue(None)
-        await desk.add([FIRST, SECOND])
-        assert await desk.take("one") == FIRST
-        assert await desk.failed("one") == (FIRST, 1)
-        await desk.done(1)
-        return await desk.take("two")
+        shard_queue = ShardQueue(None)
+        await shard_queue.add([FIRST, SECOND])
+        assert await shard_queue.take("one") == FIRST
+        assert await shard_queue.failed("one") == (FIRST, 1)
+        await shard_queue.done(1)
+        return await shard_queue.take("two")
 
     assert asyncio.run(session()) == SECOND
 
 
 def test_a_new_round_leaves_nothing_of_the_rounds_before():
     async def session():
-        desk = ShardQueue(None)
-        await desk.add([FIRST, SECOND])
-        await desk.add([THIRD])
-        return await desk.take("one")
+        shard_queue = ShardQueue(None)
+        await shard_queue.add([FIRST, SECOND])
+        await shard_queue.add([THIRD])
+        return await shard_queue.take("one")
 
     assert asyncio.run(session()) == THIRD
 
@@ -55,7 +55,7 @@ def test_a_result_of_an_earlier_round_is_passed_over(tmp_path, monkeypatch):
     scorer._n_shards, arrived, done = 4, queue.SimpleQueue(), []
     scorer._results = SimpleNamespace(arrived=arrived)
     method = SimpleNamespace(remote=lambda _: None)
-    scorer._desk = SimpleNamespace(add=method, done=SimpleNamespace(remote=done.append))
+    scorer._shard_queue = SimpleNamespace(add=method, done=SimpleNamespace(remote=done.append))
     expected = values(sorted(PLACEMENTS), range(2))
     arrived.put((4, values(PLACEMENTS[:1], range(2))))
     arrived.put((5, expected))
