@@ -229,6 +229,7 @@ def test_order_is_content_where_a_field_says_so():
     assert first.fingerprint() != second.fingerprint()
     assert first.fingerprint() == Queue(**first.to_dict()).fingerprint() == Queue(jobs=first.jobs, hints={"x": 1}).fingerprint()
     assert type(first.to_dict()["jobs"]) is dict
+    assert first.content()["jobs"] != second.content()["jobs"], "what a run's folder compares"
     nested = [Queues(named=named) for named in ({"x": first, "y": second}, {"y": second, "x": first}, {"x": second, "y": first})]
     assert nested[0] == nested[1] != nested[2]
     assert nested[0].fingerprint() == nested[1].fingerprint() != nested[2].fingerprint()
