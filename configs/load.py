@@ -114,10 +114,7 @@ def validate(spec_class: type[SpecT], tree: Mapping[str, Any], source: str) -> S
     At the top, and there alone, a tree may say the version of the format that it was saved in; no other one is read.
     """
     _check_mapping(tree, source)
-    version = tree.get("spec_version", SPEC_VERSION)
-    if version != SPEC_VERSION:
-        text = f"saved in version {version} of the format, but this mixrack reads version {SPEC_VERSION} alone"
-        raise ConfigError(f"{source}: {text}: run it again into another folder, or use the mixrack that wrote it")
+    check_version(tree, source)
     try:
         return spec_class.model_validate({key: value for key, value in tree.items() if key != "spec_version"})
     except ValidationError as error:
@@ -129,8 +126,17 @@ def validate_saved(spec_class: type[SpecT], tree: Mapping[str, Any], source: str
     return validate(spec_class, {"spec_version": 1, **tree}, source)
 
 
+def check_version(tree: Mapping[str, Any], source: str) -> None:
+    """ConfigError if a tree says that it was saved in another version of the format."""
+    version = tree.get("spec_version", SPEC_VERSION)
+    if version != SPEC_VERSION:
+        text = f"saved in version {version} of the format, but this mixrack reads version {SPEC_VERSION} alone"
+        raise ConfigError(f"{source}: {text}: run it again into another folder, or use the mixrack that wrote it")
+
+
 def check_keys(spec_class: type[Spec], tree: Mapping[str, Any], source: str) -> None:
     """ConfigError with every unknown key of a spec, and of the specs that are fields of it: no part is looked at, or imported."""
+    check_version(tree, source)
     unknown = _unknown_keys(spec_class, {key: value for key, value in tree.items() if key != "spec_version"})
     lines = [f"{source}: {yaml_path(location)}: {message}" for location, message in unknown]
     if lines:

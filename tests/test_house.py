@@ -59,7 +59,7 @@ def public_names(tree):
 
 
 def too_full(root):
-    counts = {name: sum(each.name != "__pycache__" for each in (root / name).iterdir()) for name in ENTRIES}
+    counts = {name: sum(each.suffix == ".py" or any(each.rglob("*.py")) for each in (root / name).iterdir()) for name in ENTRIES}
     return [f"{name}/ has {count} entries, more than {ENTRIES[name]}" for name, count in counts.items() if count > ENTRIES[name]]
 
 

@@ -8,7 +8,7 @@ from launch.cluster import cluster
 from launch.tune.train_many import Summaries, train_side_by_side
 from search.jobs.progressive.candidates import CandidateSpec, run_candidate
 from search.jobs.progressive.report import RESULT
-from search.runs.outcome import outcome
+from search.runs.report import outcome
 from search.runs.run_folder import Row
 from search.training.loop import OnEvaluation
 

@@ -10,7 +10,7 @@ from launch.train.trainer import train_on_ray
 from launch.tune.train_many import Summaries, train_side_by_side
 from search.jobs.supernet.job import train_rack, train_supernet, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
-from search.runs.outcome import outcome
+from search.runs.report import outcome
 from search.runs.run_folder import RESULTS, Row
 from search.runs.workers import WorkersError
 from search.training.loop import OnEvaluation

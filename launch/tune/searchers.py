@@ -11,6 +11,9 @@ from ray.tune import Stopper
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+Config = dict[str, Any]
+"""What a trial is told."""
+
 
 class _Searcher(Searcher):
     """A searcher that saves nothing, for a resumed run is told what is left when it is made; and that learns nothing."""
@@ -138,6 +141,3 @@ def _sampler(name: str, n_before: int) -> optuna.samplers.BaseSampler:
     """
     seed = int(hashlib.sha256(f"{name} {n_before}".encode()).hexdigest()[:8], 16)
     return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-
-
-Config = dict[str, Any]

@@ -18,7 +18,7 @@ from launch.cluster import work_where_the_driver_does, worker_resources
 from launch.tune.searchers import ListSearch
 from launch.tune.sessions import error_of, next_session
 from search.runs.console import Progress
-from search.runs.outcome import outcome, outcome_text
+from search.runs.report import outcome, outcome_text
 from search.runs.run_folder import Row, to_json
 from search.runs.workers import WorkersSpec
 from search.training.loop import OnEvaluation

@@ -96,7 +96,7 @@ class ChannelMixer(nn.Module):
 
 
 class Head(nn.Module):
-    """The read-out of a rack; a kind is one file in `models/heads/`.
+    """The read-out of a rack; a kind is one file in `models/parts/heads/`.
 
     Its constructor names what it needs of `d_model`, `vocab_size`, `max_length` and `make_norm` (each call makes one more of
     the rack's norms), then keyword options. The linear to the vocabulary is `output`, so that it can be tied to the embedding.

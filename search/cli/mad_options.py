@@ -12,7 +12,7 @@ from configs.load import parse_override
 from models.spec.short_forms import layer
 from search.jobs.mad.racks import architecture_name
 
-RACKS = Path(__file__).parent.parent.parent / "configs" / "racks"
+RACKS = Path(__file__).parents[2] / "configs" / "racks"
 
 
 def from_here(path: Path) -> Path:

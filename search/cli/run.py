@@ -32,8 +32,7 @@ def run_mad(arguments: argparse.Namespace, overrides: Sequence[str], backend: st
 def run_job(arguments: argparse.Namespace, overrides: Sequence[str], backend: str) -> int:
     """Run the job of a configuration file; prints the run's folder last."""
     tree, folder = read_tree(Path(arguments.config), overrides)
-    if tree.get("job", arguments.job) != arguments.job:
-        raise ConfigError(f"{arguments.config}: describes the job '{tree['job']}', not '{arguments.job}'")
+    _check_job(tree, arguments.job, arguments.config)
     spec_class = job_spec(arguments.job)
     check_keys(spec_class, tree, arguments.config)
     spec = validate(spec_class, tree, arguments.config)
@@ -41,6 +40,11 @@ def run_job(arguments: argparse.Namespace, overrides: Sequence[str], backend: st
     status = job_run(arguments.job)(spec, out, _started(backend))
     print(out)
     return status
+
+
+def _check_job(tree: dict[str, Any], job: str, source: str) -> None:
+    if tree.get("job", job) != job:
+        raise ConfigError(f"{source}: describes the job '{tree['job']}', not '{job}'")
 
 
 def _started(backend: str) -> Backend:
@@ -75,6 +79,7 @@ def mad_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[M
     layers, racks, tasks = (given or () for given in (arguments.layers, arguments.racks, arguments.tasks))
     settings = [text for text in overrides if not text.startswith("out=")]
     tree = read_yaml(path)
+    _check_job(tree, "mad", str(path))
     if isinstance(tree.get("tasks"), list):
         tree["tasks"] = {name: {} for name in tree["tasks"]}  # so that tasks.memorization.n_train=100 finds its place
     if layers or racks:

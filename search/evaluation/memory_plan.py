@@ -37,16 +37,16 @@ class MemoryPlan:
 
     @classmethod
     def of(
-        cls, supernet: Supernet, walk: PlacementTrie, leaves: HeadScorer, row: tuple[Tensor, Tensor], max_eval_memory: int
+        cls, supernet: Supernet, trie: PlacementTrie, head_scorer: HeadScorer, row: tuple[Tensor, Tensor], max_eval_memory: int
     ) -> Self:
         """Measure one row of a batch, its inputs and targets [1, time]; ConfigError if even that does not fit."""
         inputs, targets = (tensor.expand(2, -1) for tensor in row)
         state = supernet.rack.embedding(inputs)
         n_bytes = state[:1].nbytes
-        inside = _METERS.setdefault(supernet, _Meter(supernet)).need(walk, state)
-        leaf = Need.of(lambda n: leaves.score([torch.cat([state[:n]])], inputs[:n], targets[:n], n))
+        inside = _METERS.setdefault(supernet, _Meter(supernet)).need(trie, state)
+        leaf = Need.of(lambda n: head_scorer.score([torch.cat([state[:n]])], inputs[:n], targets[:n], n))
         half = max_eval_memory // 2
-        least = max(walk.least * n_bytes, inside.bytes_of(1), leaf.bytes_of(1))
+        least = max(trie.least * n_bytes, inside.bytes_of(1), leaf.bytes_of(1))
         if least > half:
             raise ConfigError(
                 f"max_eval_memory: {max_eval_memory:,} bytes are too few; to score a single sequence of {inputs.shape[1]} takes "
@@ -57,8 +57,8 @@ class MemoryPlan:
             rows_at_once = min(rows_at_once, max(1, CPU_CALL_BYTES // n_bytes))
             leaf_rows = min(leaf_rows, max(1, 8 * CPU_CALL_BYTES // (4 * inputs.shape[1] * supernet.rack.vocab_size)))
         return cls(
-            rows=min(n_states // walk.least, rows_at_once),
-            rows_level_by_level=min(n_states // walk.peak, rows_at_once),
+            rows=min(n_states // trie.least, rows_at_once),
+            rows_level_by_level=min(n_states // trie.peak, rows_at_once),
             rows_at_once=rows_at_once,
             leaf_rows=leaf_rows,
             n_states=n_states,
@@ -74,16 +74,16 @@ class _Meter:
         self._kinds = [first[spec] for spec in specs]
         self._needs: dict[tuple[object, ...], Need] = {}
 
-    def need(self, walk: PlacementTrie, state: Tensor) -> Need:
+    def need(self, trie: PlacementTrie, state: Tensor) -> Need:
         """The most that any block of the walk needs."""
         settings = (state.shape[1], state.dtype, state.device.type, torch.is_autocast_enabled(state.device.type))
         most = Need(0, 0)
-        for level, keys in enumerate(walk.keys()):
+        for level, keys in enumerate(trie.keys()):
             for key in keys:
                 chosen = (self._kinds[level], key, *settings)
                 if chosen not in self._needs:
-                    walk.activate(level, key)
-                    self._needs[chosen] = Need.of(partial(_call, walk.block(level), state))
+                    trie.activate(level, key)
+                    self._needs[chosen] = Need.of(partial(_call, trie.block(level), state))
                 most |= self._needs[chosen]
         return most
 

@@ -34,7 +34,7 @@ def score_batches(
     reference: Reference | None = None,
     max_eval_memory: int = MAX_EVAL_MEMORY,
     precision: TrainPrecision = "auto",
-    walk: PlacementTrie | None = None,
+    trie: PlacementTrie | None = None,
 ) -> Values:
     """Score placements on batches, each distinct (prefix, choice) once.
 
@@ -51,7 +51,7 @@ def score_batches(
         reference: what `kl` compares with; None is the main placement. It runs at every call.
         max_eval_memory: bytes for everything but weights and batches; half for hidden states, half for what a call needs inside.
         precision: of the computation, as in training.
-        walk: of these placements, if there is one already.
+        trie: of these placements, if there is one already.
 
     Raises:
         ConfigError: if a placement does not fit the slots, a batch asks nothing, or a single sequence does not fit the memory.
@@ -59,15 +59,15 @@ def score_batches(
     n_batches = check_batches(batches)
     if not placements:
         return {task: np.empty((0, n_batches)) for task in batches}
-    walk = walk or PlacementTrie(supernet, placements)
-    place = {placement: index for index, placement in enumerate(walk.placements)}
+    trie = trie or PlacementTrie(supernet, placements)
+    place = {placement: index for index, placement in enumerate(trie.placements)}
     order = [place[placement] for placement in placements]
-    leaves = HeadScorer(supernet.rack.head, metric, reference or main_of(supernet))
+    head_scorer = HeadScorer(supernet.rack.head, metric, reference or main_of(supernet))
     values = {}
     # Not inference mode: what a mixer keeps between calls (a mask, a table) would be of no use to training afterwards.
     with torch.no_grad(), evaluating(supernet), autocast(supernet.rack.embedding.weight.device, precision):
         for task, own in batches.items():
-            means = _TaskWalk(supernet, walk, leaves, max_eval_memory).means(own)
+            means = _TaskTrie(supernet, trie, head_scorer, max_eval_memory).means(own)
             values[task] = means.cpu().numpy()[order]
     return values
 
@@ -85,12 +85,12 @@ def evaluating(supernet: Supernet) -> Iterator[None]:
         supernet.activate(active)
 
 
-class _TaskWalk:
+class _TaskTrie:
     """The batches of one task, taken through the walk some rows at a time: several batches, one, or a part of one."""
 
-    def __init__(self, supernet: Supernet, walk: PlacementTrie, leaves: HeadScorer, max_eval_memory: int) -> None:
-        self._supernet, self._walk, self._leaves, self._max_eval_memory = supernet, walk, leaves, max_eval_memory
-        self._index = {placement: index for index, placement in enumerate(walk.placements)}
+    def __init__(self, supernet: Supernet, trie: PlacementTrie, head_scorer: HeadScorer, max_eval_memory: int) -> None:
+        self._supernet, self._trie, self._head_scorer, self._max_eval_memory = supernet, trie, head_scorer, max_eval_memory
+        self._index = {placement: index for index, placement in enumerate(trie.placements)}
 
     def means(self, batches: Sequence[Batch]) -> Tensor:
         """Over the asked positions of each batch: [distinct placements, batches] float64."""
@@ -103,23 +103,23 @@ class _TaskWalk:
         sizes = torch.tensor([len(own) for own, _ in batches], device=inputs.device)
         owners = torch.arange(len(batches), device=inputs.device).repeat_interleave(sizes)
         sums = torch.zeros(len(self._index), len(batches), dtype=torch.float64, device=inputs.device)
-        room = MemoryPlan.of(self._supernet, self._walk, self._leaves, (inputs[:1], targets[:1]), self._max_eval_memory)
+        plan = MemoryPlan.of(self._supernet, self._trie, self._head_scorer, (inputs[:1], targets[:1]), self._max_eval_memory)
         # A batch stays whole, its levels cut into chunks, unless it is too large even for the walk node by node.
-        n_rows = max(room.rows_level_by_level, min(room.rows, int(sizes.max())))
+        n_rows = max(plan.rows_level_by_level, min(plan.rows, int(sizes.max())))
         for rows in torch.arange(len(inputs)).split(n_rows):
             piece = slice(int(rows[0]), int(rows[-1]) + 1)
-            self._add(sums, inputs[piece], targets[piece], owners[piece], room)
+            self._add(sums, inputs[piece], targets[piece], owners[piece], plan)
         return sums
 
-    def _add(self, sums: Tensor, inputs: Tensor, targets: Tensor, owners: Tensor, room: MemoryPlan) -> None:
+    def _add(self, sums: Tensor, inputs: Tensor, targets: Tensor, owners: Tensor, plan: MemoryPlan) -> None:
         def take(leaves: list[tuple[Placement, Tensor]]) -> None:
-            scores = self._leaves.score([state for _, state in leaves], inputs, targets, room.leaf_rows)
+            scores = self._head_scorer.score([state for _, state in leaves], inputs, targets, plan.leaf_rows)
             for (placement, _), row_scores in zip(leaves, scores, strict=True):
                 sums[self._index[placement]].index_add_(0, owners, row_scores)
 
         embedding = self._supernet.rack.embedding
-        n_states, n_at_once = room.n_states // len(inputs), room.rows_at_once // len(inputs)
-        self._walk.run(embedding(inputs), take, n_states=n_states, n_at_once=n_at_once)
+        n_states, n_at_once = plan.n_states // len(inputs), plan.rows_at_once // len(inputs)
+        self._trie.run(embedding(inputs), take, n_states=n_states, n_at_once=n_at_once)
 
 
 def check_batches(batches: Mapping[str, Sequence[Batch]]) -> int:

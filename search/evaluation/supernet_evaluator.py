@@ -90,11 +90,11 @@ class SupernetEvaluator(Evaluator):
         )
 
     def _measured(self, placements: Sequence[Placement], batches: range) -> Values:
-        walk = PlacementTrie(self._supernet, placements)
-        self.counts.n_layer_evaluations += walk.n_nodes * len(batches)
-        self.counts.n_layer_evaluations_alone += walk.n_alone * len(batches)
+        trie = PlacementTrie(self._supernet, placements)
+        self.counts.n_layer_evaluations += trie.n_nodes * len(batches)
+        self.counts.n_layer_evaluations_alone += trie.n_alone * len(batches)
         chosen = {task: own[batches.start : batches.stop] for task, own in self._batches.items()}
-        return self._score(placements, chosen, walk=walk)
+        return self._score(placements, chosen, trie=trie)
 
 
 def score_key(

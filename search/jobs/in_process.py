@@ -17,7 +17,7 @@ from search.jobs.progressive.stages import run_stages
 from search.jobs.supernet.job import train_rack, train_supernet
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.console import make_console
-from search.runs.outcome import outcome, outcome_text
+from search.runs.report import outcome, outcome_text
 from search.runs.run_folder import Row
 
 

@@ -121,7 +121,7 @@ def head_of(space: RackSpec) -> RackPart:
 
 
 def sublayers_of(space: RackSpec) -> Iterator[SublayerParts]:
-    """The halves of the blocks in the order of the data flow."""
+    """The sublayers of the blocks in the order of the data flow."""
     blocks = (block for stack in space.stacks for block in stack.expanded())
     for block, module in zip(blocks, without_memory(space).blocks(), strict=True):
         yield _half(space, MIXERS, block.mixer, module, (block.mixer_norm, block.mixer_post_norm))

@@ -56,3 +56,16 @@ def diverged_message(results: Row) -> str | None:
     if results["status"] != "diverged":
         return None
     return f"diverged: at step {results['steps']} the training or the held-out loss is no finite number; give a smaller lr"
+
+
+def outcome(summary: Row) -> Row:
+    """What `TrainRacks` gives for a rack whose run has ended with this summary."""
+    text = diverged_message(summary)
+    return {"error": text} if text else summary
+
+
+def outcome_text(row: Row) -> str:
+    """A rack's outcome in a few words."""
+    if "error" in row:
+        return f"failed: {row['error'].strip().splitlines()[-1]}"
+    return f"held-out loss {row['loss']:.4f}, {duration(row['seconds'])}"

@@ -68,7 +68,7 @@ def run_folder(out: Path, spec: Spec, *, may_change: tuple[str, ...] = ()) -> It
         if changed:
             names = ", ".join(changed)
             raise ConfigError(f"{out}: holds the results of another specification ({names} changed); give another out=")
-        for path in out.glob(f".*{UNFINISHED}"):
+        for path in out.rglob(f".*{UNFINISHED}"):
             path.unlink()  # of a process that was killed
         write_text(saved, json.dumps(spec.saved(), indent=2))
         try:

@@ -37,7 +37,7 @@ class ScorerSpec(WorkersSpec):
     n: PositiveInt = 2
 
 
-class WorkerSpec(ResourcesSpec):
+class TrialWorkerSpec(ResourcesSpec):
     """The worker of each trial of a sweep, how many there are at once, and how often a trial that died is tried again."""
 
     max_concurrent: PositiveInt | None = None

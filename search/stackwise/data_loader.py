@@ -102,8 +102,8 @@ class ProgressiveDataLoader:
         for position, found in enumerate(self.base_dataloader):
             batch = as_sequences(found)
             step = (epoch << 32) + position  # a loader need not have a length
-            asked = self.masking_strategy.apply(batch, self.stack_idx, variant=variant, step=step)
-            yield self._batch(batch, asked, variant)
+            target_batch = self.masking_strategy.apply(batch, self.stack_idx, variant=variant, step=step)
+            yield self._batch(batch, target_batch, variant)
 
     def _variant(self, epoch: int) -> int:
         if not self._objective.corrupts and self._time.interpretation != "input":
@@ -113,12 +113,12 @@ class ProgressiveDataLoader:
         is_cache = isinstance(self.trunk_activations, ActivationCache)
         return epoch % self.masking_strategy.options.cache_variants if is_cache else 0
 
-    def _batch(self, batch: Sequences, asked: TargetBatch, variant: int) -> dict[str, Any]:
-        inputs, targets = torch.from_numpy(asked.inputs), torch.from_numpy(asked.targets)
+    def _batch(self, batch: Sequences, target_batch: TargetBatch, variant: int) -> dict[str, Any]:
+        inputs, targets = torch.from_numpy(target_batch.inputs), torch.from_numpy(target_batch.targets)
         is_supervised = targets != IGNORED
         sample_ids = torch.from_numpy(batch.sample_ids.astype(np.int64))
         variants = torch.full((len(inputs),), variant, dtype=torch.int32)
-        time_step = None if self._time.interpretation == "none" else torch.from_numpy(asked.time_steps)
+        time_step = None if self._time.interpretation == "none" else torch.from_numpy(target_batch.time_steps)
         hidden = self._hidden(sample_ids, variants, inputs, time_step)
         return {
             "input_ids": inputs,
@@ -126,8 +126,8 @@ class ProgressiveDataLoader:
             "training_objective": self.masking_strategy.options.training_objective,
             "combined_masks": is_supervised,
             "masks": is_supervised if self._objective.corrupts else torch.zeros_like(is_supervised),
-            "clm_mask": torch.from_numpy(asked.clm_mask),
-            "weights": torch.from_numpy(asked.weights),
+            "clm_mask": torch.from_numpy(target_batch.clm_mask),
+            "weights": torch.from_numpy(target_batch.weights),
             "attention_mask": None if batch.attention_mask is None else torch.from_numpy(batch.attention_mask),
             "sample_id": sample_ids,
             "masking_ids": variants,

@@ -44,7 +44,7 @@ class EditedRack:
 
     @property
     def initial(self) -> dict[int, StackSpec]:
-        """The stacks by uid as they were when they were new: what they go back to when they are thawed."""
+        """The stacks by uid as they were when they were new: what they go back to when they train again."""
         return dict(self._initial)
 
     @property

@@ -36,7 +36,7 @@ from torch import Tensor
 from configs import ConfigError, GrowthSpec, StackWiseConfig
 from configs.errors import raise_unknown
 from configs.growth import BuildingMode
-from configs.load import validate, validate_saved
+from configs.load import check_version, validate, validate_saved
 from models.architecture import Stack
 from models.architecture.helpers import rack_spec, stack_spec
 from models.assembly.assemble import without_memory
@@ -207,6 +207,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (OSError, ValueError) as error:
         why = "there is no such file" if isinstance(error, FileNotFoundError) else "it is damaged, or of something else"
         raise ConfigError(f"{path} is no file that a builder has saved: {why}") from None
+    if isinstance(state, dict) and isinstance(state.get("rack"), dict):
+        check_version({"spec_version": 1, **state["rack"]}, str(path))
     if not isinstance(state, dict) or (missing := sorted(SAVED - state.keys())):
         lacks = f"it lacks {', '.join(missing)}" if isinstance(state, dict) else "it says nothing of one"
         raise ConfigError(f"{path} is no file that a builder has saved: {lacks}")

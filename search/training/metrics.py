@@ -54,7 +54,7 @@ def batch_sums(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     recall = per_class(predictions, is_correct) / true.clamp(min=1)
     n_supervised = supervised.sum(1)
     return {
-        "n_asked": n_supervised,
+        "n_supervised": n_supervised,
         "n_correct": is_correct.sum(1),
         "loss": loss,
         "mean_loss": loss / n_supervised,
@@ -85,7 +85,7 @@ def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
         n_instances += size
         parts = {name: value.expand(len(logits)) * size for name, value in found.metrics.items()}
         parts |= {
-            "n_asked": sums["n_asked"],
+            "n_supervised": sums["n_supervised"],
             "n_correct": sums["n_correct"],
             "loss": sums["loss"],
             "macro_accuracy": sums["macro_accuracy"] * size,
@@ -94,7 +94,7 @@ def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
         }
         totals = {name: value.double() + totals.get(name, 0.0) for name, value in parts.items()}
     sums = dict(zip(totals, torch.stack(list(totals.values())).cpu(), strict=True))
-    n_supervised, n_correct, loss = (sums.pop(name) for name in ("n_asked", "n_correct", "loss"))
+    n_supervised, n_correct, loss = (sums.pop(name) for name in ("n_supervised", "n_correct", "loss"))
     averages = {name: total / n_instances for name, total in sums.items()}
     return {"accuracy": n_correct / n_supervised, "loss": loss / n_supervised, **averages}
 

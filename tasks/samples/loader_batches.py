@@ -12,15 +12,15 @@ from tasks.objectives.shared.objective import Sequences
 TOKENS = ("input_ids", "inputs", "tokens")
 TARGETS = ("targets", "labels")
 SAMPLE_IDS = ("sample_id", "sample_ids")
-ATTENTION_MASK = ("attention_mask",)
+ATTENTION_MASK = ("attention_mask", "keep")
 
 
 def as_sequences(batch: Any) -> Sequences:
     """Tokens, pads, targets and names of a batch.
 
     A mapping has tokens [n, time] at one of `input_ids`, `inputs`, `tokens`, and may have targets at `targets` or `labels`, where
-    pads are (0) at `attention_mask`, and `sample_id` or `sample_ids` [n]. A pair is tokens and targets; anything else is
-    tokens. Arrays are whatever NumPy reads. Without ids, a sample is named by a hash of its tokens: so it has the same name
+    pads are (0) at `attention_mask` or `keep`, and `sample_id` or `sample_ids` [n]. A pair is tokens and targets; anything else
+    is tokens. Arrays are whatever NumPy reads. Without ids, a sample is named by a hash of its tokens: so it has the same name
     wherever a shuffled loader puts it.
 
     Raises:

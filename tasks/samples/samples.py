@@ -58,12 +58,12 @@ def taken(batch: Sequences, rows: np.ndarray) -> Sequences:
 
 
 class ArraySamples:
-    """Rows of tokens [n, time] that lie in memory; targets and keep [n, time] as `Sequences` has them.
+    """Rows of tokens [n, time] that lie in memory; targets and attention_mask [n, time] as `Sequences` has them.
 
     Args:
         tokens: integers from 0 to `vocab_size - 1`.
         vocab_size: as above.
-        keep: False at pads; None if there are none.
+        attention_mask: False at pads; None if there are none.
         targets: for the objective `custom`.
         n_validation: so many rows at the end are the validation split; 0 takes all rows for either.
     """
@@ -133,22 +133,22 @@ class TextSamples:
     def __init__(self, task: Text, *, seed: int, n_train: int | None = None, n_validation: int | None = None) -> None:
         self.vocab_size, self.seq_len = task.vocab_size, task.seq_len
         self._task, self._seed = task, seed
-        self._n_asked: dict[Split, int | None] = {"train": n_train, "validation": n_validation}
-        for split, n_supervised in self._n_asked.items():
-            if n_supervised is not None and not 1 <= n_supervised <= (n_rows := task.n_rows(split)):
+        self._n_wanted: dict[Split, int | None] = {"train": n_train, "validation": n_validation}
+        for split, n_wanted in self._n_wanted.items():
+            if n_wanted is not None and not 1 <= n_wanted <= (n_rows := task.n_rows(split)):
                 raise ConfigError(
-                    f"n_{split}: {n_supervised} of the {n_rows} windows of the {split} split; give fewer, or null for all"
+                    f"n_{split}: {n_wanted} of the {n_rows} windows of the {split} split; give fewer, or null for all"
                 )
 
     def n_samples(self, split: Split) -> int:
         """As the contract says."""
-        n_supervised = self._n_asked[_learned(split)]
-        return self._task.n_rows(split) if n_supervised is None else n_supervised
+        n_wanted = self._n_wanted[_learned(split)]
+        return self._task.n_rows(split) if n_wanted is None else n_wanted
 
     def sequences(self, split: Split, numbers: np.ndarray) -> Sequences:
         """As the contract says; the targets are the next tokens, that of the last position too."""
         chosen = numbers
-        if self._n_asked[_learned(split)] is not None:
+        if self._n_wanted[_learned(split)] is not None:
             chosen = permuted(numbers, self._task.n_rows(split), "samples", split, self._seed)
         windows = self._task.windows(split, chosen)
         ids = numbers if split == "train" else self.n_samples("train") + numbers
@@ -158,7 +158,7 @@ class TextSamples:
 
     def fingerprint(self) -> str:
         """As the contract says: of the content of the files, and of what is taken of it."""
-        parts = [self._task.data_fingerprint(), self.seq_len, self.vocab_size, self._seed, self._n_asked]
+        parts = [self._task.data_fingerprint(), self.seq_len, self.vocab_size, self._seed, self._n_wanted]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 

@@ -60,7 +60,7 @@ class TimeStepMasking:
 
         `batch` is what `as_sequences` reads. The share of masked tokens is the schedule's at the stack's time.
         """
-        return self._asked(as_sequences(batch), stack_idx, variant=variant, step=step).weights > 0
+        return self._apply(as_sequences(batch), stack_idx, variant=variant, step=step).weights > 0
 
     def apply(self, batch: Sequences, stack_idx: int, *, variant: int = 0, step: int = 0) -> TargetBatch:
         """What the stack is asked of a batch; `step` is that of training, for a time that is drawn for a batch.
@@ -74,9 +74,9 @@ class TimeStepMasking:
                 raise ConfigError("mask_token_id: which token is the mask? Give it, or a vocab_size, by which it is the next one")
             if options.random_fraction:
                 raise ConfigError(f"random_fraction = {options.random_fraction} draws tokens below a vocab_size: give one")
-        return self._asked(batch, stack_idx, variant=variant, step=step)
+        return self._apply(batch, stack_idx, variant=variant, step=step)
 
-    def _asked(self, batch: Sequences, stack_idx: int, *, variant: int, step: int) -> TargetBatch:
+    def _apply(self, batch: Sequences, stack_idx: int, *, variant: int, step: int) -> TargetBatch:
         draw = Draw(seed=self.seed, stage=stack_idx, variant=variant)
         return apply_objective(self.objective(), batch, time=self.stage_time(stack_idx), draw=draw, training_step=step)
 

@@ -103,21 +103,21 @@ def supernet_whose_layers_differ(d_model: int, generator: np.random.Generator) -
     return supernet.eval()
 
 
-def report(alone: Search, walk: Search, race: Search) -> None:
+def report(alone: Search, trie: Search, race: Search) -> None:
     """Print the ratios."""
-    counts = walk.evaluator.counts
+    counts = trie.evaluator.counts
     fewer, n_all = counts.n_layer_evaluations_alone / counts.n_layer_evaluations, counts.n_batch_evaluations
     saved = race.evaluator.counts.n_saved_by_race
-    difference = max(abs(walk.scores[placement] - score) for placement, score in alone.scores.items())
+    difference = max(abs(trie.scores[placement] - score) for placement, score in alone.scores.items())
     span = max(alone.scores.values()) - min(alone.scores.values())
     print(f"{len(alone.scores)} placements scored; seconds and times faster than one at a time")
     print(f"one at a time  {alone.seconds:7.1f}")
-    print(f"walk           {walk.seconds:7.1f}  {alone.seconds / walk.seconds:5.2f}   block evaluations: {fewer:.2f} times fewer")
+    print(f"walk           {trie.seconds:7.1f}  {alone.seconds / trie.seconds:5.2f}   block evaluations: {fewer:.2f} times fewer")
     print(
         f"walk and race  {race.seconds:7.1f}  {alone.seconds / race.seconds:5.2f}   batch evaluations: {saved / n_all:.0%} saved"
     )
     print(f"scores of the walk differ by at most {difference:.1e}, and span {span:.1e}")
-    print(f"all three found the same placement: {alone.chosen() == walk.chosen() == race.chosen()} ({', '.join(alone.chosen())})")
+    print(f"all three found the same placement: {alone.chosen() == trie.chosen() == race.chosen()} ({', '.join(alone.chosen())})")
 
 
 def main() -> None:

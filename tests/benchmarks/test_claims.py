@@ -37,7 +37,7 @@ def test_every_claim_is_measured_and_stands_in_the_table(measured):
 
 
 def test_what_is_done_is_not_done_again(measured, monkeypatch):
-    monkeypatch.setattr("tests.benchmarks.claims.runs.train_here", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("tests.benchmarks.claims.runs.run_stages", lambda *_, **__: pytest.fail("trained again"))
     before = json.loads((measured / "claims.json").read_text(encoding="utf-8"))["claims"]
     bench_claims.run(["C6", "C8"], measured, "tiny")
     after = json.loads((measured / "claims.json").read_text(encoding="utf-8"))["claims"]

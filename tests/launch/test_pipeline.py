@@ -27,7 +27,7 @@ def supernet_of(out):
     """What its training leaves, but for the clock and the machine."""
     own = ("seconds", "hardware", "time", "finished_at")
     results = json.loads((out / "supernet/results.json").read_text(encoding="utf-8"))
-    weights, _ = checkpoint.load(out / "supernet/weights.safetensors", CPU)
+    weights, _ = checkpoint.read(out / "supernet/weights.safetensors", CPU)
     history = (out / "supernet/history.jsonl").read_text()
     return {name: value for name, value in results.items() if name not in own}, history, weights
 

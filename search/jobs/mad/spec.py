@@ -15,7 +15,7 @@ from search.jobs.mad.sweep import SweepSpec
 from search.jobs.mad.task import TaskSpec
 from search.jobs.mad.task_files import expand_tasks, select
 from search.jobs.mad.trial import TEST_PICKS, Trial, TrialSpec, rack_for
-from search.runs.workers import WorkerSpec
+from search.runs.workers import TrialWorkerSpec
 from search.training.spec import TrainSpec
 
 # Each mode fills in what the file leaves out. `mad` is what the reference code does: macro accuracy a batch, model selection
@@ -63,7 +63,7 @@ class MadSpec(Spec):
     pack_size: PositiveInt = 6
     data_folder: str | None = None
     save_weights: bool = False
-    workers: WorkerSpec = WorkerSpec()
+    workers: TrialWorkerSpec = TrialWorkerSpec()
 
     @classmethod
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:

@@ -51,12 +51,12 @@ class PipelineSpec(Spec):
         elif 0.0 in learning_rate_scales(without_memory(space)).values():
             frozen = "parts are frozen (lr_scale 0): racks trained from scratch would keep them at their random start"
             problems.add(("supernet", "rack"), f"{frozen}; use the jobs supernet and placement one after the other")
-        for location, message in self._misfits() if space.slots() else ():
+        for location, message in self._problems() if space.slots() else ():
             problems.add(("placement", *location), message)
         problems.raise_if_any("PipelineSpec")
         return self
 
-    def _misfits(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    def _problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Budgets that cannot be met in the space, and rivals that do not fit it; a measured table is read when the job runs."""
         space = self.supernet.rack
         for index, budget in enumerate(self.placement.budgets):

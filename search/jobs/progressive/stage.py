@@ -251,7 +251,7 @@ class StageRun:
     def _row(self) -> Row:
         spec, stage, member, rack = self.spec, self.stage, self.member, self.model.rack
         counts = self._measured.totals(self.place.ranks)
-        n_supervised = counts.get("cache_hits", 0) + counts.get("cache_misses", 0)
+        n_rows = counts.get("cache_hits", 0) + counts.get("cache_misses", 0)
         return {
             "stage": stage.index + 1,
             "kind": stage.kind,
@@ -275,7 +275,7 @@ class StageRun:
             "time_step": stage_time(spec, stage).step if spec.growth.time_interpretation == "depth" else None,
             **({} if self.cache is None else self.cache.told()),
             **counts,
-            "cache_hit_rate": counts["cache_hits"] / n_supervised if n_supervised else None,
+            "cache_hit_rate": counts["cache_hits"] / n_rows if n_rows else None,
             "data": self.batches.fingerprint(),
             "losses": member.losses,
         }

@@ -97,12 +97,12 @@ class SupernetSpec(Spec):
     @model_validator(mode="after")
     def _check(self) -> Self:
         problems = Problems()
-        for location, message in (*self._size_misfits(), *self._row_misfits(), *self._choice_misfits()):
+        for location, message in (*self._size_problems(), *self._row_problems(), *self._choice_problems()):
             problems.add(location, message)
         problems.raise_if_any("SupernetSpec")
         return self
 
-    def _size_misfits(self) -> Iterator[Problem]:
+    def _size_problems(self) -> Iterator[Problem]:
         for name, share in self.data.tasks.items():
             task = share.instance()
             if task.vocab_size > self.rack.vocab_size:
@@ -112,14 +112,14 @@ class SupernetSpec(Spec):
         if self.rack.head.kind != "language_model":
             yield ("rack", "head"), f"the tasks need the head language_model, not {self.rack.head.kind}"
 
-    def _row_misfits(self) -> Iterator[Problem]:
+    def _row_problems(self) -> Iterator[Problem]:
         n_rows = self.data.batch_size // self.workers.n
         if n_rows == 0:
             yield ("workers", "n"), f"{self.workers.n} workers for the {self.data.batch_size} rows of data.batch_size"
         elif self.accumulate > n_rows:
             yield ("accumulate",), f"{self.accumulate} micro-batches of {n_rows} row(s) a worker"
 
-    def _choice_misfits(self) -> Iterator[Problem]:
+    def _choice_problems(self) -> Iterator[Problem]:
         if not self.rack.slots():
             nothing = "the rack has no stochastic part, so there is nothing to draw"
             if self.sampler is not None:

@@ -196,35 +196,35 @@ def test_no_more_is_held_than_allowed_and_the_numbers_stay(metric, share):
 
 def test_a_level_that_does_not_fit_goes_depth_first_and_computes_nothing_twice():
     net = spaces.supernet(n_blocks=4)
-    walk = PlacementTrie(net, spaces.placements(net.slots, 20))
+    trie = PlacementTrie(net, spaces.placements(net.slots, 20))
     state = torch.randn(2, 5, 16)
     seen = count_rows(net)
     with torch.no_grad(), evaluating(net):
-        whole = _run(walk, state, walk.peak, 100)
-        for n_states in (walk.least, walk.least + 3, walk.peak - 1):
+        whole = _run(trie, state, trie.peak, 100)
+        for n_states in (trie.least, trie.least + 3, trie.peak - 1):
             seen.clear()
-            found = _run(walk, state, n_states, 3)
-            assert sum(seen) == 2 * walk.n_nodes
+            found = _run(trie, state, n_states, 3)
+            assert sum(seen) == 2 * trie.n_nodes
             for (placement, last), (expected_placement, expected) in zip(found, whole, strict=True):
                 assert placement == expected_placement
                 torch.testing.assert_close(last, expected, atol=1e-5, rtol=1e-5)
 
 
-def _run(walk, state, n_states, n_at_once):
+def _run(trie, state, n_states, n_at_once):
     """Leaves in lexicographic order."""
     found = []
-    walk.run(state, found.extend, n_states=n_states, n_at_once=n_at_once)
+    trie.run(state, found.extend, n_states=n_states, n_at_once=n_at_once)
     return found
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_walk_holds_no_more_states_than_it_may(seed):
     net = spaces.supernet(n_blocks=5)
-    walk = PlacementTrie(net, spaces.placements(net.slots, 10 * seed + 2, seed))
+    trie = PlacementTrie(net, spaces.placements(net.slots, 10 * seed + 2, seed))
     for block in net.rack.blocks():
         block.forward = lambda x: x + 1  # one state in, one state out, nothing inside
-    for n_states in (walk.least, walk.least + 1, walk.least + 4, walk.peak):
-        held = peak_bytes(lambda n=n_states: walk.run(torch.zeros(1, 10), lambda _: None, n_states=n, n_at_once=1))
+    for n_states in (trie.least, trie.least + 1, trie.least + 4, trie.peak):
+        held = peak_bytes(lambda n=n_states: trie.run(torch.zeros(1, 10), lambda _: None, n_states=n, n_at_once=1))
         assert held <= n_states * 40
 
 

@@ -25,7 +25,7 @@ def test_no_placements_have_no_scores():
 def test_an_evaluator_builds_the_trie_once(monkeypatch):
     net, built = spaces.supernet(), []
     measure = PlacementTrie._measure
-    monkeypatch.setattr(PlacementTrie, "_measure", lambda walk: (built.append(walk), measure(walk)))
+    monkeypatch.setattr(PlacementTrie, "_measure", lambda trie: (built.append(trie), measure(trie)))
     evaluate = SupernetEvaluator(net, {"task": spaces.batches()}, {"task": 1.0}, data_fingerprint="data")
     evaluate(spaces.placements(net.slots, 5))
     assert len(built) == 1

@@ -34,7 +34,7 @@ def test_the_worked_example(wrong, macro):
     """Ten targets, one error."""
     found = one([wrong, *TARGETS[1:]], TARGETS)
     assert found["macro_accuracy"] == pytest.approx(macro, abs=5e-5)
-    assert found["n_correct"] / found["n_asked"] == pytest.approx(0.9)
+    assert found["n_correct"] / found["n_supervised"] == pytest.approx(0.9)
 
 
 def reference_macro(predictions, targets):
@@ -61,9 +61,9 @@ def test_macro_accuracy_against_sets(seed):
 def test_what_is_not_asked_does_not_count():
     targets = [0, IGNORED, 1, IGNORED]
     first, second = one([0, 5, 1, 4], targets), one([0, 1, 1, 0], targets)
-    for name in ("n_asked", "n_correct", "macro_accuracy"):
+    for name in ("n_supervised", "n_correct", "macro_accuracy"):
         assert first[name] == second[name]
-    assert first["n_asked"] == 2
+    assert first["n_supervised"] == 2
     assert first["macro_accuracy"] == 1.0
     assert first["mean_loss"] == pytest.approx(second["mean_loss"])
 

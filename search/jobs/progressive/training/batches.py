@@ -160,14 +160,14 @@ class GrowthBatches:
     ) -> GrowthBatch:
         batch = self.samples.sequences(split, numbers)
         draw = Draw(seed=self.seed, stage=HELD_OUT if split == "validation" else self.stage)
-        requested = apply_objective(self.objective, batch, time=self.time, draw=draw, variants=variants, training_step=step)
+        target_batch = apply_objective(self.objective, batch, time=self.time, draw=draw, variants=variants, training_step=step)
         return GrowthBatch(
-            inputs=moved(requested.inputs[rows], self.device),
-            targets=moved(requested.targets[rows], self.device),
-            weights=moved(requested.weights[rows], self.device),
+            inputs=moved(target_batch.inputs[rows], self.device),
+            targets=moved(target_batch.targets[rows], self.device),
+            weights=moved(target_batch.weights[rows], self.device),
             clean=moved(batch.tokens[rows].astype(np.int64), self.device),
             sample_ids=torch.from_numpy(batch.sample_ids[rows].astype(np.int64)),
             variants=torch.from_numpy(variants[rows].astype(np.int32)),
-            time_steps=moved(requested.time_steps[rows], self.device) if self.time.interpretation == "input" else None,
+            time_steps=moved(target_batch.time_steps[rows], self.device) if self.time.interpretation == "input" else None,
             attention_mask=None if batch.attention_mask is None else moved(batch.attention_mask[rows], self.device),
         )
