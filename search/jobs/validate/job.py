@@ -11,7 +11,8 @@ from search.jobs.placement.checks import check_same_data
 from search.jobs.placement.evaluation import open_evaluator
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
-from search.jobs.validate.report import print_truth, save_picture
+from search.jobs.validate.figure import save_picture
+from search.jobs.validate.report import print_truth
 from search.jobs.validate.spec import ValidateSpec
 from search.jobs.validate.truth import StrategyChoice, Truth
 from search.runs.console import make_console

@@ -1,4 +1,4 @@
-"""What a validation shows: the table of truth, and the picture of score against stand-alone loss."""
+"""What a validation shows in the terminal: the table of truth, and what the strategies made of it."""
 
 import statistics
 from pathlib import Path
@@ -10,7 +10,6 @@ from models import placement_text
 from search.jobs.validate.spec import ValidateSpec
 from search.jobs.validate.truth import Truth
 from search.runs.console import make_console
-from search.runs.figures import picture
 
 
 def print_truth(truth: Truth, spec: ValidateSpec, out: Path) -> None:
@@ -58,24 +57,3 @@ def _strategies(truth: Truth) -> Table:
             escape(name), f"{judgement.regret:.4f}", gain, f"{judgement.n_evaluations:.0f}", escape(" | ".join(choices))
         )
     return table
-
-
-def save_picture(truth: Truth, path: Path) -> None:
-    """A point a placement and supernet, its score against what it came to on its own."""
-    with picture(path, 6.5, 5) as figure:
-        axis = figure.subplots()
-        errors = [truth.trained[placement].standard_error or 0.0 for placement in truth.losses]
-        for number, (scores, tau) in enumerate(zip(truth.scores, truth.taus, strict=True)):
-            axis.errorbar(
-                list(truth.losses.values()),
-                [scores[placement] for placement in truth.losses],
-                xerr=errors,
-                fmt="o",
-                markersize=4,
-                linewidth=0.7,
-                color=f"C{number % 10}",
-                label=f"supernet {number}: tau {tau:.2f}",
-            )
-        axis.set_xlabel("stand-alone test loss, nats (mean over seeds)")
-        axis.set_ylabel("score by the supernet, higher is better")
-        axis.legend(frameon=False)

@@ -169,13 +169,14 @@ def test_mistakes_in_a_file_are_told_by_its_path_from_here(tmp_path, run):
         (["supernet", ROOT / "configs/supernet.yaml", "out=../older"], "spec.json"),
         (["progressive", ROOT / "configs/progressive.yaml", "out=../older"], "spec.json"),
         (["placement", ROOT / "configs/placement.yaml", "supernet=../older", "out=new"], "weights.safetensors"),
+        (["supernet", "../older/spec.json", "out=new"], "spec.json"),
         (["show", "../older/spec.json"], "spec.json"),
         (["check", "../older/spec.json"], "spec.json"),
     ],
     ids=str,
 )
 def test_what_another_version_has_left_is_refused(tmp_path, run, job_arguments, left):
-    older = {**read_spec(ROOT / "configs/supernet.yaml").to_dict(), "spec_version": 2}
+    older = {**read_spec(ROOT / "configs/supernet.yaml").to_dict(), "spec_version": 2, "key_of_that_version": 1}
     (tmp_path / "older").mkdir()
     (tmp_path / "older/spec.json").write_text(json.dumps(older))
     checkpoint.save(tmp_path / "older/weights.safetensors", {}, {"spec": older, "step": 1})
@@ -183,6 +184,13 @@ def test_what_another_version_has_left_is_refused(tmp_path, run, job_arguments, 
     remedy = "run it again into another folder, or use the mixrack that wrote it"
     told = f"../older/{left}: saved in version 2 of the format, but this mixrack reads version {SPEC_VERSION} alone: {remedy}"
     assert (status, errors) == (2, [told])
+
+
+@pytest.mark.parametrize("job", ["mad", "supernet"])
+def test_a_file_of_another_job_is_one_line(run, job):
+    path = ROOT / "configs/placement.yaml"
+    status, _, errors = run(job, path)
+    assert (status, errors) == (2, [f"{path}: describes the job 'placement', not '{job}'"])
 
 
 def test_paths_below_here_are_short(monkeypatch):

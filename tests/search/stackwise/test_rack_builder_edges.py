@@ -75,7 +75,7 @@ def test_a_file_that_no_builder_has_saved(tmp_path):
     save_file({"weight": torch.zeros(2)}, plain)
     expected = {
         tmp_path / "nowhere.safetensors": "there is no such file",
-        foreign: "it lacks adapters, initial",
+        foreign: "it lacks adapters, building_mode",
         damaged: "it is damaged, or of something else",
         plain: "it is damaged, or of something else",
     }

@@ -159,11 +159,10 @@ def test_other_objectives_ask_what_they_ask(objective):
     assert np.array_equal(masks, followed if objective == "clm" else attention_mask & (TOKENS >= 20))
 
 
-def test_pads_are_not_masked():
+@pytest.mark.parametrize("key", ["attention_mask", "keep"])
+def test_pads_are_not_masked(key):
     attention_mask = np.arange(40) < np.arange(64)[:, None]
-    masks = TimeStepMasking({"mask_ratio": 1.0}).generate_masks_for_stack(
-        {"input_ids": TOKENS, "attention_mask": attention_mask}, stack_idx=0
-    )
+    masks = TimeStepMasking({"mask_ratio": 1.0}).generate_masks_for_stack({"input_ids": TOKENS, key: attention_mask}, stack_idx=0)
     assert np.array_equal(masks, attention_mask)
 
 
