@@ -108,6 +108,10 @@ def apply_override(tree: Any, text: str) -> None:
             tree = tree[step]
 
 
+_OF_THE_FILE = ("spec_version", "checksum")
+"""Keys that a saved spec has at its top, and that are none of its own."""
+
+
 def validate(spec_class: type[SpecT], tree: Mapping[str, Any], source: str) -> SpecT:
     """The spec that a raw or saved tree describes; ConfigError with all its problems, each at its path.
 
@@ -116,7 +120,7 @@ def validate(spec_class: type[SpecT], tree: Mapping[str, Any], source: str) -> S
     _check_mapping(tree, source)
     check_version(tree, source)
     try:
-        return spec_class.model_validate({key: value for key, value in tree.items() if key != "spec_version"})
+        return spec_class.model_validate({key: value for key, value in tree.items() if key not in _OF_THE_FILE})
     except ValidationError as error:
         raise config_error(source, error) from None
 
@@ -137,7 +141,7 @@ def check_version(tree: Mapping[str, Any], source: str) -> None:
 def check_keys(spec_class: type[Spec], tree: Mapping[str, Any], source: str) -> None:
     """ConfigError with every unknown key of a spec, and of the specs that are fields of it: no part is looked at, or imported."""
     check_version(tree, source)
-    unknown = _unknown_keys(spec_class, {key: value for key, value in tree.items() if key != "spec_version"})
+    unknown = _unknown_keys(spec_class, {key: value for key, value in tree.items() if key not in _OF_THE_FILE})
     lines = [f"{source}: {yaml_path(location)}: {message}" for location, message in unknown]
     if lines:
         raise ConfigError("\n".join(lines))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from configs.records import DamagedError
 from configs.storage import whole_file
 from tasks.checks import SPLITS, check_integers, check_split
 from tasks.task import Examples, Split, Task
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT = 1
 """Part of every file's name: raise it when samplers or files change, and no old file is read again."""
@@ -29,19 +33,22 @@ def cached(task: Task, n_examples: int, *, seed: int, split: Split, folder: str 
     """What `draw` gives, from an Arrow IPC file in `folder` that is written at the first call and mapped into memory.
 
     The file is named by the task's kind, the split and a fingerprint of everything its content depends on. It appears whole
-    or not at all, whoever else is writing it. The arrays are read-only and share their memory with every process that maps them.
-
-    Raises:
-        ValueError: where the file is damaged or holds something else; nothing is drawn anew, the message says to delete it.
+    or not at all, whoever else is writing it; one that is damaged or holds something else is told, and drawn and written again.
+    The arrays are read-only and share their memory with every process that maps them.
     """
     check_integers(minimum=0, n_examples=n_examples, seed=seed)
     check_split(split)
     identity = _identity(task, n_examples, seed, split)
     fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:12]
     path = Path(folder) / f"{_kind(task)}-{split}-{fingerprint}.arrow"
-    if not path.exists():
-        _write(path, draw(task, n_examples, seed=seed, split=split), identity)
-    return _read(path, (n_examples, task.input_length), identity)
+    shape = (n_examples, task.input_length)
+    if path.exists():
+        try:
+            return _read(path, shape, identity)
+        except DamagedError as error:
+            _LOG.warning("%s; its instances are drawn again", error)
+    _write(path, draw(task, n_examples, seed=seed, split=split), identity)
+    return _read(path, shape, identity)
 
 
 def _kind(task: Task) -> str:
@@ -65,19 +72,18 @@ def _write(path: Path, examples: Examples, identity: str) -> None:
 
 
 def _read(path: Path, shape: tuple[int, int], identity: str) -> Examples:
-    advice = f"{path}: delete this file to have its instances drawn again"
     try:
         with pa.memory_map(str(path)) as file:
             batch = pa.ipc.open_file(file).get_batch(0)
         batch.validate()
         arrays = [column.flatten().to_numpy(zero_copy_only=True).reshape(shape) for column in batch.columns]
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{advice}; it cannot be read: {error}") from None
+    except (pa.ArrowException, OSError, ValueError, IndexError, TypeError) as error:
+        raise DamagedError(f"{path}: damaged: {error}") from None
     metadata = batch.schema.metadata or {}
     if metadata.get(b"identity") != identity.encode():
-        raise ValueError(f"{advice}; it should hold {identity}, but holds {metadata.get(b'identity')!r}")
+        raise DamagedError(f"{path}: should hold {identity}, but holds {metadata.get(b'identity')!r}")
     if metadata.get(b"checksum") != _checksum(arrays).encode():
-        raise ValueError(f"{advice}; it is damaged, its checksum does not match")
+        raise DamagedError(f"{path}: damaged: its checksum does not match")
     return Examples(*arrays)
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from ray import tune
 
+from configs.records import to_json
 from launch.tune.searchers import Config
 from search.jobs.mad.run_trials import MakeModel, attempt, run_trials
 from search.jobs.mad.trial import Trial, TrialSpec
-from search.runs.run_folder import to_json
 from search.training.devices import use_one_thread
 
 GridPoint = tuple[int, float, float]

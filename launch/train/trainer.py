@@ -11,6 +11,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from configs import ConfigError
+from configs.records import Row
+from configs.storage import write_text
 from launch.cluster import cluster, worker_resources
 from launch.train.log import LOG, Failures, Tail, told
 from launch.train.worker import POLL_SECONDS, REFUSED, STARTED, STOP, train_worker
@@ -20,7 +22,7 @@ from search.jobs.supernet.job import train_supernet
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.interruption import interruptions
 from search.runs.report import Say
-from search.runs.run_folder import RESULTS, Row, write_text
+from search.runs.run_folder import RESULTS
 from search.runs.workers import WorkersError
 
 TRAIN_ENVIRONMENT = {

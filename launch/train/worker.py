@@ -11,13 +11,13 @@ from tensorboardX import SummaryWriter
 from torch import nn
 
 from configs import ConfigError
+from configs.storage import write_text
 from launch.cluster import work_where_the_driver_does
 from launch.train.log import say
 from search.jobs.progressive import stages
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.supernet import job as supernet
 from search.jobs.supernet.spec import SupernetSpec
-from search.runs.run_folder import write_text
 from search.training.devices import use_one_thread
 from search.training.loop import OnEvaluation
 from search.training.ranks import Ranks

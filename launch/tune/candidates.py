@@ -1,15 +1,16 @@
 """Trains the candidates for a rack's next stack on Ray: trials side by side, which read one cache of the trunk's output."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from configs.records import Row, kept_json
 from launch.cluster import cluster
 from launch.tune.train_many import Summaries, train_side_by_side
 from search.jobs.progressive.candidates import CandidateSpec, run_candidate
 from search.jobs.progressive.report import RESULT
 from search.runs.report import outcome
-from search.runs.run_folder import Row
 from search.training.loop import OnEvaluation
 
 
@@ -23,9 +24,11 @@ def train_candidates_on_ray(candidates: Mapping[str, CandidateSpec], out: Path) 
         ConfigError: if a worker asks for more than the cluster has, or a folder belongs to another candidate.
         KeyboardInterrupt: on Ctrl-C, after Tune has wound up.
     """
-    finished = {name: run_candidate(spec, out / name) for name, spec in candidates.items() if (out / name / RESULT).exists()}
-    told = Summaries({name: outcome(row) for name, row in finished.items()}, len(candidates))
-    left = {name: spec for name, spec in candidates.items() if name not in finished}
+    told = Summaries({}, len(candidates))
+    for name, spec in candidates.items():
+        if kept_json(out / name / RESULT, partial(told.say_of, name), fingerprint=spec.fingerprint()) is not None:
+            told.rows[name] = outcome(run_candidate(spec, out / name))
+    left = {name: spec for name, spec in candidates.items() if name not in told.rows}
     if left:
         with cluster() as resources:
             train_side_by_side(left, out, _trial, told, resources)

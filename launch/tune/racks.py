@@ -5,13 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from configs.records import Row
 from launch.cluster import cluster
 from launch.train.trainer import train_on_ray
 from launch.tune.train_many import Summaries, train_side_by_side
-from search.jobs.supernet.job import train_rack, train_supernet, train_supernet_here
+from search.jobs.supernet.job import train_supernet, train_supernet_here
+from search.jobs.supernet.report import finished
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.report import outcome
-from search.runs.run_folder import RESULTS, Row
 from search.runs.workers import WorkersError
 from search.training.loop import OnEvaluation
 
@@ -31,11 +32,13 @@ def train_racks_on_ray(runs: Mapping[str, SupernetSpec], out: Path) -> dict[str,
         ConfigError: if a worker asks for more than the cluster has, or a folder belongs to another run.
         KeyboardInterrupt: on Ctrl-C, after Tune has wound up.
     """
-    finished = {name for name in runs if (out / name / RESULTS).exists()}
-    told = Summaries({name: outcome(train_rack(runs[name], out / name)) for name in runs if name in finished}, len(runs))
-    left = {name: spec for name, spec in runs.items() if name not in finished}
-    if finished:
-        told.progress.say(f"going on: {len(finished)} of {len(runs)} racks are trained")
+    told = Summaries({}, len(runs))
+    for name, spec in runs.items():
+        if row := finished(spec, out / name, partial(told.say_of, name)):
+            told.rows[name] = outcome(row)
+    left = {name: spec for name, spec in runs.items() if name not in told.rows}
+    if told.rows:
+        told.progress.say(f"going on: {len(told.rows)} of {len(runs)} racks are trained")
     if left:
         with cluster() as resources:
             alone = {name: spec for name, spec in left.items() if spec.workers.n == 1}

@@ -14,12 +14,12 @@ from ray.tune import Callback
 from ray.tune.logger import TBXLoggerCallback
 
 from configs import ConfigError
+from configs.records import Row, to_json
 from launch.cluster import work_where_the_driver_does, worker_resources
 from launch.tune.searchers import ListSearch
 from launch.tune.sessions import error_of, next_session
 from search.runs.console import Progress
 from search.runs.report import outcome, outcome_text
-from search.runs.run_folder import Row, to_json
 from search.runs.workers import WorkersSpec
 from search.training.loop import OnEvaluation
 from search.training.spec import TrainSpec

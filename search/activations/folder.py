@@ -1,21 +1,24 @@
 """Hidden states in a folder that processes share: a manifest, and files that are added one by one."""
 
-import fcntl
-import json
+import contextlib
+import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from configs import ConfigError
+from configs.records import DamagedError, kept_json, write_json
+from configs.storage import held_lock, refuse_links, remove_half_written
 from search.activations.key import CacheKey
 from search.activations.rows import Names, RowIndex
 from search.activations.shard import CacheShard, write_shard
-from search.runs.run_folder import make_folder, write_text
+from search.runs.run_folder import make_folder
 
-MANIFEST = "manifest.json"
+MANIFEST, LOCK = "manifest.json", ".lock"
+_LOG = logging.getLogger(__name__)
 SHARD_BYTES = 2**27
 """What comes together before it is written: as much is lost by a kill, and held in memory meanwhile."""
 
@@ -24,30 +27,29 @@ class ArrowStore:
     """A folder with a manifest and Arrow files. One process at a time adds to it; any number read.
 
     Rows that are added can be found at once, and read when `filling` ends. After a kill, files that were finished are there
-    and nothing else is.
+    and nothing else is. What is damaged is left out, and removed and told when the cache is filled: its rows are computed again.
 
     Raises:
-        ConfigError: if the folder holds the hidden states of another trunk, or of other data, or is damaged.
+        ConfigError: if the folder holds the hidden states of another trunk, or of other data.
     """
 
     def __init__(self, folder: Path, key: CacheKey) -> None:
         self.folder, self.key = folder, key
         self._shards: dict[Path, CacheShard] = {}
+        self._damaged: dict[Path, DamagedError] = {}
         self._pending: list[tuple[Names, np.ndarray, np.ndarray]] = []
         self._added: set[tuple[int, int]] = set()
-        if not (folder / MANIFEST).exists():  # readers need not be able to write
-            make_folder(folder)
-            write_text(folder / MANIFEST, json.dumps(key.to_dict(), indent=1))
         self._check_manifest()
         self._open()
 
     def _check_manifest(self) -> None:
         path, own = self.folder / MANIFEST, self.key.to_dict()
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            differing = sorted(name for name in own | found if own.get(name) != found.get(name))
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path}: damaged: {error!r}; delete the folder {self.folder} to fill it again") from None
+        found = kept_json(path, _LOG.warning)  # the other files say themselves which cache they are of
+        if found is None:  # readers of one that is there need not be able to write
+            make_folder(self.folder)
+            write_json(path, own)
+            return
+        differing = sorted(name for name in own | found if own.get(name) != found.get(name))
         advice = f"give another folder, or delete {self.folder} to fill it again"
         if "trunk_hash" in differing:
             hashes = f"the trunk it was made with has the hash {found.get('trunk_hash')}, this one {own['trunk_hash']}"
@@ -58,8 +60,13 @@ class ArrowStore:
 
     def _open(self) -> None:
         """Map the files that are new, and find out where each row lies."""
-        paths = sorted(self.folder.glob("shard-*.arrow"))
-        self._shards = {path: self._shards.get(path) or CacheShard(path, self.key) for path in paths}
+        known, self._shards = self._shards, {}
+        self._damaged.clear()
+        for path in sorted(self.folder.glob("shard-*.arrow")):
+            try:
+                self._shards[path] = known.get(path) or CacheShard(path, self.key)
+            except DamagedError as error:
+                self._damaged[path] = error
         shards = self._shards.values()
         self._ends = np.cumsum([0, *map(len, shards)])
         self._index = RowIndex(Names.together([shard.names for shard in shards]))
@@ -111,22 +118,48 @@ class ArrowStore:
     @contextmanager
     def filling(self, *, waits: bool) -> Iterator[None]:
         """Rows are added inside of this block; at its end, and where it is left early, what was added is on the disk."""
-        with (self.folder / ".lock").open("w") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise ConfigError(f"{self.folder}: another process is filling this cache; wait for it") from None
-            for path in self.folder.glob(".shard-*"):
-                path.unlink()  # of a process that was killed
+        refuse_links(self.folder)
+        lock = ExitStack()
+        try:
+            lock.enter_context(held_lock(self.folder / LOCK, waits=waits))
+        except BlockingIOError:
+            raise ConfigError(f"{self.folder}: another process is filling this cache; wait for it") from None
+        with lock:
+            remove_half_written(self.folder)
             self._open()  # another process may have added files since
+            self._remove_damaged()
             try:
                 yield
             finally:
                 self._flush()
                 self._open()
 
+    def _remove_damaged(self) -> None:
+        for path, shard in self._shards.items():
+            try:
+                shard.check_rows()
+            except DamagedError as error:
+                self._damaged[path] = error
+        for path, reason in self._damaged.items():
+            _LOG.warning("%s; its rows are computed again", reason)
+            path.unlink()
+            self._shards.pop(path, None)
+        if self._damaged:
+            self._open()
+
     def refuse_full_disk(self, n_rows: int) -> None:
         """Raise a ConfigError if there is no room for so many more rows."""
         free = shutil.disk_usage(self.folder).free
         if n_rows * self.key.row_bytes > free:
             raise ConfigError(f"{self.folder}: {self.key.size_text(n_rows)} are still to be written, but {free} are free")
+
+
+def remove_store(folder: Path) -> None:
+    """Remove the files of a store, and its folder if nothing else lies in it; what is no store stays as it is."""
+    if folder.is_symlink() or not (folder / MANIFEST).exists():
+        return
+    remove_half_written(folder)
+    for path in (*folder.glob("shard-*.arrow"), folder / MANIFEST, folder / LOCK):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody else's file lies there
+        folder.rmdir()

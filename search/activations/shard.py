@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from configs import ConfigError
+from configs.records import DamagedError
 from configs.storage import whole_file
 from search.activations.key import CacheKey
 from search.activations.rows import Names, checksums
@@ -29,7 +29,7 @@ class CacheShard:
     """A file, mapped into memory: processes that read it share its pages. A row is checked when it is first read.
 
     Raises:
-        ConfigError: if it is not what was written.
+        DamagedError: if it is not what was written.
     """
 
     def __init__(self, path: Path, key: CacheKey) -> None:
@@ -41,7 +41,7 @@ class CacheShard:
             small = [batch.column(name).to_numpy() for name in SMALL_COLUMNS]
             hidden = batch.column("hidden")
             self._rows = np.frombuffer(hidden.buffers()[1], dtype=np.uint8).reshape(-1, key.row_bytes)[: len(batch)]
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise is_damaged(path, str(error)) from None
         metadata = batch.schema.metadata or {}
         if metadata.get(b"key") != key.fingerprint().encode():
@@ -55,8 +55,13 @@ class CacheShard:
     def __len__(self) -> int:
         return len(self.names)
 
+    def check_rows(self) -> None:
+        """Read all rows that have not been read yet; DamagedError if one is not what was written."""
+        for places in np.array_split(np.flatnonzero(~self._is_checked), max(1, len(self) // 64)):
+            self.read(places)
+
     def read(self, places: np.ndarray) -> np.ndarray:
-        """A copy of the rows at places [n] of the file: [n, bytes of a row]."""
+        """A copy of the rows at places [n] of the file: [n, bytes of a row]; DamagedError as above."""
         rows: np.ndarray = self._rows[places]
         new = np.flatnonzero(~self._is_checked[places])
         if (checksums(rows[new]) != self._checksums[places[new]]).any():
@@ -72,6 +77,6 @@ def _checksum(columns: list[np.ndarray]) -> str:
     return f"{checksum:08x}"
 
 
-def is_damaged(path: Path, reason: str) -> ConfigError:
+def is_damaged(path: Path, reason: str) -> DamagedError:
     """The error for a file that is not as it was written."""
-    return ConfigError(f"{path}: damaged: {reason}; delete this file: filling the cache again computes its rows, and no others")
+    return DamagedError(f"{path}: damaged: {reason}; when the cache is filled again its rows are computed, and no others")

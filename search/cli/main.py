@@ -1,6 +1,7 @@
 """What the two command lines share: the commands and their arguments, errors as one message each, exit statuses."""
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -9,6 +10,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from configs import ConfigError
+from configs.storage import is_out_of_room
 from search.jobs.table import JOBS
 from search.runs.workers import WorkersError
 
@@ -108,6 +110,14 @@ def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | No
         return 2
     except WorkersError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not is_out_of_room(error):
+            raise
+        print(
+            f"{error.filename or 'writing'}: {os.strerror(error.errno or 0)}: make room, and the same command goes on from here",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs import ConfigError
+from configs.storage import write_text
 from search.cli.run import out_folder
 from search.cli.schema_parts import SPECS, Json, definitions, either, reachable, reference, resolved
-from search.runs.run_folder import write_text
 
 
 def schema_of(file: str | None = None) -> Json:

@@ -70,6 +70,11 @@ class Evaluator:
         self.counts = EvaluationCounts()
         self._known: dict[Placement, MeasuredScores] = {}
 
+    @property
+    def n_asked(self) -> int:
+        """How many placements it has been asked for so far, whoever measured them."""
+        return len(self._known)
+
     def __call__(self, placements: Sequence[Placement], keep: int | None = None) -> list[Score]:
         """The scores of placements, in order. `keep`: how many of the best must be told apart (None: all)."""
         distinct = list(dict.fromkeys(placements))

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from configs.records import Row
 from models import Placement, Supernet, placement_text
-from search.runs.run_folder import Row, TrialLog
+from search.runs.run_folder import TrialLog
 from search.training.checkpoint import weights
 
 MeasuredScores = dict[str, list[float]]
@@ -19,8 +20,16 @@ class ScoreLog(TrialLog):
     """Measurements by key, in a file of JSON lines that is only added to; one file may serve many supernets and data sets.
 
     A row holds all batches of a placement so far, and the last row of a key counts: one that a race left early is continued, not
-    repeated. `n_torn` lines were cut short by a kill and dropped; whoever opens the log says so.
+    repeated.
     """
+
+    def is_whole(self, row: Row) -> bool:
+        """Whether each task has as many numbers as there are batches."""
+        batches = row.get("batches")
+        if not super().is_whole(row) or not isinstance(batches, dict):
+            return False
+        lengths = {len(values) if isinstance(values, list) else None for values in batches.values()}
+        return lengths == {row.get("n_batches")}
 
     def measured(self, key: str) -> MeasuredScores:
         """What is known, perhaps nothing. Numbers that JSON has no word for were not finite, and are minus infinity again."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from configs.records import Row
     from models import Supernet
     from search.evaluation.evaluator import Scorer
     from search.jobs.mad.job import Execute
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from search.jobs.progressive.spec import ProgressiveSpec
     from search.jobs.supernet.spec import SupernetSpec
     from search.runs.report import Say
-    from search.runs.run_folder import Row
     from search.training.batches import Batch
 
 QUIET_SECONDS = 30.0

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from configs import ConfigError
+from configs.records import Row
+from configs.storage import is_out_of_room
 from search.jobs.backend import QUIET_SECONDS, Backend
 from search.jobs.progressive.candidates import CandidateSpec, run_candidate
 from search.jobs.progressive.stages import run_stages
@@ -18,7 +20,6 @@ from search.jobs.supernet.job import train_rack, train_supernet
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.console import make_console
 from search.runs.report import outcome, outcome_text
-from search.runs.run_folder import Row
 
 
 def _in_turn(specs: Mapping[str, Any], out: Path, train: Callable[[Any, Path, RateLimitedLog], Row]) -> dict[str, Row]:
@@ -29,7 +30,9 @@ def _in_turn(specs: Mapping[str, Any], out: Path, train: Callable[[Any, Path, Ra
             summaries[name] = train(spec, out / name, RateLimitedLog(name, say))
         except ConfigError:
             raise
-        except Exception:  # noqa: BLE001 - whatever a model raises is that model's result
+        except Exception as error:
+            if isinstance(error, OSError) and is_out_of_room(error):
+                raise
             summaries[name] = {"error": traceback.format_exc()}
         say(f"[{number}/{len(specs)}] {name}: {outcome_text(summaries[name])}")
     return summaries

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -11,8 +10,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 
 from configs import ConfigError, Spec
 from configs.load import validate
+from configs.records import DamagedError, read_json, write_json
 from models import RackSpec
-from search.runs.run_folder import write_text
 
 if TYPE_CHECKING:
     from search.profiling.rack_parts import RackPart
@@ -45,14 +44,14 @@ class LatencyTable(Spec):
     def load(cls, path: Path) -> Self:
         """The table in a file; ConfigError if there is none."""
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path}: no latency table can be read there ({error})") from None
+            tree = read_json(path)
+        except DamagedError as error:
+            raise DamagedError(f"{error}; python -m search profile measures a latency table") from None
         return validate(cls, tree, str(path))
 
     def save(self, path: Path) -> None:
         """Write the table, whole or not at all."""
-        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
+        write_json(path, self.to_dict())
 
     def check(self, space: RackSpec) -> None:
         """ConfigError if the table is of other sizes than the space, or has no time for one of its parts."""

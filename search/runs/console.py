@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from search.runs.run_folder import Row
+from configs.records import Row
 
 
 def duration(seconds: float) -> str:

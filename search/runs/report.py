@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from configs.records import Row, add_rows, write_rows
 from search.runs.console import duration
-from search.runs.run_folder import Row, to_json, write_text
 from search.training.state import TrainState
 
 HISTORY = "history.jsonl"
@@ -38,10 +38,9 @@ class Report:
         if not self.is_main:
             return
         if not self.is_open:
-            write_text(self.path, "".join(to_json(each) + "\n" for each in member.history[:-1]))
+            write_rows(self.path, member.history[:-1])
             self.is_open = True
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(to_json(row) + "\n")
+        add_rows(self.path, [row])
         step = int(row["step"])
         seconds = (time.monotonic() - self.started) / (step - (self.first or 0)) * (self.n_steps - step)
         told = f"step {step} of {self.n_steps}: training loss {row['train_loss']:.4f}, held-out loss {row['loss']:.4f}"

@@ -16,7 +16,6 @@
 ([1, 2, 3], 0, 3)
 """
 
-import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -26,15 +25,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from configs import ConfigError, StackWiseConfig
+from configs.records import Row
 from models.growth.edit_spec import stack_uids
 from search.jobs.progressive.plan import Stage, next_stage, with_time
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stage import StageRun, StageSite, Start
-from search.jobs.progressive.stages import caches, finish, next_index
+from search.jobs.progressive.stages import caches, finish, next_index, remove_caches
 from search.jobs.progressive.weights import stage_folder
 from search.runs.console import make_console
 from search.runs.report import Say
-from search.runs.run_folder import CHECKPOINT, Row, run_folder
+from search.runs.run_folder import CHECKPOINT, run_folder
 from search.stackwise import stack_edits
 from search.stackwise.growth_spec import loaded_spec
 from search.stackwise.loader_samples import loader_samples
@@ -95,8 +95,7 @@ class ProgressiveTrainer:
         spec = loaded_spec(self.config, samples, rack=rack, growth=growth, target_stacks=target_stacks)
         with self._folder(spec, rack_builder) as out:
             rows = self._stages(spec, rack_builder, samples, Path(out))
-            if spec.growth.cache_dir is None:
-                shutil.rmtree(caches(spec, Path(out)), ignore_errors=True)
+            remove_caches(spec, Path(out))
         last = rows[-1] if rows else {}
         history: dict[int, list[float]] = {}
         for row in rows:

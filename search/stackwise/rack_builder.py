@@ -37,6 +37,7 @@ from configs import ConfigError, GrowthSpec, StackWiseConfig
 from configs.errors import raise_unknown
 from configs.growth import BuildingMode
 from configs.load import check_version, validate, validate_saved
+from configs.records import DamagedError
 from models.architecture import Stack
 from models.architecture.helpers import rack_spec, stack_spec
 from models.assembly.assemble import without_memory
@@ -204,8 +205,8 @@ def _with_placed(spec: RackSpec, uid: int, stack: Stack) -> RackSpec:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         tensors, state = checkpoint.read(path, torch.device("cpu"))
-    except (OSError, ValueError) as error:
-        why = "there is no such file" if isinstance(error, FileNotFoundError) else "it is damaged, or of something else"
+    except (OSError, DamagedError):
+        why = "it is damaged, or of something else" if path.exists() else "there is no such file"
         raise ConfigError(f"{path} is no file that a builder has saved: {why}") from None
     if isinstance(state, dict) and isinstance(state.get("rack"), dict):
         check_version({"spec_version": 1, **state["rack"]}, str(path))

@@ -1,6 +1,11 @@
 """Checkpoints: one safetensors file with its JSON state in the header, written whole or not at all."""
 
+import errno
 import json
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from configs.records import DamagedError
 from configs.storage import whole_file
 from search.training.sharding import shared_out
 
@@ -34,15 +40,86 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write tensors and JSON-able state; a reader sees the old file or the new one, also after a kill or a power cut."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(state)
     with whole_file(path) as unfinished:
-        save_file(contiguous, unfinished, metadata={"state": json.dumps(state)})
+        metadata = {"state": text, "checksum": _checksum(contiguous, text)}
+        try:
+            save_file(contiguous, unfinished, metadata=metadata)
+        except SafetensorError as error:
+            found = re.search(r"\(os error (\d+)\)", str(error))
+            raise OSError(int(found[1]) if found else errno.EIO, str(error), str(path)) from None
 
 
-def read(path: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors on the device, and the state; ValueError if the file is damaged. Nothing is unpickled."""
+def read(path: Path, device: torch.device, *, fingerprint: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors on the device, and the state. Nothing is unpickled.
+
+    Args:
+        path: a file that `save` wrote.
+        device: where the tensors go.
+        fingerprint: of the run that it has to be of, which its state has under the same name; None takes any.
+
+    Raises:
+        DamagedError: if it is missing, not as it was written, or of another run.
+    """
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            state = json.loads((file.metadata() or {}).get("state", ""))
-            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118 - not a mapping
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to start this trial again") from None
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        text = metadata.get("state", "")
+        is_whole = metadata.get("checksum") == _checksum(tensors, text)
+        state = json.loads(text)
+    except FileNotFoundError:
+        raise DamagedError(f"{path}: is missing") from None
+    except (SafetensorError, ValueError) as error:
+        raise DamagedError(f"{path}: damaged: {error}") from None
+    if not is_whole:
+        reason = "its checksum does not match" if "checksum" in metadata else "it has no checksum"
+        raise DamagedError(f"{path}: damaged: {reason}")
+    if fingerprint is not None and state.get("fingerprint") != fingerprint:
+        raise DamagedError(f"{path}: is of another run ({state.get('fingerprint')}; this one is {fingerprint})")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, state
+
+
+def _checksum(tensors: dict[str, Tensor], text: str) -> str:
+    """Of names, types, shapes and every bit of the tensors, and of the state's text."""
+    checksum = zlib.crc32(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
+        # As bytes: NumPy has no bfloat16. A scalar has no last dimension to view, so all are flat.
+        checksum = zlib.crc32(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data, checksum)
+    return f"crc32:{checksum:08x}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where an unfinished run is kept, of which run it is, and who hears that what lies there is of no use."""
+
+    path: Path
+    fingerprint: str
+    say: Callable[[str], object] = lambda _: None
+
+    def save(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Put the newest in the place of the one before."""
+        save(self.path, tensors, {**state, "fingerprint": self.fingerprint})
+
+    def read(self, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What is kept; None if there is nothing, or it is of no use, which is said: the run then starts anew."""
+        if not self.path.exists():
+            return None
+        try:
+            return read(self.path, device, fingerprint=self.fingerprint)
+        except DamagedError as error:
+            self.say(f"{error}; it is left out, and the work starts anew")
+            return None
+
+    def is_usable(self) -> bool:
+        """Whether a run would go on from here; says nothing."""
+        try:
+            read(self.path, torch.device("cpu"), fingerprint=self.fingerprint)
+        except DamagedError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        """Nothing goes on from here any more."""
+        self.path.unlink(missing_ok=True)

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from models.rack.reports import collecting
+from search.training.checkpoint import Checkpoint
 from search.training.devices import autocast, reseed, resolve_device
 from search.training.metrics import token_losses
 from search.training.optimizer import keep_moments, make_optimizer, set_rates
@@ -36,7 +36,7 @@ def train(
     seed: int = 0,
     on_evaluation: OnEvaluation | None = None,
     on_step: Callable[[int], bool] | None = None,
-    checkpoint_path: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     checkpoint_every: int | None = None,
     ranks: Ranks | None = None,
 ) -> None:
@@ -58,7 +58,7 @@ def train(
         seed: of dropout.
         on_evaluation: called for each running member with its newest history row.
         on_step: called after each step with the number of steps done; where it is false, the run is kept and ends there.
-        checkpoint_path: where to resume from, if it exists, and to write to.
+        checkpoint: where to resume from, if there is something to, and to write to.
         checkpoint_every: steps between checkpoints; None writes one after an evaluation, every CHECKPOINT_SECONDS or so.
         ranks: the processes that train these members together; None is this one alone.
     """
@@ -69,8 +69,8 @@ def train(
     optimizer = make_optimizer(members, spec)
     step, goes_on, pack = 0, True, None
     losses: list[Tensor] = []
-    if checkpoint_path is not None and checkpoint_path.exists():
-        step = restore_members(checkpoint_path, members, optimizer, device)
+    if checkpoint is not None:
+        step = restore_members(checkpoint, members, optimizer, device)
     saved_at = settled_at = time.monotonic()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         while goes_on and step < n_steps and (running := [member for member in members if member.status == "running"]):
@@ -94,9 +94,9 @@ def train(
                 is_due = is_evaluated and _is_late(saved_at, ranks, device)
             else:
                 is_due = step % checkpoint_every == 0
-            if checkpoint_path is not None and (is_due or not goes_on):
+            if checkpoint is not None and (is_due or not goes_on):
                 settled_at = _settle(running, losses, settled_at)
-                save_members(checkpoint_path, members, optimizer, step, ranks=ranks)
+                save_members(checkpoint, members, optimizer, step, ranks=ranks)
                 saved_at = time.monotonic()
     keep_moments(optimizer, members)
 

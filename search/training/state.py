@@ -3,13 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from search.training import checkpoint
+from search.training.checkpoint import Checkpoint
 from search.training.ranks import Ranks
 from search.training.sharding import gathered, shared_out
 from search.training.spec import TrainSpec
@@ -87,7 +87,7 @@ _JSON_FIELDS = (
 
 
 def save_members(
-    path: Path, members: Sequence[TrainState], optimizer: torch.optim.Optimizer, step: int, *, ranks: Ranks | None = None
+    kept: Checkpoint, members: Sequence[TrainState], optimizer: torch.optim.Optimizer, step: int, *, ranks: Ranks | None = None
 ) -> None:
     """Write everything that the run goes on from; all ranks call this, and the main one writes."""
     tensors: dict[str, Tensor] = {}
@@ -100,12 +100,17 @@ def save_members(
     tensors = gathered(tensors)
     if ranks is None or ranks.is_main:
         state = {"step": step, "members": [{name: getattr(member, name) for name in _JSON_FIELDS} for member in members]}
-        checkpoint.save(path, tensors, state)
+        kept.save(tensors, state)
 
 
-def restore_members(path: Path, members: Sequence[TrainState], optimizer: torch.optim.Optimizer, device: torch.device) -> int:
-    """Put members and optimizer back to where they were saved; returns the step."""
-    tensors, state = checkpoint.read(path, device)
+def restore_members(
+    kept: Checkpoint, members: Sequence[TrainState], optimizer: torch.optim.Optimizer, device: torch.device
+) -> int:
+    """Put members and optimizer back to where they were saved; the step, which is 0 if nothing is there that can be used."""
+    found = kept.read(device)
+    if found is None:
+        return 0
+    tensors, state = found
     for index, (member, saved) in enumerate(zip(members, state["members"], strict=True)):
         for name, value in saved.items():
             setattr(member, name, value)

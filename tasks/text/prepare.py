@@ -1,8 +1,9 @@
 """Files to a folder of tokens: split, tokenised and written once, by one process, whole or not at all."""
 
-import fcntl
+import contextlib
 import hashlib
 import json
+import logging
 import shutil
 import sys
 import time
@@ -15,13 +16,17 @@ import numpy as np
 import tokenizers
 
 from configs import ConfigError
+from configs.records import DamagedError
+from configs.storage import held_lock, is_out_of_room, refuse_links
 from tasks.checks import SPLITS
 from tasks.task import Split
 from tasks.text.corpus import by_content, documents
-from tasks.text.shards import ShardWriter, write_index
+from tasks.text.shards import ShardWriter, TextShard, read_shards, write_index
 from tasks.text.tokens import Bpe, Bytes, Tokens
 
-_FORMAT = 1
+_LOG = logging.getLogger(__name__)
+
+_FORMAT = 2
 """Part of every folder's name: raise it when what is written changes, and no old folder is read again."""
 
 BATCH_BYTES = 2**22
@@ -41,8 +46,8 @@ class Recipe:
     max_bytes: int | None
 
 
-def prepare(paths: Sequence[Path], recipe: Recipe, parent: Path) -> tuple[Path, dict[str, Any]]:
-    """The folder of tokens of the files, made if it is not there yet, and the identity that its name is the hash of.
+def prepare(paths: Sequence[Path], recipe: Recipe, parent: Path) -> tuple[Path, dict[str, list[TextShard]]]:
+    """The folder of tokens of the files, made if it is not there yet, and what lies in it; what is damaged is made again.
 
     Raises:
         ConfigError: for files that cannot be read or hold no text, and a folder that cannot be written.
@@ -52,19 +57,33 @@ def prepare(paths: Sequence[Path], recipe: Recipe, parent: Path) -> tuple[Path, 
     version = tokenizers.__version__ if recipe.tokenizer == "bpe" else None
     identity = {"format": _FORMAT, "content": content, "tokenizers": version, **asdict(recipe)}
     folder = parent / f"text-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
-    if not folder.exists():
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            with (parent / f".{folder.name}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not folder.exists():
-                    _make(folder, [path for _, path in hashed], recipe, identity)
-        except OSError as error:
-            raise ConfigError(f"{error.filename or folder}: cannot be read or written: {error.strerror}") from None
-    return folder, identity
+    try:
+        return folder, read_shards(folder, identity)
+    except DamagedError as error:
+        reason = str(error) if folder.exists() else None
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with held_lock(parent / f".{folder.name}.lock", waits=True):
+            _make(folder, [path for _, path in hashed], recipe, identity, reason)
+        return folder, read_shards(folder, identity)
+    except OSError as error:
+        if is_out_of_room(error):
+            raise
+        raise ConfigError(f"{error.filename or folder}: cannot be read or written: {error.strerror}") from None
 
 
-def _make(folder: Path, paths: Sequence[Path], recipe: Recipe, identity: dict[str, Any]) -> None:
+def _make(folder: Path, paths: Sequence[Path], recipe: Recipe, identity: dict[str, Any], damage: str | None) -> None:
+    """Make the folder; one that is there and damaged gets its files anew, each in the place of the one before."""
+    with contextlib.suppress(DamagedError):
+        read_shards(folder, identity)
+        return  # another process has been faster
+    if damage is not None:
+        refuse_links(folder)
+        if folder.is_symlink():
+            raise ConfigError(f"{damage}; {folder} is a link, and what lies behind one is never written to: remove the link")
+        _LOG.warning("%s; the files are tokenised again", damage)
+        _write(folder, paths, recipe, identity)
+        return
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # a kill may have left one
     unfinished.mkdir()

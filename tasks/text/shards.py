@@ -1,6 +1,5 @@
 """Tokens of documents on disk: Arrow files that are mapped into memory, a folder of them written whole or not at all."""
 
-import json
 import zlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from configs import ConfigError
+from configs.records import DamagedError, read_json, write_json
 from configs.storage import whole_file
 
 SHARD_TOKENS = 2**24
@@ -52,7 +51,7 @@ class TextShard:
     """One file, mapped into memory. What it holds is checked against the index when it is first used.
 
     Raises:
-        ConfigError: if it is not what was written.
+        DamagedError: if it is not what was written.
     """
 
     def __init__(self, path: Path, entry: dict[str, Any]) -> None:
@@ -66,48 +65,49 @@ class TextShard:
                 column = pa.ipc.open_file(file).get_batch(0).column(0)
             self.offsets: np.ndarray = column.offsets.to_numpy()
             self._values: np.ndarray = column.values.to_numpy()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, IndexError, AttributeError) as error:
             raise damaged_shard(path, str(error)) from None
         if zlib.crc32(self.offsets.data) != entry["offsets_checksum"] or len(self._values) != entry["tokens"]:
             raise damaged_shard(path, "its checksum does not match")
 
     @cached_property
     def values(self) -> np.ndarray:
-        """The tokens of all documents, one after the other; document i has those from `offsets[i]` to `offsets[i + 1]`."""
+        """The tokens of all documents, one after the other; document i has those from `offsets[i]` to `offsets[i + 1]`.
+
+        Of a damaged file nothing can be used any more: it is removed, so that the next start has it tokenised again.
+        """
         if zlib.crc32(self._values.data) != self._entry["tokens_checksum"]:
-            raise damaged_shard(self.path, "its checksum does not match")
+            self.path.unlink(missing_ok=True)
+            error = damaged_shard(self.path, "its checksum does not match")
+            raise DamagedError(f"{error}; the same command has the files tokenised again, and goes on")
         return self._values
 
 
 def write_index(folder: Path, writers: Sequence[ShardWriter], identity: dict[str, Any]) -> None:
     """Write what `read_shards` goes by; other files that are in the folder already are noted with their checksums."""
-    others = {path.name: zlib.crc32(path.read_bytes()) for path in folder.iterdir() if path.suffix != ".arrow"}
+    paths = (path for path in folder.iterdir() if path.suffix != ".arrow" and path.name != INDEX)
+    others = {path.name: zlib.crc32(path.read_bytes()) for path in paths if path.is_file()}
     for writer in writers:
         writer.flush()
     index = {"identity": identity, "splits": {writer.split: writer.entries for writer in writers}, "others": others}
-    (folder / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+    write_json(folder / INDEX, index)
 
 
 def read_shards(folder: Path, identity: dict[str, Any]) -> dict[str, list[TextShard]]:
     """The shards of each split.
 
     Raises:
-        ConfigError: if the folder is damaged, or holds something else.
+        DamagedError: if the folder is damaged, or holds something else.
     """
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        splits = {split: [(folder / entry["file"], entry) for entry in entries] for split, entries in index["splits"].items()}
-        others, found = index["others"], index["identity"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged_shard(folder / INDEX, repr(error)) from None
-    if found != identity:
-        raise damaged_shard(folder / INDEX, f"it should describe {identity}, but describes {found}")
-    for name, checksum in others.items():
+    index = read_json(folder / INDEX)
+    if index["identity"] != identity:
+        raise damaged_shard(folder / INDEX, f"it should describe {identity}, but describes {index['identity']}")
+    for name, checksum in index["others"].items():
         if not (folder / name).exists() or zlib.crc32((folder / name).read_bytes()) != checksum:
             raise damaged_shard(folder / name, "it is missing, or its checksum does not match")
-    return {split: [TextShard(path, entry) for path, entry in entries] for split, entries in splits.items()}
+    return {split: [TextShard(folder / entry["file"], entry) for entry in own] for split, own in index["splits"].items()}
 
 
-def damaged_shard(path: Path, reason: str) -> ConfigError:
+def damaged_shard(path: Path, reason: str) -> DamagedError:
     """The error for a file that is not as it was written."""
-    return ConfigError(f"{path}: damaged: {reason}; delete the folder {path.parent} to have the files tokenised again")
+    return DamagedError(f"{path}: damaged: {reason}")

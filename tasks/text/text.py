@@ -14,7 +14,6 @@ from tasks.permutation import permuted
 from tasks.task import Examples, Split, Task
 from tasks.text.corpus import STDLIB, find_files
 from tasks.text.prepare import TOKENIZER_FILE, Recipe, prepare
-from tasks.text.shards import read_shards
 from tasks.text.tokens import Bpe, Bytes, Tokens
 from tasks.text.windows import Windows
 
@@ -139,8 +138,7 @@ def _opened(task: Text) -> _Opened:
     recipe = Recipe(**{name: getattr(task, name) for name in options})
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     given = (task.files,) if isinstance(task.files, str) else task.files
-    folder, identity = prepare(find_files(given), recipe, Path(task.folder) if task.folder else cache / "mixrack")
-    shards = read_shards(folder, identity)
+    folder, shards = prepare(find_files(given), recipe, Path(task.folder) if task.folder else cache / "mixrack")
     tokens = Bytes() if task.tokenizer == "bytes" else Bpe.load(folder / TOKENIZER_FILE)
     windows = {split: Windows(found, task.seq_len, task.vocab_size - 1) for split, found in shards.items()}
     return _Opened(windows, tokens, folder.name.removeprefix("text-"))

@@ -12,6 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from configs import ConfigError
+from configs.storage import write_text
 
 N_BYTES = 256
 
@@ -81,7 +82,7 @@ class Bpe:
 
     def save(self, path: Path) -> None:
         """Write the tokenizer as `tokenizer.json`, which the tokenizers library reads."""
-        path.write_text(self.tokenizer.to_str(), encoding="utf-8")
+        write_text(path, self.tokenizer.to_str())
 
     def encode(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         """As the contract says."""

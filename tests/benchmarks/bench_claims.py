@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from configs import ConfigError
-from search.runs.run_folder import to_json, write_text
+from configs.records import to_json
+from configs.storage import write_text
 from search.training.devices import hardware, use_one_thread
 from tests.benchmarks.claims import caches, costs, gaps, growth, objectives, precision, prediction, quality, trunks
 from tests.benchmarks.claims.findings import table

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from configs import load
+from configs.records import read_json
 from search.jobs.mad.spec import MadSpec
 
 REFERENCE = "attention"
@@ -51,7 +51,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     spec = load(MadSpec, options.run / "spec.json")
-    results = json.loads((options.run / "results.json").read_text(encoding="utf-8"))
+    results = read_json(options.run / "results.json")
     first = {}
     for setting in spec.settings():
         first.setdefault(setting.architecture, setting.spec)

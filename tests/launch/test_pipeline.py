@@ -1,12 +1,11 @@
 """The pipeline on Ray gives what it gives in one process, its supernet to the last bit."""
 
-import json
-
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs.load import validate
+from configs.records import read_json
 from launch.backend import ON_RAY
 from search.jobs.in_process import HERE
 from search.jobs.pipeline.job import run
@@ -19,14 +18,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ign
 
 
 def rows_of(out):
-    rows = json.loads((out / "results.json").read_text(encoding="utf-8"))["rows"]
+    rows = read_json(out / "results.json")["rows"]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 def supernet_of(out):
     """What its training leaves, but for the clock and the machine."""
     own = ("seconds", "hardware", "time", "finished_at")
-    results = json.loads((out / "supernet/results.json").read_text(encoding="utf-8"))
+    results = read_json(out / "supernet/results.json")
     weights, _ = checkpoint.read(out / "supernet/weights.safetensors", CPU)
     history = (out / "supernet/history.jsonl").read_text()
     return {name: value for name, value in results.items() if name not in own}, history, weights

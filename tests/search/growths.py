@@ -1,11 +1,11 @@
 """Tiny racks that grow, and what their runs leave."""
 
-import json
 from pathlib import Path
 
 import torch
 
 from configs.load import validate
+from configs.records import read_json
 from search.jobs.in_process import HERE
 from search.jobs.progressive.job import run
 from search.jobs.progressive.spec import ProgressiveSpec
@@ -43,17 +43,17 @@ def stages_here(spec, out: Path, **options):
 
 def rows(out: Path):
     """The rows of the stages."""
-    return [json.loads(path.read_text()) for path in sorted(out.glob("stages/*/result.json"))]
+    return [read_json(path) for path in sorted(out.glob("stages/*/result.json"))]
 
 
 def numbers(row):
-    """What of a row no clock has a part in."""
-    return {name: value for name, value in row.items() if name not in OF_THE_CLOCK}
+    """What of a row no clock has a part in, nor how the run is described."""
+    return {name: value for name, value in row.items() if name not in (*OF_THE_CLOCK, "fingerprint")}
 
 
 def results(out: Path):
     """What of the summary no clock has a part in."""
-    found = json.loads((out / "results.json").read_text())
+    found = read_json(out / "results.json")
     return {**{name: value for name, value in found.items() if name != "seconds"}, "stages": list(map(numbers, found["stages"]))}
 
 

@@ -6,18 +6,22 @@ from typing import Any
 
 from configs import ConfigError
 from configs.errors import yaml_path
+from configs.records import write_json
 from models.assembly.assemble import without_memory
 from models.assembly.cost import RackCost, cost
 from models.ops.kernels import check_kernel
 from search.jobs.mad.figure import save_picture
 from search.jobs.mad.report import print_scores
-from search.jobs.mad.run_trials import MakeModel, attempt, checkpoint_path
+from search.jobs.mad.rows import drop_useless
+from search.jobs.mad.run_trials import MakeModel, attempt, checkpoint_of
 from search.jobs.mad.scores import score, to_summary
 from search.jobs.mad.spec import MadSpec
 from search.jobs.mad.trial import Trial, TrialSpec
 from search.runs.console import Progress, label
-from search.runs.run_folder import RESULTS, TRIALS, TrialLog, make_folder, run_folder, to_json, write_parquet, write_text
+from search.runs.run_folder import RESULTS, TRIALS, TrialLog, make_folder, run_folder, tell_damage, write_parquet
 from search.training.devices import resolve_device
+
+CHECKPOINTS = "checkpoints"
 
 Execute = Callable[[MadSpec, TrialLog, Path, Progress, MakeModel | None], None]
 
@@ -47,11 +51,13 @@ def run(
     if spec.data_folder is not None:
         make_folder(Path(spec.data_folder))
     with run_folder(out, spec):
-        log = TrialLog(out / "trials.jsonl")
-        n_trials, n_done = n_expected(spec), sum(row["status"] != "failed" for row in log.rows.values())
+        log, n_trials = TrialLog(out / "trials.jsonl"), n_expected(spec)
+        useless = drop_useless(spec, log, out / CHECKPOINTS)
+        n_done = sum(row["status"] != "failed" for row in log.rows.values())
         progress = Progress(n_trials, n_done)
-        if log.n_torn:
-            progress.say(f"{log.path.name}: {log.n_torn} line(s) cut short by a kill were dropped; those trials run again")
+        tell_damage(log, progress.say, "those trials run again")
+        for text in useless:
+            progress.say(text)
         if n_done >= n_trials:
             progress.say(f"all {n_trials} trials are finished")
         else:
@@ -106,7 +112,7 @@ def execute_here(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, ma
 def forget(pack: Sequence[Trial], out: Path) -> None:
     """Remove the checkpoints of trials whose rows are in the log."""
     for trials in (pack, *([trial] for trial in pack)):
-        checkpoint_path(trials, out / "checkpoints").unlink(missing_ok=True)
+        checkpoint_of(trials, out / CHECKPOINTS).remove()
 
 
 def remaining(spec: MadSpec, log: TrialLog) -> list[Trial]:
@@ -138,7 +144,7 @@ def packs(trials: Sequence[Trial], size: int) -> Iterator[list[Trial]]:
 def trial_options(spec: MadSpec, out: Path) -> dict[str, Any]:
     """What `run_trials` needs beside the trials."""
     data_folder = None if spec.data_folder is None else Path(spec.data_folder).resolve()
-    return {"folder": out / "checkpoints", "data_folder": data_folder, "save_weights": spec.save_weights}
+    return {"folder": out / CHECKPOINTS, "data_folder": data_folder, "save_weights": spec.save_weights}
 
 
 def finish_sweep(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:
@@ -147,7 +153,7 @@ def finish_sweep(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:
     scores = score(spec, rows)
     costs = baseline_costs(spec)
     sizes = {name: {"n_parameters": costed.n_parameters, "state": costed.state} for name, costed in costs.items()}
-    write_text(out / RESULTS, to_json(to_summary(scores, sizes)) + "\n")
+    write_json(out / RESULTS, to_summary(scores, sizes))
     write_parquet(rows, out / TRIALS)
     save_picture(scores, out / "scores.png")
     if show:

@@ -1,6 +1,7 @@
 """Runs one trial, or several packed: draw the data, train, score with the best weights."""
 
 import hashlib
+import logging
 import platform
 import traceback
 from collections.abc import Callable, Sequence
@@ -10,15 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from configs.records import Row
+from configs.storage import is_out_of_room
 from search.jobs.mad.data import Data, in_order
 from search.jobs.mad.trial import Trial
-from search.runs.run_folder import Row
 from search.training import checkpoint, metrics
+from search.training.checkpoint import Checkpoint
 from search.training.devices import autocast, hardware
 from search.training.loop import train
 from search.training.packing import Pack
 from search.training.state import TrainState
 from tasks import Split
+
+_LOG = logging.getLogger(__name__)
 
 MakeModel = Callable[[Trial], nn.Module]
 
@@ -66,26 +71,31 @@ def run_trials(
         evaluate=evaluate,
         seed=spec.seed,
         on_evaluation=report,
-        checkpoint_path=None if folder is None else checkpoint_path(trials, folder),
+        checkpoint=None if folder is None else checkpoint_of(trials, folder),
     )
     if save_weights and folder is not None:
         _save_weights(trials, members, folder)
     return _rows(trials, members, evaluate)
 
 
-def checkpoint_path(trials: Sequence[Trial], folder: Path) -> Path:
+def checkpoint_of(trials: Sequence[Trial], folder: Path) -> Checkpoint:
     """Where a trial or pack under way is kept. Whoever has put its rows into the log removes the file, not before."""
     keys = [trial.spec.fingerprint() for trial in trials]
     name = keys[0] if len(keys) == 1 else hashlib.sha256("".join(keys).encode()).hexdigest()[:12]
-    return folder / f"{name}.checkpoint.safetensors"
+    return Checkpoint(folder / f"{name}.checkpoint.safetensors", name, _LOG.warning)
+
+
+def weights_path(trial: Trial, folder: Path) -> Path:
+    """Where the weights of a finished trial are left, if they are asked for."""
+    return folder / f"{trial.spec.fingerprint()}.weights.safetensors"
 
 
 def _save_weights(trials: Sequence[Trial], members: Sequence[TrainState], folder: Path) -> None:
     for trial, member in zip(trials, members, strict=True):
         last = {f"last.{name}": tensor for name, tensor in checkpoint.weights(member.model).items()}
         best = {f"best.{name}": tensor for name, tensor in member.best_weights.items()}
-        path = folder / f"{trial.spec.fingerprint()}.weights.safetensors"
-        checkpoint.save(path, best | last, {"step": member.step, "best": member.best})
+        state = {"fingerprint": trial.spec.fingerprint(), "step": member.step, "best": member.best}
+        checkpoint.save(weights_path(trial, folder), best | last, state)
 
 
 def _member(trial: Trial, data: Data, make_model: MakeModel | None) -> TrainState:
@@ -139,7 +149,9 @@ def attempt(trials: Sequence[Trial], **options: Any) -> list[Row]:
     """`run_trials`, where a trial that raises becomes a row that says so; if a pack raises, its trials run one by one."""
     try:
         return run_trials(trials, **options)
-    except Exception:  # noqa: BLE001 - whatever a mixer raises is that trial's result
+    except Exception as error:
+        if isinstance(error, OSError) and is_out_of_room(error):
+            raise
         if len(trials) > 1:
             return [row for trial in trials for row in attempt([trial], **options)]
         return failed_rows(trials, traceback.format_exc())

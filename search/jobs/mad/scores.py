@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.records import Row
 from search.jobs.mad.spec import MadSpec
-from search.runs.run_folder import Row
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from configs.records import write_json
 from models import Supernet
 from search.jobs.backend import Backend
 from search.jobs.pipeline.figure import save_picture
@@ -16,7 +17,7 @@ from search.jobs.placement.report import print_results
 from search.jobs.placement.results import PlacementResults
 from search.jobs.supernet.weights import load_supernet
 from search.runs.console import make_console
-from search.runs.run_folder import RESULTS, TRIALS, run_folder, to_json, write_parquet, write_text
+from search.runs.run_folder import RESULTS, TRIALS, run_folder, write_parquet
 
 
 def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
@@ -47,7 +48,7 @@ def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
             "metric": found.metric,
             "rows": [row.to_dict() for row in rows],
         }
-        write_text(out / RESULTS, to_json(summary, indent=2))
+        write_json(out / RESULTS, summary)
         write_parquet(summary["rows"], out / TRIALS)
         save_picture(rows, found, out / "pipeline.png")
         print_comparison(rows, spec, out)

@@ -1,22 +1,23 @@
 """Racks trained from scratch, one for each placement and seed, and scored on data that nothing was picked by."""
 
-import json
 import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from configs.records import kept_json, write_json
 from models import Placement, placement_text
 from search.jobs.backend import Backend
 from search.jobs.pipeline.spec import RetrainSpec
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
-from search.runs.run_folder import to_json, write_text
+from search.runs.console import make_console
 from search.training import metrics
 from search.training.devices import autocast, resolve_device
 from search.training.mixture import Mixture
@@ -101,12 +102,13 @@ def _tested(
 def _test(spec: SupernetSpec, folder: Path, retrain: RetrainSpec) -> dict[str, float]:
     """The loss, and each task's accuracy by its name; kept beside the weights, and not measured again."""
     asked = {name: getattr(retrain, name) for name in ("n_test_batches", "test_batch_size")}
-    kept = json.loads((folder / TEST).read_text(encoding="utf-8")) if (folder / TEST).exists() else {}
+    say = partial(make_console().print, markup=False)
+    kept = kept_json(folder / TEST, say, fingerprint=spec.fingerprint()) or {}
     if asked.items() <= kept.items():
         return {"loss": kept["loss"], **kept["accuracies"]}
     loss, accuracies = _measured(spec, folder, retrain)
     if math.isfinite(loss):  # JSON has no other numbers
-        write_text(folder / TEST, to_json({**asked, "loss": loss, "accuracies": accuracies}))
+        write_json(folder / TEST, {"fingerprint": spec.fingerprint(), **asked, "loss": loss, "accuracies": accuracies})
     return {"loss": loss, **accuracies}
 
 

@@ -9,7 +9,6 @@ from models import Placement, parse_placement
 from search.budget import Budget, CostTable
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.score import paired_difference
-from search.evaluation.score_log import ScoreLog
 from search.jobs.placement.results import BudgetResult, Scored
 from search.jobs.placement.spec import SearchSpec
 from search.strategies import STRATEGIES
@@ -19,17 +18,17 @@ from search.strategies.shared.strategy import Strategy, best
 class BudgetSearch:
     """A search under one budget; `costs` is the table that placements are reported by, the same for all budgets of a run."""
 
-    def __init__(self, spec: SearchSpec, budget: Budget, costs: CostTable, evaluator: Evaluator, log: ScoreLog) -> None:
-        self.spec, self.budget, self.costs, self.evaluator, self.log = spec, budget, costs, evaluator, log
+    def __init__(self, spec: SearchSpec, budget: Budget, costs: CostTable, evaluator: Evaluator) -> None:
+        self.spec, self.budget, self.costs, self.evaluator = spec, budget, costs, evaluator
         self.space = budget.space
 
     def run(self, value: Any) -> BudgetResult:
         """Search, and sum up; `value` is the budget as the spec has it."""
-        started, n_before = time.monotonic(), len(self.log.rows)
+        started, n_before = time.monotonic(), self.evaluator.n_asked
         strategy: Strategy = STRATEGIES.build(self.spec.strategy)
         rounds = strategy.search(self.space, self.budget, self.evaluator)
         chosen = best(rounds).placement
-        seconds, n_new = time.monotonic() - started, len(self.log.rows) - n_before
+        seconds, n_new = time.monotonic() - started, self.evaluator.n_asked - n_before
         rivals = {name: self._rival(rival) for name, rival in self.spec.rivals.items()}
         scored = self._scored([chosen, *rivals.values()])
         return BudgetResult(

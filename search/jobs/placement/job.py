@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from configs import ConfigError
-from configs.load import load_saved
+from configs.load import validate_saved
+from configs.records import write_json
 from models import Supernet
 from search.budget import Budget
 from search.budget.coding import slot_key
@@ -18,7 +19,7 @@ from search.jobs.placement.spec import PlacementSpec, SearchSpec
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.console import make_console
-from search.runs.run_folder import RESULTS, TRIALS, run_folder, to_json, write_parquet, write_text
+from search.runs.run_folder import RESULTS, SPEC, TRIALS, run_folder, saved_spec, write_parquet
 
 
 def run(spec: PlacementSpec, out: Path, backend: Backend) -> int:
@@ -31,12 +32,12 @@ def run(spec: PlacementSpec, out: Path, backend: Backend) -> int:
     supernet = load_supernet(folder)
     if not isinstance(supernet, Supernet):
         raise ConfigError(f"{folder}: holds a rack without choices: there is nothing to place")
-    trained = load_saved(SupernetSpec, folder / "spec.json")
+    trained = validate_saved(SupernetSpec, saved_spec(folder), str(folder / SPEC))
     check_strategies(spec, supernet.space)
     check_same_data(trained, spec)
     with run_folder(out, spec):
         results = search_placements(spec, supernet, trained, out, backend)
-        write_text(out / RESULTS, to_json({"job": spec.job, **results.to_dict()}, indent=2))
+        write_json(out / RESULTS, {"job": spec.job, "fingerprint": spec.fingerprint(), **results.to_dict()})
         print_results(results, out)
     return 0
 
@@ -50,9 +51,9 @@ def search_placements(
     # One table for all that is reported: budgets may count at different contexts, which would not compare.
     costs = max((budget.costs for budget in budgets), key=lambda table: table.context)
     found = []
-    with open_evaluator(spec, supernet, trained, out, backend) as (evaluator, log):
+    with open_evaluator(spec, supernet, trained, out, backend) as evaluator:
         for value, budget in zip(spec.budgets, budgets, strict=True):
-            found.append(BudgetSearch(spec, budget, costs, evaluator, log).run(value))
+            found.append(BudgetSearch(spec, budget, costs, evaluator).run(value))
             told = f"{found[-1].text}: {found[-1].best.text}, {spec.metric} score {found[-1].best.score:.4f}"
             make_console().print(told, markup=False)
         n_saved = evaluator.counts.n_saved_by_race
@@ -68,7 +69,7 @@ def search_placements(
         budgets=tuple(found),
         n_batch_evaluations_saved=n_saved,
     )
-    write_text(out / "placements.json", to_json(results.to_dict(), indent=2))
+    write_json(out / "placements.json", results.to_dict())
     write_parquet(results.rows(), out / TRIALS)
     save_pictures(results, out)
     return results

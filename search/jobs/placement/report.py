@@ -41,7 +41,7 @@ def print_results(results: PlacementResults, out: Path) -> None:
     console.print(table)
     _print_importance(results)
     for result in results.budgets:
-        told = f"{result.n_evaluations} placements scored, {result.n_new} of them not before, {duration(result.seconds)}"
+        told = f"{result.n_evaluations} placements scored, {result.n_new} of them for the first time, {duration(result.seconds)}"
         console.print(f"{result.text}: {told}", markup=False)
     if results.n_batch_evaluations_saved:
         console.print(f"racing saved {results.n_batch_evaluations_saved:,} evaluations of a batch")

@@ -36,7 +36,7 @@ class BudgetResult:
 
     `importance` is the gain of the dear mixer in each slot that offers it, the rest being the best placement: what is lost by
     taking it away where it is, won by adding it where it is not. `rounds` are the scores of each round, `seen` the cost and
-    score of every candidate.
+    score of every candidate. Of the evaluations `n_new` are of placements that the run had not asked for under a budget before.
     """
 
     budget: Any

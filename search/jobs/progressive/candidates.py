@@ -1,6 +1,5 @@
 """Candidates for the next stack: each trained for some steps on the trunk's one cache, and ranked by what it comes to."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeInt
 
 from configs import ConfigError, Spec
+from configs.records import Row, kept_json, read_json, write_json
 from models import StackSpec
 from models.spec.placement import Placement, placement_text
 from search.budget import Budget
@@ -21,7 +21,7 @@ from search.jobs.progressive.stages import CHOICE, Ended, TrainedStage, caches, 
 from search.jobs.progressive.weights import stage_folder
 from search.runs.interruption import interruptions
 from search.runs.report import Say, diverged_message
-from search.runs.run_folder import CHECKPOINT, Row, run_folder, to_json, write_text
+from search.runs.run_folder import CHECKPOINT, run_folder
 from search.runs.workers import WorkersSpec
 from search.strategies import STRATEGIES
 from search.strategies.shared.strategy import Strategy, best
@@ -69,7 +69,8 @@ def run_candidate(
         KeyboardInterrupt: after SIGINT or SIGTERM, with a checkpoint of the last finished step.
     """
     with run_folder(out, spec):
-        if not (out / RESULT).exists():
+        row = kept_json(out / RESULT, say, fingerprint=spec.fingerprint())
+        if row is None:
             run, folder = spec.run, Path(spec.run_folder)
             last = newest(run, folder)
             if last is None or last.stage.index + 1 != spec.index:
@@ -80,9 +81,9 @@ def run_candidate(
                 return {"error": str(error)}
             if ended is None:
                 raise KeyboardInterrupt
-            write_text(out / RESULT, to_json(ended.row) + "\n")
-            (out / CHECKPOINT).unlink(missing_ok=True)
-        row: Row = json.loads((out / RESULT).read_text(encoding="utf-8"))
+            write_json(out / RESULT, {**ended.row, "fingerprint": spec.fingerprint()})
+            row = read_json(out / RESULT)
+        (out / CHECKPOINT).unlink(missing_ok=True)
         text = diverged_message(row)
         return row | ({"error": text} if text else {})
 
@@ -120,7 +121,7 @@ def choose_stack(spec: ProgressiveSpec, out: Path, rank: Rank, say: Say) -> None
     rows = [{"name": each, **{key: row.get(key) for key in TOLD}} for each, row in ranking.rows.items()]
     say(f"stage {index + 1}: {name} is chosen among {len(rows)} candidate(s)")
     told = {"name": name, "stack": ranking.stacks[name].to_dict(), "candidates": rows}
-    write_text(stage_folder(out, index) / CHOICE, to_json(told, indent=1))
+    write_json(stage_folder(out, index) / CHOICE, {"fingerprint": spec.fingerprint(), **told})
 
 
 TOLD = ("loss", "loss_grown", "steps", "seconds", "step_ms", "n_trained_parameters", "cache_hit_rate", "error")

@@ -4,10 +4,10 @@ import json
 from itertools import accumulate
 from pathlib import Path
 
+from configs.records import Row
 from search.jobs.progressive.weights import stage_folder
 from search.runs.figures import picture
 from search.runs.report import HISTORY
-from search.runs.run_folder import Row
 
 PICTURE = "growth.png"
 

@@ -1,18 +1,18 @@
 """The job `progressive`: grows a rack stage by stage, choosing the next stack where there are candidates."""
 
-import json
 from functools import partial
 from pathlib import Path
 
+from configs.records import Row, read_json
 from search.jobs.backend import Backend
 from search.jobs.progressive.candidates import choose_stack
 from search.jobs.progressive.figure import save_picture
 from search.jobs.progressive.report import failures, table
 from search.jobs.progressive.spec import ProgressiveSpec
-from search.jobs.progressive.stages import finished_folders, is_finished, next_index, pending_choice
+from search.jobs.progressive.stages import finished_folders, forget_damaged, is_finished, next_index, pending_choice
 from search.runs.console import make_console
 from search.runs.report import Say
-from search.runs.run_folder import RESULTS, TRIALS, Row, run_folder, write_parquet
+from search.runs.run_folder import RESULTS, TRIALS, run_folder, write_parquet
 
 
 def run(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say | None = None) -> int:
@@ -28,12 +28,13 @@ def run(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say | None = No
     console = make_console()
     say = say or partial(console.print, markup=False)
     with run_folder(out, spec):
+        forget_damaged(spec, out, say)
         if is_finished(out):
             say(f"all {len(finished_folders(out))} stages are finished")
         else:
             with backend.session():
                 _finish(spec, out, backend, say)
-        results: Row = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+        results = read_json(out / RESULTS)
         say(table(results["stages"]))
         save_picture(results, out)
         write_parquet(_trials(results), out / TRIALS)

@@ -1,12 +1,12 @@
 """What a run of growth leaves: a row for each stage, the table of them, the summary."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from configs.records import Row, read_json, write_json
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.runs.report import diverged_message
-from search.runs.run_folder import RESULTS, Row, to_json, write_text
+from search.runs.run_folder import RESULTS
 from search.training.devices import machine
 
 RESULT = "result.json"
@@ -57,7 +57,7 @@ def write_results(spec: ProgressiveSpec, out: Path, rows: Sequence[Row], n_ranks
         "n_workers": n_ranks,
         **machine(),
     }
-    write_text(out / RESULTS, to_json(results) + "\n")
+    write_json(out / RESULTS, results)
 
 
 def _seconds(row: Row) -> float:
@@ -78,4 +78,4 @@ def failures(results: Row) -> list[str]:
 
 def read_rows(folders: Sequence[Path]) -> list[Row]:
     """The rows of finished stages."""
-    return [json.loads((folder / RESULT).read_text(encoding="utf-8")) for folder in folders]
+    return [read_json(folder / RESULT) for folder in folders]

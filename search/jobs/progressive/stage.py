@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import ConfigError
+from configs.records import Row
 from models import Rack
 from models.assembly.quantise import memory_bytes
 from models.growth.grow import grow
@@ -23,7 +24,8 @@ from search.jobs.progressive.training.growing_model import GrowingRack, is_causa
 from search.jobs.progressive.training.measure import Measured
 from search.jobs.progressive.training.trunk_cache import TrunkCache
 from search.runs.report import Report, Say
-from search.runs.run_folder import CHECKPOINT, Row
+from search.runs.run_folder import CHECKPOINT
+from search.training.checkpoint import Checkpoint
 from search.training.devices import resolve_device
 from search.training.local_losses.model import LocalUnits
 from search.training.local_losses.step import LocalLosses
@@ -130,7 +132,7 @@ class StageRun:
             seed=spec.seed * 1009 + stage.index + (place.ranks.rank << 32),  # ranks have other rows, and drop out other units
             on_evaluation=self._evaluated,
             on_step=self._stepped,
-            checkpoint_path=place.folder / CHECKPOINT,
+            checkpoint=self._checkpoint(),
             checkpoint_every=spec.checkpoint_every,
             ranks=place.ranks,
         )
@@ -142,6 +144,10 @@ class StageRun:
             self._row(),
             Start(self.model.rack, {parameter: known[name] for name, parameter in named if name in known}, self.cache),
         )
+
+    def _checkpoint(self) -> Checkpoint:
+        name = f"{self.spec.fingerprint()}, stage {self.stage.index + 1}, {self.stage.rack.fingerprint()}"
+        return Checkpoint(self.place.folder / CHECKPOINT, name, self._report.say)
 
     def _stepped(self, step: int) -> bool:
         self._check_data()  # what the checkpoint holds is known now
@@ -253,6 +259,7 @@ class StageRun:
         counts = self._measured.totals(self.place.ranks)
         n_rows = counts.get("cache_hits", 0) + counts.get("cache_misses", 0)
         return {
+            "fingerprint": spec.fingerprint(),
             "stage": stage.index + 1,
             "kind": stage.kind,
             "uid": stage.uid,

@@ -1,7 +1,7 @@
 """Runs the stages of a growth one after the other, in this process or as a rank among others, from where the folder stands."""
 
-import json
-import shutil
+import contextlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,9 @@ import torch
 
 from configs import ConfigError
 from configs.load import validate
+from configs.records import DamagedError, kept_json, read_json, write_json
 from models import StackSpec
+from search.activations.folder import remove_store
 from search.jobs.progressive.plan import Stage, first_stage, next_stage
 from search.jobs.progressive.report import RESULT, read_rows, write_results
 from search.jobs.progressive.spec import ProgressiveSpec
@@ -21,7 +23,7 @@ from search.jobs.progressive.training.trunk_cache import TrunkCache
 from search.jobs.progressive.weights import finished_folders, load_stage, save_stage, stage_folder
 from search.runs.interruption import interruptions
 from search.runs.report import Say
-from search.runs.run_folder import CHECKPOINT, RESULTS, to_json, write_text
+from search.runs.run_folder import CHECKPOINT, RESULTS, WEIGHTS
 from search.training import checkpoint
 from search.training.devices import resolve_device
 from search.training.loop import OnEvaluation
@@ -86,8 +88,8 @@ def run_stages(
                 on_evaluation=partial(_told_of_run, on_evaluation, n_before),
             )
             run = StageRun(spec, stage, samples, None if last is None else last.start, place)
-            if ranks.is_main and spec.growth.cache_dir is None:
-                _keep_only(run.cache, caches(spec, out))
+            if ranks.is_main:
+                remove_caches(spec, out, but=run.cache)
             ended = run.train()
             if ended is None:
                 raise KeyboardInterrupt
@@ -98,8 +100,7 @@ def run_stages(
     rows = read_rows(finished_folders(out))
     if ranks.is_main and (len(rows) == spec.n_stages or rows[-1]["status"] == "diverged"):
         write_results(spec, out, rows, ranks.n_ranks)
-        if spec.growth.cache_dir is None:
-            shutil.rmtree(caches(spec, out), ignore_errors=True)
+        remove_caches(spec, out)
     ranks.check_same("written")
 
 
@@ -131,10 +132,9 @@ def newest(spec: ProgressiveSpec, out: Path) -> TrainedStage | None:
     device = resolve_device(spec.train.device)
     stage, rack = load_stage(folders[-1], device)
     moments: dict[str, dict[str, torch.Tensor]] = {}
-    if (folders[-1] / MOMENTS).exists():
-        for name, tensor in checkpoint.read(folders[-1] / MOMENTS, device)[0].items():
-            parameter, _, moment = name.rpartition("|")
-            moments.setdefault(parameter, {})[moment] = tensor
+    for name, tensor in checkpoint.read(folders[-1] / MOMENTS, device)[0].items():
+        parameter, _, moment = name.rpartition("|")
+        moments.setdefault(parameter, {})[moment] = tensor
     by_parameter = {parameter: moments[name] for name, parameter in rack.named_parameters() if name in moments}
     return TrainedStage(stage, Start(rack, by_parameter))
 
@@ -149,7 +149,7 @@ def stage_after(spec: ProgressiveSpec, out: Path, last: TrainedStage | None) -> 
     if last is None:
         return first_stage(spec)
     path = stage_folder(out, last.stage.index + 1) / CHOICE
-    chosen = validate(StackSpec, json.loads(path.read_text(encoding="utf-8"))["stack"], str(path)) if path.exists() else None
+    chosen = validate(StackSpec, read_json(path)["stack"], str(path)) if path.exists() else None
     return next_stage(spec, last.stage, chosen)
 
 
@@ -164,25 +164,30 @@ def finish(out: Path, stage: Stage, ended: Ended, ranks: Ranks) -> None:
     """Write what a stage leaves, its row last: from then on it is done."""
     folder = stage_folder(out, stage.index)
     if ranks.is_main:
-        save_stage(folder, stage, ended.start.rack)
+        row: dict[str, Any] = ended.row
+        save_stage(folder, stage, ended.start.rack, fingerprint=row["fingerprint"])
         named, known = ended.start.rack.named_parameters(), ended.start.moments
         moments = {f"{name}|{key}": tensor for name, each in named for key, tensor in known.get(each, {}).items()}
-        checkpoint.save(folder / MOMENTS, moments, {})
-        row: dict[str, Any] = ended.row
+        checkpoint.save(folder / MOMENTS, moments, {"fingerprint": row["fingerprint"], "index": stage.index})
         path = folder / CHOICE
         if path.exists():
-            choice = json.loads(path.read_text(encoding="utf-8"))
+            choice = read_json(path)
             row = row | {"chosen": choice["name"], "candidates": choice["candidates"]}
-        write_text(folder / RESULT, to_json(row) + "\n")
+        write_json(folder / RESULT, row)
         _tidy(out)
     ranks.check_same(f"stage {stage.index} written")
 
 
-def _keep_only(cache: TrunkCache | None, folder: Path) -> None:
-    """Give back what the caches of stages before take up."""
+def remove_caches(spec: ProgressiveSpec, out: Path, *, but: TrunkCache | None = None) -> None:
+    """Give back what caches of this run take up; those in a folder of the user's stay."""
+    if spec.growth.cache_dir is not None:
+        return
+    folder = caches(spec, out)
     for each in folder.glob("*"):
-        if cache is None or each != cache.folder:
-            shutil.rmtree(each, ignore_errors=True)
+        if but is None or each != but.folder:
+            remove_store(each)
+    with contextlib.suppress(OSError):  # one is still there, or something else
+        folder.rmdir()
 
 
 def _tidy(out: Path) -> None:
@@ -200,3 +205,44 @@ def caches(spec: ProgressiveSpec, out: Path) -> Path:
 def is_finished(out: Path) -> bool:
     """Whether the run in a folder has come to its end."""
     return (out / RESULTS).exists()
+
+
+def forget_damaged(spec: ProgressiveSpec, out: Path, say: Say) -> None:
+    """Have a folder hold nothing but what is as this run has written it; what goes is told, and done again.
+
+    The stages after one that is damaged go with it, and those before it as far as no later stage can start from them: what the
+    optimizer knew is kept of the newest stage alone.
+    """
+    folders, own = finished_folders(out), spec.fingerprint()
+    whole = list(itertools.takewhile(lambda folder: _is_whole(folder, own, say), folders))
+    is_last = len(whole) == spec.n_stages or (whole and read_rows(whole[-1:])[0]["status"] == "diverged")
+    while whole and not is_last and not _is_readable(whole[-1] / MOMENTS, own, len(whole) - 1, say):
+        whole.pop()
+        is_last = False
+    kept = [folder / RESULT for folder in whole]
+    for path in (out / "stages").glob(f"*/{RESULT}"):
+        if path not in kept:
+            say(f"{path.parent}: this stage is done again")
+            path.unlink()
+    choice = stage_folder(out, len(whole)) / CHOICE
+    if kept_json(choice, say, fingerprint=own) is None:
+        choice.unlink(missing_ok=True)
+    if len(kept) < len(folders) or kept_json(out / RESULTS, say, fingerprint=own) is None:
+        (out / RESULTS).unlink(missing_ok=True)
+
+
+def _is_whole(folder: Path, fingerprint: str, say: Say) -> bool:
+    row, index = kept_json(folder / RESULT, say, fingerprint=fingerprint), int(folder.name) - 1
+    return row is not None and row["stage"] == index + 1 and _is_readable(folder / WEIGHTS, fingerprint, index, say)
+
+
+def _is_readable(path: Path, fingerprint: str, index: int, say: Say) -> bool:
+    """Whether tensors are those of a stage; if not, it is said why."""
+    try:
+        _, state = checkpoint.read(path, torch.device("cpu"), fingerprint=fingerprint)
+    except DamagedError as error:
+        say(str(error))
+        return False
+    if state["index"] != index:
+        say(f"{path}: is of stage {state['index'] + 1}")
+    return bool(state["index"] == index)

@@ -1,11 +1,13 @@
 """Saves and loads the racks of a growth, one a stage; each is a model of its own (early exit)."""
 
+import itertools
 from pathlib import Path
 
 import torch
 
 from configs import ConfigError
 from configs.load import validate_saved
+from configs.records import DamagedError
 from models import Rack, RackSpec, StackSpec
 from search.jobs.progressive.plan import Stage
 from search.jobs.progressive.report import RESULT
@@ -19,13 +21,15 @@ def stage_folder(out: Path, index: int) -> Path:
 
 
 def finished_folders(out: Path) -> list[Path]:
-    """Of stages that are done, in order."""
-    return sorted(path.parent for path in (out / "stages").glob(f"*/{RESULT}"))
+    """Of stages that are done, in order, up to the first that is not."""
+    folders = (stage_folder(out, index) for index in itertools.count())
+    return list(itertools.takewhile(lambda folder: (folder / RESULT).exists(), folders))
 
 
-def save_stage(folder: Path, stage: Stage, rack: Rack) -> None:
-    """Write the rack of a stage that is done, with its spec and those of its stacks when they were new."""
+def save_stage(folder: Path, stage: Stage, rack: Rack, *, fingerprint: str) -> None:
+    """Write the rack of a stage that is done, with its spec and those of its stacks when they were new, and its run's name."""
     state = {
+        "fingerprint": fingerprint,
         "rack": stage.rack.saved(),
         "initial": {str(uid): stack.to_dict() for uid, stack in stage.initial.items()},
         **{name: getattr(stage, name) for name in ("index", "kind", "uid", "n_steps")},
@@ -37,12 +41,15 @@ def load_stage(folder: Path, device: torch.device) -> tuple[Stage, Rack]:
     """A stage that is done, and its rack; its `before` is not known any more.
 
     Raises:
-        ConfigError: if there is none, or its rack is of a format that cannot be read.
+        ConfigError: if there is none, or its rack is damaged, or of a format that cannot be read.
     """
     path = folder / WEIGHTS
     if not path.exists():
         raise ConfigError(f"{folder}: no finished stage is there ({WEIGHTS} is missing)")
-    tensors, state = checkpoint.read(path, device)
+    try:
+        tensors, state = checkpoint.read(path, device)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; the command that has grown it makes it anew, given again") from None
     rack_spec = validate_saved(RackSpec, state["rack"], str(path))
     initial = {int(uid): StackSpec.model_validate(stack) for uid, stack in state["initial"].items()}
     rack = rack_spec.build().to(device)

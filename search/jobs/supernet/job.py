@@ -8,11 +8,12 @@ from typing import Any
 from torch import nn
 
 from configs import ConfigError
+from configs.records import read_json, to_json
 from models import Supernet
 from search.jobs.backend import Backend
 from search.jobs.supernet.data_fingerprints import check_data, data_fingerprints
 from search.jobs.supernet.evaluation import SupernetEvaluation, sampled_placements
-from search.jobs.supernet.report import write_results
+from search.jobs.supernet.report import finished, summary, write_outcome
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.start import start_from_trained
 from search.jobs.supernet.step import SupernetStep
@@ -22,6 +23,7 @@ from search.runs.console import make_console
 from search.runs.interruption import interruptions
 from search.runs.report import Report, Say, diverged_message
 from search.runs.run_folder import CHECKPOINT, RESULTS, run_folder
+from search.training.checkpoint import Checkpoint
 from search.training.devices import resolve_device
 from search.training.loop import OnEvaluation, train
 from search.training.mixture import Mixture
@@ -54,11 +56,12 @@ def train_supernet(spec: SupernetSpec, out: Path, train: Train | None = None, sa
     """
     say = say or (lambda text: make_console().print(text, markup=False))
     with run_folder(out, spec):
-        if (out / RESULTS).exists():
+        results = finished(spec, out, say)
+        if results is not None:
             say(f"all {spec.n_steps} steps are finished")
         else:
             (train or train_supernet_here)(spec, out, say)
-        results: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+            results = read_json(out / RESULTS)
         if text := diverged_message(results):
             say(text)
         return results
@@ -99,13 +102,14 @@ def train_supernet_here(
     teacher = None if spec.teacher is None else Teacher(spec.teacher, model, device)
     member = TrainState(model, mixture, spec.lr, spec.weight_decay, keeps_best=False, data=data_fingerprints(mixture))
     report = Report(out, spec.n_steps, say, is_main=ranks.is_main)
-    if spec.initialise_from is not None and not (out / CHECKPOINT).exists():
+    kept = Checkpoint(out / CHECKPOINT, spec.fingerprint(), report.say)
+    if spec.initialise_from is not None and not kept.is_usable():
         member.origins = start_from_trained(spec, model, evaluation, report.say)
     prepare(model)
 
     def stepped(step: int) -> bool:
         if report.first is None:  # what the checkpoint holds is known now, and nothing is written yet
-            check_data(member.data, mixture, out / CHECKPOINT)
+            check_data(member.data, mixture, kept.path)
         report.stepped(step)
         if is_interrupted():
             ranks.stop()
@@ -126,15 +130,19 @@ def train_supernet_here(
             seed=spec.seed + (ranks.rank << 32),  # ranks have other rows, and drop out other units
             on_evaluation=evaluated,
             on_step=stepped,
-            checkpoint_path=out / CHECKPOINT,
+            checkpoint=kept,
             checkpoint_every=spec.checkpoint_every,
             ranks=ranks,
         )
     if member.status == "running":
         raise KeyboardInterrupt
     if report.first is None:  # the last step was done before a kill
-        check_data(member.data, mixture, out / CHECKPOINT)
-    save_weights(out, model, {"spec": spec.saved(), "step": member.step}, ranks)
+        check_data(member.data, mixture, kept.path)
+    # What JSON has no word for is null in all of it, as it will be read.
+    results = json.loads(to_json(summary(spec, member, mixture.fingerprint(batches), ranks.n_ranks)))
+    history = json.loads(to_json(member.history))
+    state = {"spec": spec.saved(), "fingerprint": spec.fingerprint(), "step": member.step}
+    save_weights(out, model, {**state, "results": results, "history": history}, ranks)
     if ranks.is_main:
-        write_results(spec, out, member, mixture.fingerprint(batches), ranks.n_ranks)
-        (out / CHECKPOINT).unlink(missing_ok=True)
+        write_outcome(out, results, history)
+        kept.remove()

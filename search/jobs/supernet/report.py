@@ -1,13 +1,18 @@
 """The results.json of a supernet run: losses, metrics, parameter counts, machine."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from configs.records import DamagedError, Row, read_json, read_rows, write_json, write_rows
 from models.spec.placement import placement_text
 from search.jobs.supernet.spec import SupernetSpec
-from search.runs.report import HISTORY
-from search.runs.run_folder import RESULTS, Row, to_json, write_text
+from search.runs.report import HISTORY, Say
+from search.runs.run_folder import CHECKPOINT, RESULTS, WEIGHTS
 from search.samplers.shared.sampler import placements_of_step
+from search.training import checkpoint
 from search.training.devices import machine
 from search.training.state import TrainState
 
@@ -23,13 +28,12 @@ def trained_counts(spec: SupernetSpec, n_steps: int) -> list[Row]:
     return [{"slot": str(slot), **{name: counts[index, name] for name in slot.names}} for index, slot in slots]
 
 
-def write_results(spec: SupernetSpec, out: Path, member: TrainState, data_fingerprint: str, n_ranks: int) -> None:
-    """Write history and summary of a run that has ended."""
-    write_text(out / HISTORY, "".join(to_json(row) + "\n" for row in member.history))
+def summary(spec: SupernetSpec, member: TrainState, data_fingerprint: str, n_ranks: int) -> Row:
+    """What `results.json` says of a run that has ended."""
     last = member.history[-1]
     slots, parameters = spec.rack.slots(), list(member.model.parameters())
     tasks = {task: {name: last[f"{name}.{task}"] for name in ("loss", "accuracy")} for task in spec.data.tasks}
-    results: Row = {
+    return {
         "job": spec.job,
         "fingerprint": spec.fingerprint(),
         "status": member.status,
@@ -51,4 +55,38 @@ def write_results(spec: SupernetSpec, out: Path, member: TrainState, data_finger
         **machine(),
         "losses": member.losses,
     }
-    write_text(out / RESULTS, to_json(results) + "\n")
+
+
+def write_outcome(out: Path, results: Row, history: Sequence[Row]) -> None:
+    """Write history and summary of a run that has ended."""
+    write_rows(out / HISTORY, history)
+    write_json(out / RESULTS, results)
+
+
+def finished(spec: SupernetSpec, out: Path, say: Say) -> Row | None:
+    """The summary of the run in a folder, if it has ended: if its weights are there, as they were written.
+
+    They hold history and summary too, so that these are written again where they are missing or damaged. None says that there is
+    work to do; what is of no use is told, and gone.
+    """
+    weights, history, results = (out / name for name in (WEIGHTS, HISTORY, RESULTS))
+    try:
+        _, state = checkpoint.read(weights, torch.device("cpu"), fingerprint=spec.fingerprint())
+    except DamagedError as error:
+        if weights.exists() or results.exists():
+            say(f"{error}; the run is done again")
+            for path in (weights, history, results):
+                path.unlink(missing_ok=True)
+        return None
+    try:
+        is_whole = read_rows(history) == (state["history"], 0)
+        found = read_json(results)
+        if is_whole and found == state["results"]:
+            (out / CHECKPOINT).unlink(missing_ok=True)  # a kill may have come before
+            return found
+        told = f"{history if found == state['results'] else results}: is not what this run has written"
+    except DamagedError as error:
+        told = str(error)
+    say(f"{told}; it is written again")
+    write_outcome(out, state["results"], state["history"])
+    return read_json(results)

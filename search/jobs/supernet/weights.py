@@ -7,6 +7,7 @@ import torch
 
 from configs import ConfigError
 from configs.load import validate
+from configs.records import DamagedError
 from models import Rack, RackSpec, Supernet
 from search.runs.run_folder import WEIGHTS
 from search.training import checkpoint
@@ -31,7 +32,10 @@ def load_supernet(out: Path, device: torch.device | None = None) -> Supernet | R
     if not path.exists():
         raise ConfigError(f"{out}: no finished supernet run is there ({WEIGHTS} is missing)")
     device = device or torch.device("cpu")
-    tensors, state = checkpoint.read(path, device)
+    try:
+        tensors, state = checkpoint.read(path, device)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; the command that has trained it makes it anew, given again") from None
     spec = state["spec"]
     rack = validate(RackSpec, {**spec["rack"], "spec_version": spec.get("spec_version", 1)}, str(path))
     model = Supernet(rack).to(device)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from configs.records import write_json
 from models import Placement, Supernet
 from search.budget import Budget
 from search.jobs.backend import Backend
@@ -16,7 +17,7 @@ from search.jobs.validate.report import print_truth
 from search.jobs.validate.spec import ValidateSpec
 from search.jobs.validate.truth import StrategyChoice, Truth
 from search.runs.console import make_console
-from search.runs.run_folder import RESULTS, TRIALS, run_folder, to_json, write_parquet, write_text
+from search.runs.run_folder import RESULTS, TRIALS, run_folder, write_parquet
 from search.strategies import STRATEGIES
 from search.strategies.shared.strategy import Strategy, best
 
@@ -41,7 +42,7 @@ def run(spec: ValidateSpec, out: Path, backend: Backend) -> int:
         judged = [_judge(spec, seed, list(trained), out, backend) for seed in spec.supernet_seeds]
         truth = Truth(trained, [scores for scores, _ in judged], [choices for _, choices in judged])
         summary: dict[str, Any] = {"job": spec.job, "fingerprint": spec.fingerprint(), "budget": spec.budget, **truth.to_dict()}
-        write_text(out / RESULTS, to_json(summary, indent=2))
+        write_json(out / RESULTS, summary)
         write_parquet(summary["placements"], out / TRIALS)
         save_picture(truth, out / "validate.png")
         print_truth(truth, spec, out)
@@ -58,7 +59,7 @@ def _judge(
     supernet = load_supernet(folder)
     assert isinstance(supernet, Supernet)  # the spec has checked that there are choices
     budget, choices = Budget.of(spec.budget, supernet.space), {}
-    with open_evaluator(spec, supernet, trained_as, folder, backend) as (evaluator, _):
+    with open_evaluator(spec, supernet, trained_as, folder, backend) as evaluator:
         scores = {placement: score.value for placement, score in zip(placements, evaluator(placements), strict=True)}
         for name, part in spec.strategies.items():
             strategy: Strategy = STRATEGIES.build(part)

@@ -1,10 +1,10 @@
 """Whether the search for the next stack predicts: C10, the ranking on the cached trunk against whole racks trained end to end."""
 
-import json
 from itertools import combinations
 
 from scipy.stats import kendalltau
 
+from configs.records import read_json
 from search.jobs.progressive.candidates import choose_stack, run_candidate
 from search.jobs.progressive.stages import CHOICE, next_index, pending_choice, run_stages
 from search.jobs.progressive.weights import stage_folder
@@ -65,7 +65,7 @@ def _ranked(runs: Runs, seed: int, stacks):
         if pending_choice(spec, out, 1) is not None:
             choose_stack(spec, out, rank, lambda _: None)
             tell(f"candidates, seed {seed}: ranked")
-    found = json.loads((stage_folder(out, 1) / CHOICE).read_text(encoding="utf-8"))["candidates"]
+    found = read_json(stage_folder(out, 1) / CHOICE)["candidates"]
     return {each["name"]: each["loss"] for each in found}
 
 

@@ -1,6 +1,5 @@
 """A sweep on Ray that is interrupted or killed, then started again by the same command."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from configs.records import read_json
 from launch.mad.sweep import execute
 from search.jobs.mad import job
 from tests.launch.runs import RAW, numbers, rows_of, tiny
@@ -69,5 +69,5 @@ def test_a_sweep_that_is_interrupted_and_killed_goes_on_and_ends_as_if_undisturb
     job.run(tiny(**GRID), tmp_path / "undisturbed")
     undisturbed = rows_of(tmp_path / "undisturbed")
     assert {key: numbers(row) for key, row in after.items()} == {key: numbers(row) for key, row in undisturbed.items()}
-    results = [json.loads((folder / "results.json").read_text())["scores"] for folder in (out, tmp_path / "undisturbed")]
+    results = [read_json(folder / "results.json")["scores"] for folder in (out, tmp_path / "undisturbed")]
     assert results[0] == results[1]

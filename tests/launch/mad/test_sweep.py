@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from configs import ConfigError
+from configs.records import read_json
 from launch.mad import sweep
 from launch.mad.sweep import execute
 from search import benchmark
@@ -89,7 +90,7 @@ def test_a_trial_that_raises_is_reported_one_whose_worker_dies_is_not_and_the_sa
     assert len(tries.read_text().splitlines()) == 2
     assert died.exists()
     assert [rows[lr]["status"] for lr in (1e-2, 1e-1)] == ["finished", "finished"]
-    assert json.loads((tmp_path / "run/results.json").read_text())["complete"] is False
+    assert read_json(tmp_path / "run/results.json")["complete"] is False
     broken.unlink()
     assert job.run(spec, tmp_path / "run", execute, make_model) == 0
     again = {row["lr"]: row for row in rows_of(tmp_path / "run").values()}
@@ -120,7 +121,7 @@ def test_optuna_draws_between_the_lowest_and_highest_rate_and_goes_on_with_its_s
     assert len(after) == 6
     assert {key: after[key] for key in before} == before
     assert len({row["lr"] for row in after.values()} | {row["lr"] for row in rows}) == 8
-    assert json.loads((tmp_path / "results.json").read_text())["complete"] is True
+    assert read_json(tmp_path / "results.json")["complete"] is True
 
 
 def test_optuna_draws_no_weight_decay_where_there_is_none():
@@ -136,7 +137,7 @@ def test_asha_stops_trials_that_are_behind_others_of_their_own_setting(tmp_path)
     pruned = [row for row in rows if row["status"] == "pruned"]
     assert pruned
     assert all(row["lr"] < 1e-6 and row["steps"] < 24 for row in pruned)
-    assert json.loads((tmp_path / "results.json").read_text())["problems"] == {"stopped by ASHA": len(pruned)}
+    assert read_json(tmp_path / "results.json")["problems"] == {"stopped by ASHA": len(pruned)}
     assert not list((tmp_path / "checkpoints").glob("*"))
     assert {row["status"] for row in rows if row["lr"] == 1e-2} <= {"finished", "solved"}
 

@@ -1,6 +1,5 @@
 """Growth on Ray: the numbers of one process, workers replaced, candidates side by side, a driver that is killed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from configs.records import read_json
 from launch.backend import ON_RAY
 from launch.train.trainer import grow_on_ray
 from launch.tune.candidates import train_candidates_on_ray
@@ -47,18 +47,18 @@ def test_a_growth_with_candidates_is_that_of_one_process_to_the_last_bit(tmp_pat
     assert run(spec, tmp_path / "there", ON_RAY, say=lambda _: None) == 1
     here, there = (
         [{key: row[key] for key in ("name", "loss", "error")} for row in choice["candidates"]]
-        for choice in (json.loads((tmp_path / out / "stages/02/choice.json").read_text()) for out in ("here", "there"))
+        for choice in (read_json(tmp_path / out / "stages/02/choice.json") for out in ("here", "there"))
     )
     assert here == there
     assert [row["error"] is None for row in here] == [True, True, False]
     assert list(map(told, rows(tmp_path / "here"))) == list(map(told, rows(tmp_path / "there")))
     assert same_bits(state(tmp_path / "here"), state(tmp_path / "there"))
-    trials = [json.loads(path.read_text()) for path in tmp_path.glob("there/stages/02/candidates/*/result.json")]
+    trials = [read_json(path) for path in tmp_path.glob("there/stages/02/candidates/*/result.json")]
     assert sorted(row["cache_fill_forwards"] for row in trials) == [0, 0, 24]
     assert [row["trunk_forwards"] for row in trials] == [0, 0, 0]
 
     folder = tmp_path / "there/stages/02/candidates"
-    saved = {name: json.loads((folder / name / "spec.json").read_text()) for name in candidates}
+    saved = {name: read_json(folder / name / "spec.json") for name in candidates}
     fields = CandidateSpec.model_fields
     specs = {name: CandidateSpec(**{key: value for key, value in each.items() if key in fields}) for name, each in saved.items()}
     written = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}

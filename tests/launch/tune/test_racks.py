@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError
+from configs.records import read_json
 from launch.tune.racks import train_racks_on_ray
 from search.jobs.supernet.job import train_rack
 from search.runs.workers import WorkersError
@@ -32,7 +33,7 @@ def test_the_results_are_those_of_training_here_and_finished_racks_are_not_train
     assert list(there) == list(runs)
     assert {name: numbers(row) for name, row in there.items()} == {name: numbers(row) for name, row in here.items()}
     for name, row in there.items():
-        assert json.loads((tmp_path / "there" / name / "results.json").read_text()) == row
+        assert read_json(tmp_path / "there" / name / "results.json") == row
     assert len(list(tmp_path.glob("there/tune/session-1/*/events.out.tfevents.*"))) == 2
     assert "[2/2]" in capsys.readouterr().out
 

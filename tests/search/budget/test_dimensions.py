@@ -1,6 +1,5 @@
 """The contract of budget dimensions, and that a new file is a limit, a column and a result on arrival."""
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pyarrow.parquet import read_table
 
 from configs import ConfigError
 from configs.load import validate
+from configs.records import read_json
 from search.budget import Budget, CostTable
 from search.budget import dimensions as package
 from search.budget.dimensions import dimensions
@@ -127,7 +127,7 @@ def test_a_search_limits_tells_and_keeps_every_dimension(known, supernet, tmp_pa
     names = [name for name, each in known.items() if not each.needs_latency_table]
     spec = validate(PlacementSpec, raw(SEARCH, supernet=str(supernet), budgets=[{name: ">=0"} for name in names]), "test")
     assert placement.run(spec, tmp_path, HERE) == 0
-    told, results = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text())
+    told, results = capsys.readouterr().out, read_json(tmp_path / "results.json")
     for name, result in zip(names, results["budgets"], strict=True):
         assert result["text"] == f"{name} >= 0"
         assert known[name].label in told

@@ -141,12 +141,12 @@ def test_a_torn_last_line_is_dropped_counted_and_measured_again(tmp_path):
     first = evaluator(net, log=ScoreLog(path))(chosen)
     path.write_bytes(path.read_bytes()[:-30])
     log = ScoreLog(path)
-    assert log.n_torn == 1
+    assert log.n_damaged == 1
     again = evaluator(net, log=log)
     for score, before in zip(again(chosen), first, strict=True):
         assert score.value == pytest.approx(before.value, rel=1e-5)
     assert again.counts.n_batch_evaluations == 4
-    assert ScoreLog(path).n_torn == 0
+    assert ScoreLog(path).n_damaged == 0
     assert len(path.read_text().splitlines()) == 5
 
 

@@ -1,12 +1,11 @@
 """The job `profile`: what is timed, what is left behind, and that a decoding step is timed at the state of its context."""
 
-import json
-
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
 from configs import ConfigError
+from configs.records import read_json, write_json
 from models import MIXERS
 from search.budget import Budget
 from search.jobs.profile.job import measure, run
@@ -68,14 +67,13 @@ def test_a_choice_that_was_not_timed_is_an_error_that_names_it(tmp_path):
         table.check(rack)
     with pytest.raises(ConfigError, match="measured at d_model 16, but the space has 32"):
         table.check(spaces.space(d_model=32))
-    with pytest.raises(ConfigError, match="no latency table"):
+    with pytest.raises(ConfigError, match=r"nothing\.json: is missing; python -m search profile measures a latency table"):
         LatencyTable.load(tmp_path / "nothing.json")
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(ConfigError, match=r"list\.json: a mapping is expected at the top level, found list"):
+    with pytest.raises(ConfigError, match=r"list\.json: damaged: an object is expected, found list; python -m search profile"):
         LatencyTable.load(tmp_path / "list.json")
     table.save(tmp_path / "latency.json")
-    tree = json.loads((tmp_path / "latency.json").read_text())
-    (tmp_path / "latency.json").write_text(json.dumps({**tree, "hardwear": "x"}))
+    write_json(tmp_path / "latency.json", {**read_json(tmp_path / "latency.json"), "hardwear": "x"})
     with pytest.raises(ConfigError, match="hardwear"):
         LatencyTable.load(tmp_path / "latency.json")
 

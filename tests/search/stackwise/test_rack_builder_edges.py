@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from configs import ConfigError
 from models.architecture import Block, Stack
 from search.stackwise.rack_builder import ProgressiveRackBuilder
+from search.training import checkpoint
 
 SIZES = {"vocab_size": 30, "d_model": 32, "d_ff": 48, "n_heads": 2}
 BLOCK = {name: SIZES[name] for name in ("d_model", "d_ff", "n_heads")}
@@ -69,7 +70,7 @@ def test_a_frozen_stack_comes_frozen_and_thaws():
 
 def test_a_file_that_no_builder_has_saved(tmp_path):
     foreign, damaged = tmp_path / "foreign.safetensors", tmp_path / "damaged.safetensors"
-    save_file({"weight": torch.zeros(2)}, foreign, metadata={"state": '{"seed": 0}'})
+    checkpoint.save(foreign, {"weight": torch.zeros(2)}, {"seed": 0})
     damaged.write_bytes(b"nothing")
     plain = tmp_path / "plain.safetensors"
     save_file({"weight": torch.zeros(2)}, plain)

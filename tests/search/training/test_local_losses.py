@@ -11,6 +11,7 @@ from configs import ConfigError
 from models import RackSpec
 from models.rack.reports import collecting
 from search.training import checkpoint
+from search.training.checkpoint import Checkpoint
 from search.training.local_losses.evaluation import ExitEvaluation
 from search.training.local_losses.model import LocalUnits
 from search.training.local_losses.spec import LocalLossSpec
@@ -199,7 +200,7 @@ def test_a_batch_that_asks_nothing_has_no_loss():
 # One unit after another
 
 
-def trained(model, n_steps, *, weight_decay=0.1, on_step=None, checkpoint_path=None, batches=None, **keys):
+def trained(model, n_steps, *, weight_decay=0.1, on_step=None, checkpoint=None, batches=None, **keys):
     """Train on the task, with decay and momentum."""
     member = TrainState(model, task_data() if batches is None else batches, 1e-2, weight_decay)
     train(
@@ -210,7 +211,7 @@ def trained(model, n_steps, *, weight_decay=0.1, on_step=None, checkpoint_path=N
         evaluate=ExitEvaluation(model, list(task_data(split="test").in_order())),
         gradients=LocalLosses(model, n_steps=n_steps),
         on_step=on_step,
-        checkpoint_path=checkpoint_path,
+        checkpoint=checkpoint,
     )
     return member
 
@@ -381,16 +382,16 @@ def test_extras_train_and_are_resumed_and_thrown_away(head, tmp_path):
     def make():
         return task_units("stack", n_blocks=1, head=head)
 
-    straight, path = make(), tmp_path / "checkpoint.safetensors"
+    straight, kept_in = make(), Checkpoint(tmp_path / "checkpoint.safetensors", "a run")
     start = snapshot(straight)
     trained(straight, 8)
     assert all(not torch.equal(tensor, start[name]) for name, tensor in snapshot(straight).items())
     assert bool(len(straight.extras)) == (head in {"tuned", "aux_block"})
-    trained(make(), 8, checkpoint_path=path, on_step=lambda step: step < 3)
-    tensors, _ = checkpoint.read(path, torch.device("cpu"))
+    trained(make(), 8, checkpoint=kept_in, on_step=lambda step: step < 3)
+    tensors, _ = checkpoint.read(kept_in.path, torch.device("cpu"))
     assert any("extras" in name for name in tensors) == bool(len(straight.extras))
     resumed = make()
-    trained(resumed, 8, checkpoint_path=path)
+    trained(resumed, 8, checkpoint=kept_in)
     torch.testing.assert_close(snapshot(resumed), snapshot(straight), rtol=0, atol=0)
     kept = task_units("stack", n_blocks=1).rack
     checkpoint.load_weights(kept, checkpoint.weights(straight.rack))

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
+from configs.records import DamagedError
 from models import RackSpec
 from search.training import checkpoint, loop
+from search.training.checkpoint import Checkpoint
 from tests.search.cases import CPU, data, dropout_spec, evaluate_on, member, rack_spec, run, same, weights
 
 
@@ -35,11 +36,11 @@ def test_resuming_is_exact(tmp_path, monkeypatch, dropout, n_members, n_before):
 
     path = tmp_path / "run.safetensors"
     with pytest.raises(KilledError):
-        run(a_pack(dropout)[:n_members], **keys, on_evaluation=kill, checkpoint_path=path)
+        run(a_pack(dropout)[:n_members], **keys, on_evaluation=kill, checkpoint=Checkpoint(path, "a run"))
     assert path.exists()
     seen = []
     torch.manual_seed(99)
-    keys |= {"on_evaluation": lambda _, row: seen.append(row["step"]), "checkpoint_path": path}
+    keys |= {"on_evaluation": lambda _, row: seen.append(row["step"]), "checkpoint": Checkpoint(path, "a run")}
     resumed = run(a_pack(dropout)[:n_members], **keys)
     assert min(seen) == min(23, 4 * (n_before + 1))
     for one, other in zip(resumed, undisturbed, strict=True):
@@ -72,8 +73,8 @@ def test_resuming_a_pack_of_which_some_have_stopped(tmp_path, monkeypatch):
 
     path = tmp_path / "run.safetensors"
     with pytest.raises(KilledError):
-        run(pack(), **keys, on_evaluation=kill, checkpoint_path=path)
-    for one, other in zip(run(pack(), **keys, checkpoint_path=path), undisturbed, strict=True):
+        run(pack(), **keys, on_evaluation=kill, checkpoint=Checkpoint(path, "a run"))
+    for one, other in zip(run(pack(), **keys, checkpoint=Checkpoint(path, "a run")), undisturbed, strict=True):
         assert (one.history, one.status) == (other.history, other.status)
         assert same(weights(one), weights(other))
 
@@ -81,8 +82,8 @@ def test_resuming_a_pack_of_which_some_have_stopped(tmp_path, monkeypatch):
 def test_a_checkpoint_of_a_run_that_ended_is_not_trained_further(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     path = tmp_path / "run.safetensors"
-    (first,) = run([member()], checkpoint_path=path)
-    (again,) = run([member()], checkpoint_path=path, on_evaluation=lambda *_: pytest.fail("trained"))
+    (first,) = run([member()], checkpoint=Checkpoint(path, "a run"))
+    (again,) = run([member()], checkpoint=Checkpoint(path, "a run"), on_evaluation=lambda *_: pytest.fail("trained"))
     assert (again.status, again.step, again.history) == ("finished", 20, first.history)
     assert same(weights(again), weights(first))
 
@@ -90,27 +91,61 @@ def test_a_checkpoint_of_a_run_that_ended_is_not_trained_further(tmp_path, monke
 def test_checkpoints_are_written_now_and_then(tmp_path, monkeypatch):
     path = tmp_path / "run.safetensors"
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", math.inf)
-    run([member()], checkpoint_path=path)
+    run([member()], checkpoint=Checkpoint(path, "a run"))
     assert not path.exists()
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-    run([member()], checkpoint_path=path)
+    run([member()], checkpoint=Checkpoint(path, "a run"))
     assert path.exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "no state", "bad state"])
-def test_a_damaged_checkpoint_is_a_readable_error(tmp_path, damage):
-    path = tmp_path / "run.safetensors"
-    checkpoint.save(path, {"x": torch.ones(100)}, {"step": 3})
+def flipped(whole, place):
+    return whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+
+
+DAMAGES = {
+    "cut": lambda whole: whole[:-50],
+    "empty": lambda _: b"",
+    "garbage": lambda _: b"not a checkpoint" * 10,
+    "a weight": lambda whole: flipped(whole, len(whole) - 7),
+    "the step": lambda whole: whole.replace(b'step\\": 8', b'step\\": 4'),
+    "a name": lambda whole: whole.replace(b"0.losses", b"0.Losses"),
+    "no UTF-8": lambda whole: whole.replace(b"0.losses", b"0.\xff\xfesses"),
+}
+
+
+def kill_at_the_end(_, row):
+    if row["step"] == 12:
+        raise KilledError
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_told_and_the_run_starts_anew(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    path, said = tmp_path / "run.safetensors", []
+    keys = {"n_steps": 12, "eval_every": 4}
+    (undisturbed,) = run([member()], **keys)
+    with pytest.raises(KilledError):
+        run([member()], **keys, checkpoint=Checkpoint(path, "a run"), on_evaluation=kill_at_the_end)
     whole = path.read_bytes()
-    if damage == "no state":
-        save_file({"x": torch.ones(3)}, path)
-    elif damage == "bad state":
-        save_file({"x": torch.ones(3)}, path, metadata={"state": "{"})
-    else:
-        path.write_bytes({"cut": whole[:-50], "empty": b"", "garbage": b"not a checkpoint" * 10}[damage])
-    with pytest.raises(ValueError, match=r"run.safetensors is damaged .*; delete it to start this trial again") as caught:
+    path.write_bytes(DAMAGES[damage](whole))
+    assert path.read_bytes() != whole
+    with pytest.raises(DamagedError, match=r"run\.safetensors: damaged"):
         checkpoint.read(path, CPU)
-    assert not isinstance(caught.value.__cause__, Exception)
+    (again,) = run([member()], **keys, checkpoint=Checkpoint(path, "a run", said.append))
+    assert len(said) == 1
+    assert f"{path}: damaged" in said[0]
+    assert again.history == undisturbed.history
+    assert same(weights(again), weights(undisturbed))
+
+
+def test_a_checkpoint_of_another_run_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    path, said = tmp_path / "run.safetensors", []
+    with pytest.raises(KilledError):
+        run([member(lr=0.5)], eval_every=4, checkpoint=Checkpoint(path, "another"), on_evaluation=kill_at_the_end)
+    run([member()], checkpoint=Checkpoint(path, "a run", said.append))
+    assert said == [f"{path}: is of another run (another; this one is a run); it is left out, and the work starts anew"]
+    assert checkpoint.read(path, CPU)[1]["fingerprint"] == "a run"
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from typing import cast
 from torch import Tensor
 
 from configs import ConfigError
+from configs.records import Row
 from models import RackSpec
 from search.activations.cache import ActivationCache
 from search.activations.cache import RowBatch as Rows
@@ -24,7 +25,6 @@ from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.training.batches import GrowthBatch, GrowthBatches
 from search.jobs.progressive.training.growing_model import GrowingRack
 from search.jobs.progressive.training.trunk_model import FrozenTrunk, architecture, pack_rows
-from search.runs.run_folder import Row
 from search.training.devices import autocast
 from search.training.ranks import Ranks
 

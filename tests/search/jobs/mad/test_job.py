@@ -101,7 +101,7 @@ def test_the_last_row_of_a_key_counts_and_lines_are_whole(tmp_path):
     assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 3
     again = TrialLog(tmp_path / "trials.jsonl")
     assert {key: row["status"] for key, row in again.rows.items()} == {"a": "finished", "b": "finished"}
-    assert again.n_torn == 0
+    assert again.n_damaged == 0
 
 
 def test_another_specification_may_not_use_the_folder(tmp_path, never_train):

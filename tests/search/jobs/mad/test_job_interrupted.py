@@ -1,6 +1,5 @@
 """The MAD job after an interrupt, a kill, a torn line: it goes on to the same results."""
 
-import json
 import os
 import signal
 
@@ -79,12 +78,12 @@ def test_a_torn_last_line_is_dropped_with_a_notice_and_its_trial_runs_again(tmp_
     spec = mad_spec()
     job.run(spec, tmp_path)
     log = tmp_path / "trials.jsonl"
-    whole = log.read_text()
+    before, whole = list(TrialLog(log).rows.values()), log.read_text()
     log.write_text(whole[:-40])
     run, asked = failing(lambda _: False)
     monkeypatch.setattr(run_trials, "run_trials", run)
     capsys.readouterr()
     assert job.run(spec, tmp_path) == 0
-    assert "1 line(s) cut short by a kill were dropped; those trials run again" in " ".join(capsys.readouterr().out.split())
+    assert "1 damaged line(s) were dropped; those trials run again" in " ".join(capsys.readouterr().out.split())
     assert asked == [spec.trials()[1].spec.fingerprint()]
-    assert timeless(TrialLog(log).rows.values()) == timeless(map(json.loads, whole.splitlines()))
+    assert timeless(TrialLog(log).rows.values()) == timeless(before)

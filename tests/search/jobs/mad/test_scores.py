@@ -4,11 +4,11 @@ import math
 
 import pytest
 
+from configs.records import to_json
 from search.jobs.mad.report import print_scores
 from search.jobs.mad.scores import TaskScore, score, to_summary
 from search.jobs.mad.setting_tables import shown_settings
 from search.jobs.mad.spec import MadSpec
-from search.runs.run_folder import to_json
 from tests.search.cases import mad_spec
 
 TASKS = {

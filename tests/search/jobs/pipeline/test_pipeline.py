@@ -1,7 +1,6 @@
 """The jobs pipeline, placement and validate: what they leave, that they go on, and what they refuse."""
 
 import argparse
-import json
 import math
 import re
 from dataclasses import replace
@@ -11,6 +10,7 @@ import yaml
 
 from configs import ConfigError
 from configs.load import validate
+from configs.records import read_json
 from models import placement_text
 from search.cli.main import add_jobs, main
 from search.jobs.in_process import HERE
@@ -34,7 +34,7 @@ def finished(tmp_path_factory):
 
 
 def results(out, name="results.json"):
-    return json.loads((out / name).read_text(encoding="utf-8"))
+    return read_json(out / name)
 
 
 def test_a_pipeline_compares_what_was_found_with_its_rivals(finished):

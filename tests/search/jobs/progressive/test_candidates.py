@@ -1,13 +1,13 @@
 """Candidates for the next stack: ranked on one cache, the best one is what training it alone would have been, none twice."""
 
 import fcntl
-import json
 import threading
 from contextlib import contextmanager
 
 import pytest
 
 from configs import ConfigError
+from configs.records import read_json
 from models.spec.placement import parse_placement
 from search.activations import folder as cache_files
 from search.budget import Budget
@@ -37,13 +37,13 @@ def choosing(candidates=CANDIDATES, **keys):
 
 def choice(out, number=2):
     """What was written down of a choice."""
-    return json.loads((out / f"stages/{number:02d}/choice.json").read_text())
+    return read_json(out / f"stages/{number:02d}/choice.json")
 
 
 def candidate_rows(out, number=2):
     """The rows of the candidates, by name."""
     paths = (out / f"stages/{number:02d}/candidates").glob("*/result.json")
-    return {path.parent.name: json.loads(path.read_text()) for path in paths}
+    return {path.parent.name: read_json(path) for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_a_strategy_looks_through_a_space_within_a_budget(tmp_path):
 
 
 def _blocks(row, out):
-    saved = json.loads((out / "stages/02/candidates" / row["name"] / "spec.json").read_text())
+    saved = read_json(out / "stages/02/candidates" / row["name"] / "spec.json")
     return [block.to_dict() for block in CandidateSpec.model_validate(_bare(saved)).stack.expanded()]
 
 

@@ -1,6 +1,5 @@
 """A growth that is killed or interrupted, at any moment: the same call goes on to the same weights."""
 
-import json
 import os
 import signal
 from multiprocessing import get_context
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from configs import ConfigError
+from configs.records import read_json
 from search.jobs.progressive import stage as stage_module
 from search.jobs.progressive import stages as stages_module
 from search.jobs.progressive.fields import GrowthDataSpec
@@ -62,7 +62,7 @@ def grow_until(raw, out, moment):
     elif moment == "before the row":
         stages_module.save_stage = after(stages_module.save_stage)
     elif moment == "after the row":
-        stages_module.write_text = after(stages_module.write_text)
+        stages_module.write_json = after(stages_module.write_json)
     elif moment == "before the summary":
         stages_module.write_results = after(lambda *_: None)
     stages_here(ProgressiveSpec.model_validate(raw), out)
@@ -90,7 +90,7 @@ def assert_same_run(first: Path, second: Path):
         assert same_bits(state(first, number), state(second, number))
         history = Path(f"stages/{number:02d}/history.jsonl")
         assert (first / history).read_text() == (second / history).read_text()
-    summaries = [json.loads((out / "results.json").read_text()) for out in (first, second)]
+    summaries = [read_json(out / "results.json") for out in (first, second)]
     assert summaries[0]["loss"] == summaries[1]["loss"]
     assert not list(first.rglob("checkpoint.*"))
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook
 
 from configs import ConfigError
+from configs.records import read_json, read_rows
 from models.assembly.quantise import memory_bytes
 from models.growth.edit_spec import stack_uids
 from models.linears.quantised import QuantisedLinear
@@ -345,7 +346,7 @@ def test_what_each_stage_tells(grown):
         assert (row["status"], row["precision"], len(row["losses"])) == ("finished", "full", 6)
         assert row["seconds"] > 0
         assert row["step_ms"] > 0
-        history = [json.loads(line) for line in (out / f"stages/{number:02d}/history.jsonl").read_text().splitlines()]
+        history = read_rows(out / f"stages/{number:02d}/history.jsonl")[0]
         assert [each["step"] for each in history] == [3, 6]
         assert history[-1]["loss"] == row["loss"]
         assert history[0]["train_loss"] == pytest.approx(sum(row["losses"][:3]) / 3)
@@ -353,7 +354,7 @@ def test_what_each_stage_tells(grown):
     stack = sum(tensor.numel() for tensor in of_stack(state(out), 0).values())
     head = sum(tensor.numel() for name, tensor in state(out).items() if name.startswith("head"))
     assert trained == [stack + head + 8 * 16, stack + head, stack + head]
-    summary = json.loads((out / "results.json").read_text())
+    summary = read_json(out / "results.json")
     assert (summary["status"], summary["steps"], summary["loss"]) == ("finished", 18, rows(out)[-1]["loss"])
 
 

@@ -1,12 +1,12 @@
 """What a growth holds while it runs, and what it says it did: no more than is asked for, and the truth after a kill too."""
 
 import gc
-import json
 from weakref import WeakSet
 
 import pytest
 
 from configs import ConfigError
+from configs.records import read_json
 from search.activations.memory import MemoryStore
 from search.jobs.progressive import stage as stage_module
 from search.jobs.progressive.stages import caches
@@ -103,7 +103,7 @@ def test_one_that_cannot_be_built_here_is_told_by_name_and_in_the_status(tmp_pat
     spec, lines = growth_spec(candidates={"usual": STACK, "missing": MISSING}, growth={"target_stacks": 2}), []
     assert grow_here(spec, tmp_path, lines) == 1
     assert lines[-1].startswith("stage 2: candidate missing failed:")
-    told = json.loads((tmp_path / "results.json").read_text())["stages"][1]
+    told = read_json(tmp_path / "results.json")["stages"][1]
     assert (told["chosen"], [bool(each["error"]) for each in told["candidates"]]) == ("usual", [False, True])
 
 
@@ -111,7 +111,7 @@ def test_a_limit_that_files_would_break_has_candidates_do_without(tmp_path):
     how = {"candidates": {"usual": STACK, "linear": LINEAR}, "choice": {"n_steps": 6}}
     assert grow_here(growth_spec(**how, growth={"target_stacks": 2, "cache_mode": "auto", "cache_bytes": 100}), tmp_path) == 0
     assert rows(tmp_path)[1]["cache_mode"] == "stream"
-    told = [json.loads(path.read_text())["cache_mode"] for path in tmp_path.glob("stages/02/candidates/*/result.json")]
+    told = [read_json(path)["cache_mode"] for path in tmp_path.glob("stages/02/candidates/*/result.json")]
     assert told == ["stream", "stream"]
 
 

@@ -1,0 +1,161 @@
+"""Each job at a size that takes a second or two, run in a process of its own, and what its folder says."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+
+from search.cli.main import add_jobs, add_mad, main
+from search.jobs.table import JOBS
+from search.training.devices import use_one_thread
+
+TINY = Path(__file__).parent / "tiny"
+ALL_JOBS = ("mad", *JOBS)
+NEEDED = {"placement": {"supernet": "supernet"}}
+"""By job: the keys that are folders of other jobs' finished runs."""
+
+OF_THE_CLOCK = {"seconds", "step_ms", "cache_fill_seconds", "peak_bytes", "milliseconds", "checksum"}
+"""What differs from run to run."""
+NOT_COMPARED = (".lock", ".png", "manifest.json")
+
+
+def command(job, out, work, *overrides):
+    """The words of a job's command line; the runs that it needs are made in `work` first."""
+    given = []
+    for key, other in NEEDED.get(job, {}).items():
+        folder = work / f"needed-{other}"
+        if not (folder / "results.json").exists():
+            status, text = run(command(other, folder, work))
+            assert status == 0, text
+        given.append(f"{key}={folder}")
+    return [job, str(TINY / f"{job}.yaml"), f"out={out}", *given, *overrides]
+
+
+def run(words, *, meanwhile=None):
+    """Run a command line in a forked process; its exit status (minus the signal that ended it) and what it printed.
+
+    `meanwhile` is called with the process id while it runs.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        _in_child(words, writing)
+    os.close(writing)
+    if meanwhile is not None:
+        meanwhile(child)
+    with os.fdopen(reading, "rb") as pipe:
+        text = pipe.read().decode(errors="replace")
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), text
+
+
+def _in_child(words, writing):
+    """Never returns: the status is what the command line's would be, 70 with a traceback."""
+    status = 70
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        use_one_thread()
+        parser = ArgumentParser()
+        jobs = parser.add_subparsers(dest="job", required=True)
+        for add in (add_jobs, add_mad):
+            add(jobs)
+        status = main(parser, "search.jobs.in_process:HERE", words)
+    except SystemExit as error:
+        status = int(error.code or 0)
+    except BaseException:  # noqa: BLE001 - shown, as the interpreter would
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def told(folder):
+    """What a finished run's folder holds, by file, in values that can be compared: no times, no pictures, no locks."""
+    return {
+        str(path.relative_to(folder)): _content(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.endswith(NOT_COMPARED)
+    }
+
+
+def _content(path):
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            state = json.loads(file.metadata()["state"])
+        exact = {
+            name: (str(each.dtype), tuple(each.shape), each.flatten().view(torch.uint8).tolist())
+            for name, each in tensors.items()
+        }
+        return exact, _timeless(state)
+    if path.suffix == ".json":
+        return _timeless(json.loads(path.read_text()))
+    if path.suffix == ".jsonl":
+        return sorted(json.dumps(_timeless(json.loads(line)), sort_keys=True) for line in path.read_text().splitlines())
+    if path.suffix == ".parquet":
+        table = pd.read_parquet(path)
+        columns = [name for name in table if name not in OF_THE_CLOCK | {"history"}]
+        return table[columns].map(repr).to_dict("list")
+    return path.read_bytes()
+
+
+def _timeless(value):
+    if isinstance(value, dict):
+        return {name: _timeless(inner) for name, inner in value.items() if name not in OF_THE_CLOCK}
+    return [_timeless(inner) for inner in value] if isinstance(value, list) else value
+
+
+def kind_of(path):
+    """What kind of file it is: its path in the run's folder without numbers, hashes and names of placements."""
+    parts = [re.sub(r"\d+", "N", part) if re.fullmatch(r"[a-z-]*\d+[a-z.-]*", part) else part for part in path.parts]
+    return "/".join(re.sub(r"^.*-?[0-9a-f]{12}", "*", part) for part in parts)
+
+
+def copied(source, target):
+    """A fresh copy of a run's folder."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, symlinks=True)
+    return target
+
+
+def kill_after(seconds, number, folder):
+    """For `run`: sends a signal so many seconds after the run's folder has been made."""
+
+    def meanwhile(child):
+        while not (folder / "spec.json").exists():
+            time.sleep(0.002)
+            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                return
+        time.sleep(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    return meanwhile
+
+
+def finished_run(job, out, work, *overrides):
+    """Run a job to its end; what it has printed, and the seconds since its folder was there."""
+    started = []
+
+    def meanwhile(_):
+        while not (out / "spec.json").exists():
+            time.sleep(0.002)
+        started.append(time.monotonic())
+
+    status, text = run(command(job, out, work, *overrides), meanwhile=meanwhile)
+    assert status == 0, text
+    return text, time.monotonic() - started[0]
