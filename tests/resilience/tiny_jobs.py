@@ -40,16 +40,16 @@ def command(job, out, work, *overrides):
     return [job, str(TINY / f"{job}.yaml"), f"out={out}", *given, *overrides]
 
 
-def run(words, *, meanwhile=None):
+def run(words, *, before=lambda: None, meanwhile=None):
     """Run a command line in a forked process; its exit status (minus the signal that ended it) and what it printed.
 
-    `meanwhile` is called with the process id while it runs.
+    `before` is called in that process, `meanwhile` with its id while it runs.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.close(reading)
-        _in_child(words, writing)
+        _in_child(words, writing, before)
     os.close(writing)
     if meanwhile is not None:
         meanwhile(child)
@@ -59,7 +59,7 @@ def run(words, *, meanwhile=None):
     return os.waitstatus_to_exitcode(status), text
 
 
-def _in_child(words, writing):
+def _in_child(words, writing, before):
     """Never returns: the status is what the command line's would be, 70 with a traceback."""
     status = 70
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -68,6 +68,7 @@ def _in_child(words, writing):
         os.dup2(writing, 1)
         os.dup2(writing, 2)
         use_one_thread()
+        before()
         parser = ArgumentParser()
         jobs = parser.add_subparsers(dest="job", required=True)
         for add in (add_jobs, add_mad):
