@@ -104,6 +104,12 @@ def other_seed(job):
     )
 
 
+def shown(text):
+    """The first lines, which say what is wrong, and the last."""
+    lines = text.strip().splitlines()
+    return lines if len(lines) <= 12 else [*lines[:6], "...", *lines[-5:]]
+
+
 def cases(laboratories, n, seed):
     """All damages of all kinds of file, or `n` of them by chance."""
     every = [
@@ -133,7 +139,7 @@ def main():
             outcomes[job, found[0]] += 1
             if found[0] != "same":
                 print(
-                    f"{found[0]}: {job}, {state}, {kind}, {how}\n    " + "\n    ".join(found[1].strip().splitlines()[-12:]),
+                    f"{found[0]}: {job}, {state}, {kind}, {how}\n    " + "\n    ".join(shown(found[1])),
                     flush=True,
                 )
     total = Counter()

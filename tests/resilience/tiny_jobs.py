@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from search.cli.main import add_jobs, add_mad, main
 from search.jobs.table import JOBS
@@ -25,7 +25,8 @@ NEEDED = {"placement": {"supernet": "supernet"}}
 
 OF_THE_CLOCK = {"seconds", "step_ms", "cache_fill_seconds", "peak_bytes", "milliseconds", "checksum"}
 """What differs from run to run."""
-NOT_COMPARED = (".lock", ".png", "manifest.json")
+NOT_COMPARED = re.compile(r"\.lock$|\.png$|manifest\.json$|/candidates/|moments\.safetensors$")
+"""Pictures; and what nothing reads once the stage that it is of is done."""
 
 
 def command(job, out, work, *overrides):
@@ -89,11 +90,18 @@ def told(folder):
     return {
         str(path.relative_to(folder)): _content(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.endswith(NOT_COMPARED)
+        if path.is_file() and not NOT_COMPARED.search(str(path))
     }
 
 
 def _content(path):
+    try:
+        return _read(path)
+    except (ValueError, KeyError, SafetensorError) as error:
+        return f"unreadable: {error}"
+
+
+def _read(path):
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping

@@ -6,10 +6,11 @@ from pathlib import Path
 from configs.records import Row, read_json
 from search.jobs.backend import Backend
 from search.jobs.progressive.candidates import choose_stack
+from search.jobs.progressive.damage import forget_damaged
 from search.jobs.progressive.figure import save_picture
 from search.jobs.progressive.report import failures, table
 from search.jobs.progressive.spec import ProgressiveSpec
-from search.jobs.progressive.stages import finished_folders, forget_damaged, is_finished, next_index, pending_choice
+from search.jobs.progressive.stages import finished_folders, is_finished, next_index, pending_choice
 from search.runs.console import make_console
 from search.runs.report import Say
 from search.runs.run_folder import RESULTS, TRIALS, run_folder, write_parquet

@@ -76,6 +76,6 @@ def failures(results: Row) -> list[str]:
     return found
 
 
-def read_rows(folders: Sequence[Path]) -> list[Row]:
+def stage_rows(folders: Sequence[Path]) -> list[Row]:
     """The rows of finished stages."""
     return [read_json(folder / RESULT) for folder in folders]

@@ -1,7 +1,7 @@
 """One stage of growth: the rack it starts from, its training on the one loop, and what it leaves."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,9 +67,10 @@ class StageSite:
 
 @dataclass(frozen=True)
 class Ended:
-    """A stage that has run to its end: the row of the table, and what the next one starts from."""
+    """A stage that has run to its end: the row of the table, its history, and what the next one starts from."""
 
     row: Row
+    history: Sequence[Row]
     start: Start
 
 
@@ -142,6 +143,7 @@ class StageRun:
         named, known = self.model.named_parameters(), self.member.moments
         return Ended(
             self._row(),
+            self.member.history,
             Start(self.model.rack, {parameter: known[name] for name, parameter in named if name in known}, self.cache),
         )
 

@@ -1,7 +1,6 @@
 """Runs the stages of a growth one after the other, in this process or as a rank among others, from where the folder stands."""
 
 import contextlib
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,18 +11,18 @@ import torch
 
 from configs import ConfigError
 from configs.load import validate
-from configs.records import DamagedError, kept_json, read_json, write_json
+from configs.records import read_json, write_json
 from models import StackSpec
 from search.activations.folder import remove_store
 from search.jobs.progressive.plan import Stage, first_stage, next_stage
-from search.jobs.progressive.report import RESULT, read_rows, write_results
+from search.jobs.progressive.report import RESULT, stage_rows, write_results
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stage import Ended, StageRun, StageSite, Start
 from search.jobs.progressive.training.trunk_cache import TrunkCache
 from search.jobs.progressive.weights import finished_folders, load_stage, save_stage, stage_folder
 from search.runs.interruption import interruptions
 from search.runs.report import Say
-from search.runs.run_folder import CHECKPOINT, RESULTS, WEIGHTS
+from search.runs.run_folder import CHECKPOINT, RESULTS
 from search.training import checkpoint
 from search.training.devices import resolve_device
 from search.training.loop import OnEvaluation
@@ -78,7 +77,7 @@ def run_stages(
     last = newest(spec, out)
     with interruptions() as is_interrupted:
         while _goes_on(spec, out):
-            stage, n_before = stage_after(spec, out, last), sum(row["steps"] for row in read_rows(finished_folders(out)))
+            stage, n_before = stage_after(spec, out, last), sum(row["steps"] for row in stage_rows(finished_folders(out)))
             place = StageSite(
                 folder=stage_folder(out, stage.index),
                 caches=caches(spec, out),
@@ -97,7 +96,7 @@ def run_stages(
             last = TrainedStage(stage, ended.start)
             if is_interrupted() and next_index(out) < spec.n_stages:
                 raise KeyboardInterrupt
-    rows = read_rows(finished_folders(out))
+    rows = stage_rows(finished_folders(out))
     if ranks.is_main and (len(rows) == spec.n_stages or rows[-1]["status"] == "diverged"):
         write_results(spec, out, rows, ranks.n_ranks)
         remove_caches(spec, out)
@@ -115,12 +114,12 @@ def _goes_on(spec: ProgressiveSpec, out: Path) -> bool:
 
 def has_diverged(out: Path) -> bool:
     """Whether the newest stage that is done is the last one for that reason."""
-    return any(row["status"] == "diverged" for row in read_rows(finished_folders(out)[-1:]))
+    return any(row["status"] == "diverged" for row in stage_rows(finished_folders(out)[-1:]))
 
 
 def refuse_other_data(out: Path, samples: Samples) -> None:
     """ConfigError if the stages that are done have learnt from other samples."""
-    if any(row["data"] != samples.fingerprint() for row in read_rows(finished_folders(out)[-1:])):
+    if any(row["data"] != samples.fingerprint() for row in stage_rows(finished_folders(out)[-1:])):
         raise ConfigError(f"{out}: the data have changed since this run began; give another out=")
 
 
@@ -165,7 +164,7 @@ def finish(out: Path, stage: Stage, ended: Ended, ranks: Ranks) -> None:
     folder = stage_folder(out, stage.index)
     if ranks.is_main:
         row: dict[str, Any] = ended.row
-        save_stage(folder, stage, ended.start.rack, fingerprint=row["fingerprint"])
+        save_stage(folder, stage, ended)
         named, known = ended.start.rack.named_parameters(), ended.start.moments
         moments = {f"{name}|{key}": tensor for name, each in named for key, tensor in known.get(each, {}).items()}
         checkpoint.save(folder / MOMENTS, moments, {"fingerprint": row["fingerprint"], "index": stage.index})
@@ -205,44 +204,3 @@ def caches(spec: ProgressiveSpec, out: Path) -> Path:
 def is_finished(out: Path) -> bool:
     """Whether the run in a folder has come to its end."""
     return (out / RESULTS).exists()
-
-
-def forget_damaged(spec: ProgressiveSpec, out: Path, say: Say) -> None:
-    """Have a folder hold nothing but what is as this run has written it; what goes is told, and done again.
-
-    The stages after one that is damaged go with it, and those before it as far as no later stage can start from them: what the
-    optimizer knew is kept of the newest stage alone.
-    """
-    folders, own = finished_folders(out), spec.fingerprint()
-    whole = list(itertools.takewhile(lambda folder: _is_whole(folder, own, say), folders))
-    is_last = len(whole) == spec.n_stages or (whole and read_rows(whole[-1:])[0]["status"] == "diverged")
-    while whole and not is_last and not _is_readable(whole[-1] / MOMENTS, own, len(whole) - 1, say):
-        whole.pop()
-        is_last = False
-    kept = [folder / RESULT for folder in whole]
-    for path in (out / "stages").glob(f"*/{RESULT}"):
-        if path not in kept:
-            say(f"{path.parent}: this stage is done again")
-            path.unlink()
-    choice = stage_folder(out, len(whole)) / CHOICE
-    if kept_json(choice, say, fingerprint=own) is None:
-        choice.unlink(missing_ok=True)
-    if len(kept) < len(folders) or kept_json(out / RESULTS, say, fingerprint=own) is None:
-        (out / RESULTS).unlink(missing_ok=True)
-
-
-def _is_whole(folder: Path, fingerprint: str, say: Say) -> bool:
-    row, index = kept_json(folder / RESULT, say, fingerprint=fingerprint), int(folder.name) - 1
-    return row is not None and row["stage"] == index + 1 and _is_readable(folder / WEIGHTS, fingerprint, index, say)
-
-
-def _is_readable(path: Path, fingerprint: str, index: int, say: Say) -> bool:
-    """Whether tensors are those of a stage; if not, it is said why."""
-    try:
-        _, state = checkpoint.read(path, torch.device("cpu"), fingerprint=fingerprint)
-    except DamagedError as error:
-        say(str(error))
-        return False
-    if state["index"] != index:
-        say(f"{path}: is of stage {state['index'] + 1}")
-    return bool(state["index"] == index)

@@ -1,16 +1,18 @@
 """Saves and loads the racks of a growth, one a stage; each is a model of its own (early exit)."""
 
 import itertools
+import json
 from pathlib import Path
 
 import torch
 
 from configs import ConfigError
 from configs.load import validate_saved
-from configs.records import DamagedError
+from configs.records import DamagedError, to_json
 from models import Rack, RackSpec, StackSpec
 from search.jobs.progressive.plan import Stage
 from search.jobs.progressive.report import RESULT
+from search.jobs.progressive.stage import Ended
 from search.runs.run_folder import WEIGHTS
 from search.training import checkpoint
 
@@ -26,15 +28,16 @@ def finished_folders(out: Path) -> list[Path]:
     return list(itertools.takewhile(lambda folder: (folder / RESULT).exists(), folders))
 
 
-def save_stage(folder: Path, stage: Stage, rack: Rack, *, fingerprint: str) -> None:
-    """Write the rack of a stage that is done, with its spec and those of its stacks when they were new, and its run's name."""
+def save_stage(folder: Path, stage: Stage, ended: Ended) -> None:
+    """Write the rack of a stage that is done, with its spec and those of its stacks when they were new, and its history."""
     state = {
-        "fingerprint": fingerprint,
+        "fingerprint": ended.row["fingerprint"],
+        "history": json.loads(to_json(ended.history)),
         "rack": stage.rack.saved(),
         "initial": {str(uid): stack.to_dict() for uid, stack in stage.initial.items()},
         **{name: getattr(stage, name) for name in ("index", "kind", "uid", "n_steps")},
     }
-    checkpoint.save(folder / WEIGHTS, checkpoint.weights(rack), state)
+    checkpoint.save(folder / WEIGHTS, checkpoint.weights(ended.start.rack), state)
 
 
 def load_stage(folder: Path, device: torch.device) -> tuple[Stage, Rack]:

@@ -16,7 +16,7 @@ import torch
 from configs.load import validate
 from configs.merge import merge
 from search.jobs.progressive.plan import first_stage, next_stage
-from search.jobs.progressive.report import read_rows
+from search.jobs.progressive.report import stage_rows
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stage import StageRun, StageSite, Start
 from search.jobs.progressive.stages import is_finished, run_stages
@@ -102,7 +102,7 @@ class Runs:
                 started = time.monotonic()
                 run_stages(spec, out, lambda _: None)
                 tell(f"{name}, seed {seed}: {time.monotonic() - started:.0f} s")
-        return Run(spec, out, read_rows(finished_folders(out)))
+        return Run(spec, out, stage_rows(finished_folders(out)))
 
     def seeds(self, name: str, **changes: Any) -> list[Run]:
         return [self.run(name, seed=seed, **changes) for seed in self.size.seeds]
