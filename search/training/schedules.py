@@ -13,7 +13,7 @@ class ScheduleSpec(Spec):
 
     `constant`; `cosine` down to `min_lr`; `wsd` (warm-up, stable, decay): constant, then linear down to `min_lr` over the last
     `decay_fraction` of all steps, or what the warm-up leaves of them. All start with `warmup_steps` of linear rise, the last of
-    which has the peak; the last step of all has `min_lr`. The MAD reference code trains at a constant rate; its paper says cosine.
+    which has the peak; the last step of all has `min_lr`. MAD's reference trains at a constant rate, its paper says cosine.
     """
 
     kind: Literal["constant", "cosine", "wsd"] = "constant"

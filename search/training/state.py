@@ -29,7 +29,8 @@ class Batches(Protocol):
 class TrainState:
     """One model in training, and what became of it.
 
-    `losses` holds the training loss of every step. Without `keeps_best` the last weights are the only ones, where a copy would be
+    `weight_decay` is on weights, not on vectors such as norms and biases, unless `decays_all`. `losses` holds the training loss
+    of every step. Without `keeps_best` the last weights are the only ones, where a copy would be
     too large. With `keeps_moments` the optimizer starts from `moments` (by parameter), and leaves its own there.
 
     A checkpoint also brings back `data` (fingerprints by name of what it began to learn from), `origins` (what a report says of
@@ -41,6 +42,7 @@ class TrainState:
     batches: Batches
     lr: float
     weight_decay: float
+    decays_all: bool = False
     status: Status = "running"
     step: int = 0
     seconds: float = 0.0

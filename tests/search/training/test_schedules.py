@@ -8,7 +8,6 @@ import torch
 from search.training.schedules import ScheduleSpec, learning_rate
 from tests.search.cases import data
 
-
 FALLING = ["cosine", "wsd"]
 
 
