@@ -94,7 +94,7 @@ def positive(text: str) -> int:
 
 
 def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | None = None) -> int:
-    """Parse, run, and turn bad input into one message and exit status 2, a run that came to nothing into 1, an interrupt into 130.
+    """Parse, run, and turn bad input into one message and exit status 2, runs that came to nothing into 1, interrupts into 130.
 
     What a command needs is imported when it is run; `backend` says where what runs the jobs is found, `module:name`.
     """

@@ -1,5 +1,6 @@
 """Saves and loads the finished weights of a supernet run."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from configs import ConfigError
 from configs.load import validate
 from models import Rack, RackSpec, Supernet
-from search.runs.run_folder import WEIGHTS
+from search.runs.run_folder import RESULTS, WEIGHTS
 from search.training import checkpoint
 from search.training.ranks import Ranks
 from search.training.sharding import gathered
@@ -21,15 +22,23 @@ def save_weights(out: Path, model: Supernet, state: dict[str, Any], ranks: Ranks
         checkpoint.save(out / WEIGHTS, tensors, state)
 
 
-def load_supernet(out: Path, device: torch.device | None = None) -> Supernet | Rack:
+def load_supernet(out: Path, device: torch.device | None = None, *, key: str | None = None) -> Supernet | Rack:
     """The model that the finished run in a folder has trained, in evaluation mode; a plain rack, if it has no choices.
 
+    Args:
+        out: the run's folder.
+        device: where the weights are to lie; the CPU, if not given.
+        key: of the configuration that names the folder, for messages.
+
     Raises:
-        ConfigError: if there is no finished run, or its model is of a format that cannot be read.
+        ConfigError: if there is no finished run, or one that diverged, or its model is of a format that cannot be read.
     """
-    path = out / WEIGHTS
+    path, place = out / WEIGHTS, str(out) if key is None else f"{key}: {out}"
     if not path.exists():
-        raise ConfigError(f"{out}: no finished supernet run is there ({WEIGHTS} is missing)")
+        raise ConfigError(f"{place}: no finished supernet run is there ({WEIGHTS} is missing)")
+    if (step := _diverged_at(out)) is not None:
+        text = f"the supernet diverged at step {step}, so its weights are of no use"
+        raise ConfigError(f"{place}: {text}; train it anew with a smaller lr, in another folder")
     device = device or torch.device("cpu")
     tensors, state = checkpoint.read(path, device)
     spec = state["spec"]
@@ -37,3 +46,11 @@ def load_supernet(out: Path, device: torch.device | None = None) -> Supernet | R
     model = Supernet(rack).to(device)
     checkpoint.load_weights(model.rack, tensors)
     return (model if model.slots else model.rack).eval()
+
+
+def _diverged_at(out: Path) -> int | None:
+    """The step at which the run in a folder was seen to have diverged, if it has."""
+    if not (out / RESULTS).exists():
+        return None
+    results = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    return int(results["steps"]) if results["status"] == "diverged" else None

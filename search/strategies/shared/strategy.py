@@ -62,7 +62,7 @@ class Strategy(ABC):
         Args:
             space: the rack whose choices are to be made.
             budget: what is allowed, in any form that `Budget.of` takes.
-            evaluate: list of placements -> list of scores; a score that is not finite (NaN or an infinity of either sign) counts as
+            evaluate: list of placements -> list of scores; one that is not finite (NaN, or an infinity of either sign) counts as
                 the worst.
 
         Returns:

@@ -48,7 +48,9 @@ def best_there_is(landscape, rack, budget):
 
 @pytest.mark.parametrize("kind", SEARCHING)
 @pytest.mark.parametrize("name", BUDGETS)
-@pytest.mark.parametrize(("poison", "value"), [*((poison, math.nan) for poison in POISONS), (CHEAP, -math.inf), (CHEAP, math.inf)])
+@pytest.mark.parametrize(
+    ("poison", "value"), [*((poison, math.nan) for poison in POISONS), (CHEAP, -math.inf), (CHEAP, math.inf)]
+)
 def test_the_best_finite_candidate_is_found(kind, name, poison, value):
     rack = space(4, NAMES)
     budget, landscape = Budget.of(BUDGETS[name], rack), Poisoned(rack.slots(), POISONS[poison], value)
