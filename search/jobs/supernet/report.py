@@ -38,6 +38,7 @@ def write_results(spec: SupernetSpec, out: Path, member: TrainState, data_finger
         "seconds": round(member.seconds, 3),
         "main": placement_text(tuple(slot.main for slot in slots)),
         **{name: last[name] for name in last if name not in ("step", "lr") and "." not in name},
+        "unsupervised_steps": len(member.unsupervised),
         "tasks": tasks,
         "best": member.best,
         "counts": trained_counts(spec, member.step),
