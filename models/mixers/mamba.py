@@ -56,6 +56,7 @@ class Mamba(Mixer):
         self.time_step.bias = bias
         # States before channels, so that the long axis is the contiguous one.
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log()[:, None].repeat(1, self.d_inner))
+        self.A_log.decays = False  # type: ignore[attr-defined] # rates of decay: weight decay would slow the fast ones
         self.D = nn.Parameter(torch.ones(self.d_inner))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ class RWKV6(Mixer):
         place = channels / max(1, d_model - 1)
         self.decay = LowRank(d_model, decay_rank, activation=torch.tanh, start=5 * place**0.7 - 6)
         self.bonus = nn.Parameter(0.1 * ((channels + 1) % 3 - 1.0).unflatten(0, (n_heads, -1)))
+        self.bonus.decays = False  # type: ignore[attr-defined] # a number a channel, by heads
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the sequence: [batch, time, d_model] -> same."""

@@ -52,6 +52,7 @@ class RWKV7(Mixer):
         self.d_head = split_evenly("d_model", d_model, parts_name="n_heads", parts=n_heads)
         at_least(1, decay_rank=decay_rank, rate_rank=rate_rank, gate_rank=gate_rank)
         self.shares = nn.Parameter(torch.stack([falling(d_model, power) for power in _SHIFT_POWERS.values()]))
+        self.shares.decays = False  # type: ignore[attr-defined] # numbers a channel, as `mu` of `DynamicShift`
         self.query = nn.Linear(d_model, d_model, bias=False)
         self.key = nn.Linear(d_model, d_model, bias=False)
         self.value = nn.Linear(d_model, d_model, bias=False)
@@ -63,6 +64,7 @@ class RWKV7(Mixer):
         self.k_k = nn.Parameter(torch.full((d_model,), 0.85))
         self.k_a = nn.Parameter(torch.ones(d_model))
         self.r_k = nn.Parameter(torch.zeros(n_heads, self.d_head))
+        self.r_k.decays = False  # type: ignore[attr-defined] # a number a channel, by heads
         self.norm = nn.GroupNorm(n_heads, d_model, eps=_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:

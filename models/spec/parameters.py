@@ -64,8 +64,9 @@ class OwnFields(Spec):
     """The fields that rack, stack, block, every part of a block, embedding, head and `parameters` accept alike.
 
     `lr_scale` multiplies the learning rate of the parameters below it, along the path from the rack down; 0 freezes them: they
-    have no gradient. Of the others, what is said nearest to a parameter holds: `weight_decay` instead of the training's; `init`,
-    how the weights of linears start (by a glob: whatever it names); `lora`, their adapters.
+    have no gradient. Of the others, what is said nearest to a parameter holds: `weight_decay` instead of the training's, which
+    norms, biases and other vectors have only where it is said so; `init`, how the weights of linears start (by a glob: whatever
+    it names); `lora`, their adapters.
     """
 
     lr_scale: Annotated[float, Field(ge=0)] = 1.0

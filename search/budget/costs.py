@@ -88,6 +88,14 @@ class CostTable:
         price = {name: _price(found[name]) for name in (offered if names is None else names)}
         return tuple(sorted(price, key=lambda name: price[name], reverse=True))
 
+    def dearest_by(self, key: str) -> str:
+        """The name that costs most in one dimension; means over slots."""
+        found: dict[str, list[float]] = {}
+        for choice in self.choices:
+            for name, costs in choice.items():
+                found.setdefault(name, []).append(costs[key])
+        return max(found, key=lambda name: float(np.mean(found[name])))
+
     def dear_to_cheap_in(self, index: int) -> tuple[str, ...]:
         """The names of one slot, by its own costs."""
         choice = self.choices[index]

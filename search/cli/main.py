@@ -12,7 +12,7 @@ from typing import Any
 from configs import ConfigError
 from configs.storage import is_out_of_room
 from search.jobs.table import JOBS
-from search.runs.workers import WorkersError
+from search.runs.errors import RunError
 
 MAD_PRESETS = ("quick", "baseline", "full")
 FILES = ("mad", *JOBS, "task", "rack", "layer")
@@ -96,7 +96,7 @@ def positive(text: str) -> int:
 
 
 def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | None = None) -> int:
-    """Parse, run, and turn bad input into one message and exit status 2, workers that failed into 1, an interrupt into 130.
+    """Parse, run, and turn bad input into one message and exit status 2, runs that came to nothing into 1, interrupts into 130.
 
     What a command needs is imported when it is run; `backend` says where what runs the jobs is found, `module:name`.
     """
@@ -108,7 +108,7 @@ def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | No
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except WorkersError as error:
+    except RunError as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:

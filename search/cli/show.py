@@ -31,6 +31,7 @@ from search.jobs.table import JOBS, job_spec
 from search.jobs.validate.spec import ValidateSpec
 from search.runs.console import make_console
 from search.samplers.shared.expected_cost import expected_cost
+from search.training.optimizer import DECAY_RULE, DECAY_RULE_OF_MAD
 
 _SPECS = {name: job_spec(name) for name in ("mad", *JOBS)}
 LAYER_WIDTH = 128
@@ -97,9 +98,11 @@ def run_show(arguments: argparse.Namespace, overrides: Sequence[str], backend: o
         print_stages(console, spec)
     elif isinstance(spec, MadSpec):
         _show_mad(console, spec, arguments.seq_len)
-    if arguments.parameters:
-        for rack in _racks(spec):
-            print_parameters(console, rack)
+    racks, decays_all = _racks(spec), isinstance(spec, MadSpec) and spec.mode == "mad"
+    if racks:
+        console.print(DECAY_RULE_OF_MAD if decays_all else DECAY_RULE, markup=False)
+    for rack in racks if arguments.parameters else ():
+        print_parameters(console, rack, decays_all=decays_all)
     return 0
 
 

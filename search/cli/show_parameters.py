@@ -14,17 +14,20 @@ from models.assembly.assemble import build
 from models.assembly.initialise import EMBEDDING_STD
 from models.assembly.parameter_settings import ParameterSettings
 from models.assembly.quantise import stored_numbers
-from search.training.optimizer import parameter_groups
+from search.training.optimizer import own_decay, parameter_groups
 
 PLACE = re.compile(r"\.blocks\.(\d+)\.")
 
 
-def print_parameters(console: Console, spec: RackSpec) -> None:
-    """The groups, then a row for each parameter; equal ones of consecutive blocks are one row."""
+def print_parameters(console: Console, spec: RackSpec, *, decays_all: bool) -> None:
+    """The groups, then a row for each parameter; equal ones of consecutive blocks are one row.
+
+    `decays_all`: weight decay is on vectors too, as in MAD's mode `mad`.
+    """
     with torch.device("meta"):
         rack = build(spec)
     groups = _table("optimizer groups", "learning rate", "weight decay", "tensors", "parameters")
-    for (scale, decay), parameters in parameter_groups(rack).items():
+    for (scale, decay), parameters in parameter_groups(rack, decays_all=decays_all).items():
         n_parameters = sum(parameter.numel() for parameter in parameters.values())
         groups.add_row(f"x {scale:g}", _decay(decay), f"{len(parameters):,}", f"{n_parameters:,}")
     frozen = [parameter for parameter in rack.parameters() if not parameter.requires_grad]
@@ -34,13 +37,13 @@ def print_parameters(console: Console, spec: RackSpec) -> None:
         groups.add_row("stored", "", "", f"{n_stored:,}")
     console.print(groups)
     table = _table("parameters", "name", "shape", "start", "learning rate", "weight decay")
-    for name, *cells in _rows(ParameterSettings(rack, spec)):
+    for name, *cells in _rows(ParameterSettings(rack, spec), decays_all=decays_all):
         table.add_row(escape(name), *map(escape, cells))
     console.print(table)
 
 
-def _rows(settings: ParameterSettings) -> Iterator[tuple[str, ...]]:
-    rows = [_row(name, settings) for name, _ in settings.rack.named_parameters()]
+def _rows(settings: ParameterSettings, *, decays_all: bool) -> Iterator[tuple[str, ...]]:
+    rows = [_row(name, settings, decays_all=decays_all) for name, _ in settings.rack.named_parameters()]
     seen: dict[tuple[str, ...], list[tuple[int, str]]] = {}
     for row in rows:
         found = PLACE.search(row[0])
@@ -61,15 +64,16 @@ def _name(run: list[tuple[int, str]]) -> str:
     return name if first == last else PLACE.sub(f".blocks.{first}-{last}.", name)
 
 
-def _row(name: str, settings: ParameterSettings) -> tuple[str, ...]:
-    parameter, setting, init = settings.rack.get_parameter(name), settings.of(name), settings.init_of(name)
+def _row(name: str, settings: ParameterSettings, *, decays_all: bool) -> tuple[str, ...]:
+    parameter, init = settings.rack.get_parameter(name), settings.init_of(name)
     start = "as its layer starts it"
     if init is not None:
         start = f"{init.kind}({', '.join(f'{key}={value}' for key, value in init.options().items())})"
     elif name == "embedding.weight":
         start = f"normal(std={EMBEDDING_STD})"
     rate = f"x {getattr(parameter, 'lr_scale', 1.0):g}" if parameter.requires_grad else "frozen"
-    return name, " x ".join(map(str, parameter.shape)), start, rate, _decay(setting.weight_decay)
+    decay = _decay(own_decay(parameter, decays_all=decays_all)) if parameter.requires_grad else ""
+    return name, " x ".join(map(str, parameter.shape)), start, rate, decay
 
 
 def _decay(weight_decay: float | None) -> str:

@@ -104,9 +104,7 @@ class Evaluator:
             self.counts.n_batch_evaluations += len(group) * (n_batches - n_known)
             for index, placement in enumerate(group):
                 before = self._known[placement]
-                new = {
-                    task: np.nan_to_num(rows[index], nan=-math.inf, neginf=-math.inf).tolist() for task, rows in values.items()
-                }
+                new = {task: _finite_or_worst(rows[index]).tolist() for task, rows in values.items()}
                 self._known[placement] = {task: before.get(task, []) + row for task, row in new.items()}
             if self._log is not None:
                 self._log.add_round({self._row_key(placement): (placement, self._known[placement]) for placement in group})
@@ -153,3 +151,8 @@ class Evaluator:
 
     def _row_key(self, placement: Placement) -> str:
         return f"{self._key}:{placement_text(placement)}"
+
+
+def _finite_or_worst(values: np.ndarray) -> np.ndarray:
+    """NaN and plus infinity are no better a measurement than minus infinity."""
+    return np.where(np.isfinite(values), values, -math.inf)

@@ -14,14 +14,15 @@ class Score:
 
     `value` is the mean over tasks, weighted by `shares`, of the means over batches. `batches` has the measurements, per task and
     batch, and `tasks` their means. `standard_error` is that of the value over batches; it says how far another draw of batches
-    might move it, and nothing about the difference of two scores on the same batches: that is `paired_difference`.
+    might move it, and nothing about the difference of two scores on the same batches: that is `paired_difference`. It is None
+    where a single batch, or a measurement that is not finite, tells nothing of it.
 
     A placement that a race dropped was measured on the first `n_batches` alone, and `is_estimate`: its `value` is what it would
     have on all batches if it kept its distance to the survivors, and below all of theirs; `tasks` are plain means.
     """
 
     value: float
-    standard_error: float
+    standard_error: float | None
     tasks: dict[str, float]
     batches: dict[str, list[float]]
     shares: dict[str, float]
@@ -45,16 +46,19 @@ def combine(batches: Mapping[str, Sequence[float]], shares: Mapping[str, float])
     return np.sum([shares[task] * np.asarray(values, dtype=np.float64) for task, values in batches.items()], axis=0)
 
 
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """The mean and its standard error, infinite where a single value, or one that is not finite, tells nothing of it."""
+def mean_and_error(values: np.ndarray) -> tuple[float, float | None]:
+    """The mean and its standard error, None where a single value, or one that is not finite, tells nothing of it."""
     mean = float(values.mean())
     if len(values) < 2 or not np.isfinite(values).all():
-        return mean, math.inf
+        return mean, None
     return mean, float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
-def paired_difference(first: Score, second: Score) -> tuple[float, float]:
-    """How much higher the first score is, on the batches that both were measured on: mean and standard error."""
+def paired_difference(first: Score, second: Score) -> tuple[float, float | None]:
+    """How much higher the first score is, on the batches that both were measured on: mean and standard error.
+
+    The mean is not finite where one of the two is not.
+    """
     ours, theirs = (combine(score.batches, score.shares) for score in (first, second))
     n_common = min(len(ours), len(theirs))
     with np.errstate(invalid="ignore"):  # both minus infinity

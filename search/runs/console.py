@@ -1,5 +1,6 @@
 """What a run tells while it works: a line a finished trial, a live line for the ones under way."""
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -19,6 +20,13 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def measured(value: float | None, error: float | None = None, *, form: str = ".4f") -> str:
+    """A measurement for a table, with its standard error where there is one; `not finite` for what is no finite number."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return format(value, form) + ("" if error is None else f" ±{format(error, form.lstrip('+'))}")
 
 
 def make_console() -> Console:

@@ -1,5 +1,6 @@
 """Progress of a training run: a line for people and a row of history.jsonl at every evaluation."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,11 +44,19 @@ class Report:
         add_rows(self.path, [row])
         step = int(row["step"])
         seconds = (time.monotonic() - self.started) / (step - (self.first or 0)) * (self.n_steps - step)
-        told = f"step {step} of {self.n_steps}: training loss {row['train_loss']:.4f}, held-out loss {row['loss']:.4f}"
+        told = f"step {step} of {self.n_steps}: {_training_loss(row)}, held-out loss {row['loss']:.4f}"
         told += f", accuracy {row['accuracy']:.3f}"
         if "sampled_loss" in row:
             told += f" (other placements {row['sampled_loss']:.4f}, {row['sampled_accuracy']:.3f})"
         self.say(told + (f"; about {duration(seconds)} to go" if step < self.n_steps and member.status == "running" else ""))
+
+
+def _training_loss(row: dict[str, float]) -> str:
+    n_unsupervised = int(row.get("unsupervised_steps", 0))
+    if not n_unsupervised:
+        return f"training loss {row['train_loss']:.4f}"
+    steps = f"{n_unsupervised} step(s) had no supervised position"
+    return f"no training loss ({steps})" if math.isnan(row["train_loss"]) else f"training loss {row['train_loss']:.4f} ({steps})"
 
 
 def diverged_message(results: Row) -> str | None:

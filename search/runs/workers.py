@@ -8,9 +8,10 @@ from pydantic import (
 )
 
 from configs import Spec
+from search.runs.errors import RunError
 
 
-class WorkersError(RuntimeError):
+class WorkersError(RunError):
     """Training on several workers has failed for good; the text is ready to be printed."""
 
 

@@ -1,5 +1,6 @@
 """Hierarchical beam search: dear names are handed out first, slot by slot, then the next ones; then a local search."""
 
+import math
 from collections.abc import Generator
 
 import numpy as np
@@ -9,7 +10,7 @@ from configs import ConfigError
 from configs.errors import known_names
 from models.ops.checks import at_least
 from search.budget import Budget
-from search.strategies.shared.local_search import refine
+from search.strategies.shared.local_search import finite_start, refine
 from search.strategies.shared.prefix_growth import Growth
 from search.strategies.shared.strategy import Ask, Questions, Strategy
 
@@ -49,8 +50,9 @@ class Beam(Strategy):
         beam: Beamed = growth.start[None], np.array(scores)
         for phase in range(len(growth.order) - 1):
             beam = yield from self._grown(budget, growth, phase, beam)
+        code, score = yield from finite_start(budget, beam[0][0], float(beam[1][0]))
         if self._is_refined:
-            yield from refine(budget, beam[0][0], float(beam[1][0]))
+            yield from refine(budget, code, score)
 
     def _grown(self, budget: Budget, growth: Growth, phase: int, beam: Beamed) -> Generator[Ask, list[float], Beamed]:
         """The best codes after a phase, from which the later ones can meet the budget."""
@@ -61,12 +63,18 @@ class Beam(Strategy):
             scores = np.array((yield Ask(budget.coding.decode(children), keep=width)))
             level, scores = _best((children, scores), width)
             width = self._width
-            is_better = not len(pool[1]) or scores[0] > pool[1][0] + self._early_stop * abs(pool[1][0])
+            is_better = self._is_better(float(scores[0]), pool[1])
             closed = _closed(growth, phase, (level, scores))
             pool = _best((np.concatenate([pool[0], closed[0]]), np.concatenate([pool[1], closed[1]])), width)
             if not is_better and len(pool[1]):
                 break
         return pool
+
+    def _is_better(self, score: float, pool: np.ndarray) -> bool:
+        """Whether growth goes on; nothing that is not finite says that it leads nowhere."""
+        if not len(pool) or not math.isfinite(pool[0]):
+            return True
+        return score > pool[0] + self._early_stop * abs(pool[0])
 
     def _names(self, budget: Budget) -> tuple[str, ...]:
         names = budget.coding.names

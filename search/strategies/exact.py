@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from models.ops.checks import at_least
 from search.budget import Budget
 from search.budget.program import ConstraintRow
-from search.strategies.shared.local_search import refine
+from search.strategies.shared.local_search import finite_start, refine
 from search.strategies.shared.strategy import Ask, Questions, Strategy
 
 
@@ -42,8 +42,9 @@ class Exact(Strategy):
         gains[slots, names] = finite(scores)[:-1] - finite(scores)[-1]
         found = np.array(self._solutions(budget, gains))
         scores = np.array((yield Ask(budget.coding.decode(found), keep=1)))
+        code, score = yield from finite_start(budget, found[scores.argmax()], float(scores.max()))
         if self._is_refined:
-            yield from refine(budget, found[scores.argmax()], float(scores.max()))
+            yield from refine(budget, code, score)
 
     def _start(self, budget: Budget) -> np.ndarray:
         """The anchor, with the cheapest name that is allowed where its own is not."""

@@ -12,17 +12,17 @@ from search.budget import Budget
 from search.budget.admitted import Admitted
 from search.budget.coding import slot_key
 from search.samplers.shared.sampler import generator
-from search.strategies.exact import finite
 from search.strategies.shared.strategy import Ask, Questions, Strategy
 
-CONSTRAINT = "budget"
+BUDGET, FINITE = "budget", "finite"
+"""Constraints that a suggestion may violate; the estimator puts the violators behind all others, whatever their value."""
 
 
 class Tpe(Strategy):
     """`n_evaluations` placements, `batch_size` in a round, the first `n_random` at random within the budget.
 
     What the estimator suggests outside of the budget is not scored: it is told as a violation, and the nearest placement within
-    is scored in its place. Where a round brings nothing new, random placements take its place.
+    is scored in its place; so is a score that is not finite. Where a round brings nothing new, random placements take its place.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Tpe(Strategy):
         new = admitted.draw_new(random, min(self._n_random, self._n_evaluations))
         while new:
             scores = yield Ask(new, keep=1)
-            seen.update(zip(new, finite(np.array(scores)).tolist(), strict=True))
+            seen.update(zip(new, scores, strict=True))
             study.tell(seen, new)
             n_left = min(self._batch_size, self._n_evaluations - len(seen))
             suggested = (study.suggest() for _ in range(n_left))
@@ -79,17 +79,25 @@ class _Study:
     def tell(self, scores: dict[Placement, float], new: list[Placement]) -> None:
         """Tell all suggestions by now, and new placements that were none."""
         for trial, wanted, placement in self._asked:
-            trial.set_constraint(CONSTRAINT, self._violation(wanted))
-            self._study.tell(trial, scores[placement])
+            for name, violation in self._constraints(wanted, scores[placement]).items():
+                trial.set_constraint(name, violation)
+            self._study.tell(trial, _value(scores[placement]))
         suggested = {wanted for _, wanted, _ in self._asked}
         self._asked.clear()
         for placement in new:
             if placement not in suggested:
                 params = dict(zip(self._space, placement, strict=True))
+                score = scores[placement]
                 told = optuna.trial.create_trial(
-                    params=params, distributions=self._space, value=scores[placement], constraints={CONSTRAINT: 0.0}
+                    params=params,
+                    distributions=self._space,
+                    value=_value(score),
+                    constraints=self._constraints(placement, score),
                 )
                 self._study.add_trial(told)
+
+    def _constraints(self, placement: Placement, score: float) -> dict[str, float]:
+        return {BUDGET: self._violation(placement), FINITE: 0.0 if math.isfinite(score) else 1.0}
 
     def _violation(self, placement: Placement) -> float:
         """How far outside of the limits, each in parts of what it can vary by."""
@@ -100,3 +108,8 @@ class _Study:
             outside = max(0.0, row.low - spent if math.isfinite(row.low) else 0.0, spent - row.high)
             total += 0.0 if row.holds(np.array(spent)) else outside / (float(np.abs(row.weights).sum()) or 1.0)
         return total
+
+
+def _value(score: float) -> float:
+    """What is told of a score: Optuna takes finite numbers alone."""
+    return score if math.isfinite(score) else 0.0

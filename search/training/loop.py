@@ -1,5 +1,6 @@
 """The one training loop: one model, or several of one architecture in step, each with its own rate and decay."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.rack.reports import collecting
+from search.training.batches import asks_anything
 from search.training.checkpoint import Checkpoint
 from search.training.devices import autocast, reseed, resolve_device
 from search.training.metrics import token_losses
@@ -43,7 +45,8 @@ def train(
     """Train the members in step until each has stopped; their fields hold what came out.
 
     Members that have stopped leave the pack, and their weights do not move any more; nor do weights that a step left without a
-    gradient: neither by decay nor by momentum. Nothing in a step waits for the device; every `eval_every` steps there is one
+    gradient: neither by decay nor by momentum. A step whose batch has no supervised position moves none, and counts in no mean
+    loss. Nothing in a step waits for the device; every `eval_every` steps there is one
     evaluation, one transfer and, now and then, one checkpoint, from which the same call goes on exactly: batches, rates and
     dropout are functions of the seed and the step.
 
@@ -53,8 +56,9 @@ def train(
         n_steps: the last step; schedules run over it.
         eval_every: steps between evaluations; there is one after the last step too.
         evaluate: metrics of a pack, each [members], for the members still running.
-        gradients: leaves the gradients of a step in the running members' parameters and returns their losses [members]; None
-            is the mean cross entropy of each member's batch, and what the model's parts report beside it.
+        gradients: leaves the gradients of a step in the running members' parameters and returns their losses [members]; where
+            nothing was asked of a member it leaves none, and the step in `unsupervised`. None is the mean cross entropy of each
+            member's batch, and what the model's parts report beside it.
         seed: of dropout.
         on_evaluation: called for each running member with its newest history row.
         on_step: called after each step with the number of steps done; where it is false, the run is kept and ends there.
@@ -104,12 +108,20 @@ def train(
 def batch_gradients(pack: Pack, running: Sequence[TrainState], step: int, spec: TrainSpec) -> Tensor:
     """Gradients of the mean cross entropy and of the losses that parts report; the cross entropy alone is what is returned.
 
-    Members that have stopped get none, so the optimizer leaves them alone.
+    Members that have stopped get none, so the optimizer leaves them alone; nor do those whose batch asks nothing.
     """
     inputs, targets = stack_batches([member.batches for member in running], step)
+    each = targets.expand(len(running), *targets.shape[-2:])
+    silent = [member for member, own in zip(running, each, strict=True) if not asks_anything(member.batches, step, own)]
+    for member in silent:
+        member.unsupervised.append(step)
+    if len(silent) == len(running):
+        return torch.full((len(running),), math.nan, device=inputs.device)
     with autocast(inputs.device, spec.precision), collecting() as found:
         losses = token_losses(pack(inputs), targets)
     found.added_to(losses).sum().backward()
+    for member in silent:  # what has come to them is 0 / 0
+        member.model.zero_grad()
     return losses.detach()
 
 
@@ -151,16 +163,15 @@ def _evaluate(
     n_steps: int,
     on_evaluation: OnEvaluation | None,
 ) -> None:
-    """Evaluate the running members, and let each take in its row; its training loss is the mean since the row before."""
+    """Evaluate the running members, and let each take in its row; its training loss is that since the row before."""
     for member in running:
         member.model.eval()
     with torch.no_grad(), autocast(resolve_device(spec.device), spec.precision):
         found = evaluate(pack, running)
     for index, member in enumerate(running):
         member.model.train()
-        latest = member.losses[member.step :]
-        row = {"step": step, "lr": learning_rate(spec.schedule, member.lr, step - 1, n_steps)}
-        row |= {"train_loss": sum(latest) / len(latest), **{name: float(values[index]) for name, values in found.items()}}
+        row = {"step": step, "lr": learning_rate(spec.schedule, member.lr, step - 1, n_steps), **member.latest_loss()}
+        row |= {name: float(values[index]) for name, values in found.items()}
         member.record(row, spec, is_last=step == n_steps)
         if on_evaluation is not None:
             on_evaluation(member, row)

@@ -13,6 +13,9 @@ NAMES = ("accuracy", "loss", "macro_accuracy", "batch_loss", "perplexity")
 """What `evaluate` returns of any model."""
 
 
+PER_BATCH = ("macro_accuracy", "batch_loss", "perplexity")
+
+
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy in nats over the asked positions of each model.
 
@@ -31,7 +34,7 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def batch_sums(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """What one evaluation batch adds up to, each [models].
+    """What one evaluation batch adds up to, each [models]; all zeros where it asks nothing.
 
     `macro_accuracy` is the mean recall over the classes that are a target or a prediction in this batch: a class that is only
     predicted counts as zero recall. It is what the MAD reference reports, averaged over batches by their size.
@@ -57,8 +60,8 @@ def batch_sums(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         "n_supervised": n_supervised,
         "n_correct": is_correct.sum(1),
         "loss": loss,
-        "mean_loss": loss / n_supervised,
-        "macro_accuracy": (recall * present).sum(1) / present.sum(1),
+        "mean_loss": loss / n_supervised.clamp(min=1),
+        "macro_accuracy": (recall * present).sum(1) / present.sum(1).clamp(min=1),
     }
 
 
@@ -73,6 +76,7 @@ def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
     Returns:
         `accuracy` and `loss` over all asked positions (micro); `macro_accuracy`, `batch_loss` and `perplexity` as the MAD
         reference has them: per batch, then averaged over batches by their size (perplexity is the mean of exp(batch loss)).
+        Batches without a supervised position count in none of these; without any at all they are NaN.
         What parts of the model report is there by its own name, averaged in the same way.
     """
     totals: dict[str, Tensor] = {}
@@ -84,18 +88,20 @@ def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
         size = targets.shape[-2]
         n_instances += size
         parts = {name: value.expand(len(logits)) * size for name, value in found.metrics.items()}
+        n_asked = size * (sums["n_supervised"] > 0)
         parts |= {
             "n_supervised": sums["n_supervised"],
             "n_correct": sums["n_correct"],
             "loss": sums["loss"],
-            "macro_accuracy": sums["macro_accuracy"] * size,
-            "batch_loss": sums["mean_loss"] * size,
-            "perplexity": sums["mean_loss"].double().exp() * size,
+            "n_asked": n_asked,
+            "macro_accuracy": sums["macro_accuracy"] * n_asked,
+            "batch_loss": sums["mean_loss"] * n_asked,
+            "perplexity": sums["mean_loss"].double().exp() * n_asked,
         }
         totals = {name: value.double() + totals.get(name, 0.0) for name, value in parts.items()}
     sums = dict(zip(totals, torch.stack(list(totals.values())).cpu(), strict=True))
-    n_supervised, n_correct, loss = (sums.pop(name) for name in ("n_supervised", "n_correct", "loss"))
-    averages = {name: total / n_instances for name, total in sums.items()}
+    n_supervised, n_correct, loss, n_asked = (sums.pop(name) for name in ("n_supervised", "n_correct", "loss", "n_asked"))
+    averages = {name: total / (n_asked if name in PER_BATCH else n_instances) for name, total in sums.items()}
     return {"accuracy": n_correct / n_supervised, "loss": loss / n_supervised, **averages}
 
 

@@ -19,7 +19,7 @@ class WeightedBatch(NamedTuple):
     """Inputs and targets [rows, time] int64, `IGNORED` where nothing is asked, and weights [rows, time] float32.
 
     `(cross_entropy * weights).sum()`, summed over ranks, is the loss of the mixture: the mean over the asked positions of each
-    task, weighted by the tasks' shares. So gradients are summed over ranks, not averaged.
+    task, weighted by the shares of the tasks that ask for anything here. So gradients are summed over ranks, not averaged.
     """
 
     inputs: Tensor
@@ -49,6 +49,7 @@ class Mixture:
         self.max_length = max(task.input_length for task in self.tasks.values())
         self.seed, self.device = seed, device
         self._mine = slice(rank, None, n_ranks)
+        self._asks = -1, False
         for task in self.tasks.values():
             if isinstance(task, Finite):
                 task.n_rows("train")  # what is wrong with its files comes to light here, not at the first step
@@ -58,15 +59,24 @@ class Mixture:
         inputs = np.zeros((n_rows, self.max_length), dtype=np.int64)
         targets = np.full_like(inputs, IGNORED)
         weights = np.zeros(inputs.shape, dtype=np.float32)
+        drawn = {name: self._drawn(name, step) for name in self.tasks}
+        n_supervised = {name: int((examples.targets != IGNORED).sum()) for name, examples in drawn.items()}
+        share = 1.0 if all(n_supervised.values()) else sum(self.shares[name] for name, n in n_supervised.items() if n)
         first = 0
-        for name, task in self.tasks.items():
-            examples = self._drawn(name, step)
-            place = slice(first, first + len(examples)), slice(task.input_length)
-            supervised = examples.targets != IGNORED
+        for name, examples in drawn.items():
+            place = slice(first, first + len(examples)), slice(self.tasks[name].input_length)
             inputs[place], targets[place] = examples.inputs, examples.targets
-            weights[place] = supervised * np.float32(self.shares[name] / supervised.sum())
+            if n_supervised[name]:
+                weights[place] = (examples.targets != IGNORED) * np.float32(self.shares[name] / share / n_supervised[name])
             first += len(examples)
+        self._asks = step, any(n_supervised.values())
         return WeightedBatch(*(moved(array[self._mine], self.device) for array in (inputs, targets, weights)))
+
+    def asks_at(self, step: int) -> bool:
+        """Whether the whole batch of a step, over all ranks, has a supervised position; free for the one that was drawn last."""
+        if self._asks[0] != step:
+            _ = self[step]
+        return self._asks[1]
 
     def _drawn(self, name: str, step: int) -> Examples:
         task, n_rows = self.tasks[name], self.n_rows[name]
@@ -78,7 +88,7 @@ class Mixture:
         """Batches of each task at the task's own length, the same on every rank and at every call.
 
         Raises:
-            ConfigError: if a finite task has fewer instances: none is scored twice.
+            ConfigError: if a finite task has fewer instances: none is scored twice; or if those of a task ask for nothing.
         """
         n_rows = n_batches * batch_size
         batches = {}
@@ -90,6 +100,9 @@ class Mixture:
                 raise ConfigError(f"{text} {task.n_rows(split)}; give fewer, more text, or a shorter seq_len")
             else:
                 examples = task.rows(split, self.seed, 0, n_rows)
+            if not (examples.targets != IGNORED).any():
+                text = f"none of the {n_rows} {split} instances has a supervised position"
+                raise ConfigError(f"data.tasks.{name}: {text}: there is nothing to score; give more, or another task")
             inputs, targets = moved(examples.inputs, self.device), moved(examples.targets, self.device)
             batches[name] = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
         return batches

@@ -12,7 +12,7 @@ from search.training.state import TrainState
 
 
 def make_optimizer(members: Sequence[TrainState], spec: TrainSpec) -> torch.optim.AdamW:
-    """An optimizer with a group for each member and each `lr_scale` and `weight_decay` that its parameters have of their own.
+    """An optimizer with a group for each member and each `lr_scale` and weight decay of its parameters (`own_decay`).
 
     Frozen ones are in no group.
 
@@ -28,7 +28,7 @@ def make_optimizer(members: Sequence[TrainState], spec: TrainSpec) -> torch.opti
             "scale": scale,
         }
         for member in members
-        for (scale, decay), parameters in parameter_groups(member.model).items()
+        for (scale, decay), parameters in parameter_groups(member.model, decays_all=member.decays_all).items()
     ]
     if not groups:
         raise ConfigError("nothing to train: every parameter is frozen (lr_scale 0)")
@@ -47,12 +47,30 @@ def set_rates(optimizer: torch.optim.Optimizer, schedule: ScheduleSpec, step: in
         group["lr"] = group["scale"] * learning_rate(schedule, group["peak"], step, n_steps)
 
 
-def parameter_groups(model: nn.Module) -> dict[tuple[float, float | None], dict[str, nn.Parameter]]:
+DECAY_RULE = (
+    "weight decay: the training's on weights of two or more dimensions; none on norms, biases, decays, time steps and other"
+    " vectors, unless weight_decay is said of them or of what holds them"
+)
+DECAY_RULE_OF_MAD = "weight decay: the training's on every parameter, norms and biases too, as the MAD reference has it"
+
+
+def own_decay(parameter: nn.Parameter, *, decays_all: bool = False) -> float | None:
+    """The weight decay of a parameter: what is said of it or around it, else the training's (None), and 0 for vectors.
+
+    A vector has one dimension, or none, or is one that its mixer writes as a matrix and marks with `decays = False`.
+    `decays_all` counts no vectors out.
+    """
+    said: float | None = getattr(parameter, "weight_decay", None)
+    is_vector = parameter.ndim < 2 or not getattr(parameter, "decays", True)
+    return 0.0 if said is None and is_vector and not decays_all else said
+
+
+def parameter_groups(model: nn.Module, *, decays_all: bool = False) -> dict[tuple[float, float | None], dict[str, nn.Parameter]]:
     """The parameters that are trained, by name, grouped by learning rate scale and weight decay (None: the training's)."""
     groups: dict[tuple[float, float | None], dict[str, nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = getattr(parameter, "lr_scale", 1.0), getattr(parameter, "weight_decay", None)
+            key = getattr(parameter, "lr_scale", 1.0), own_decay(parameter, decays_all=decays_all)
             groups.setdefault(key, {})[name] = parameter
     return groups
 

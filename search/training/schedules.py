@@ -12,8 +12,8 @@ class ScheduleSpec(Spec):
     """How the learning rate runs over the steps.
 
     `constant`; `cosine` down to `min_lr`; `wsd` (warm-up, stable, decay): constant, then linear down to `min_lr` over the last
-    `decay_fraction` of the steps. All start with `warmup_steps` of linear rise. The MAD reference code trains at a constant rate;
-    its paper says cosine.
+    `decay_fraction` of all steps, or what the warm-up leaves of them. All start with `warmup_steps` of linear rise, the last of
+    which has the peak; the last step of all has `min_lr`. MAD's reference trains at a constant rate, its paper says cosine.
     """
 
     kind: Literal["constant", "cosine", "wsd"] = "constant"
@@ -23,13 +23,14 @@ class ScheduleSpec(Spec):
 
 
 def learning_rate(schedule: ScheduleSpec, peak: float, step: int, n_steps: int) -> float:
-    """The rate of step `step` (the first is 0) of `n_steps`."""
+    """The rate of step `step` (the first is 0) of `n_steps`; a run of a single step has the peak."""
     if step < schedule.warmup_steps:
         return peak * (step + 1) / schedule.warmup_steps
-    progress = (step - schedule.warmup_steps) / max(1, n_steps - schedule.warmup_steps)
+    if schedule.kind == "constant" or n_steps == 1:
+        return peak
     floor = min(schedule.min_lr, peak)
+    n_after, n_rest = n_steps - 1 - step, n_steps - schedule.warmup_steps
     if schedule.kind == "cosine":
-        return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))
-    if schedule.kind == "wsd":
-        return floor + (peak - floor) * min(1.0, (1 - progress) / schedule.decay_fraction)
-    return peak
+        return floor + (peak - floor) * 0.5 * (1 - math.cos(math.pi * n_after / max(1, n_rest - 1)))
+    n_falling = min(max(1, round(schedule.decay_fraction * n_steps)), n_rest)
+    return floor + (peak - floor) * min(1.0, n_after / n_falling)

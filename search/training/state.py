@@ -29,8 +29,10 @@ class Batches(Protocol):
 class TrainState:
     """One model in training, and what became of it.
 
-    `losses` holds the training loss of every step. Without `keeps_best` the last weights are the only ones, where a copy would be
-    too large. With `keeps_moments` the optimizer starts from `moments` (by parameter), and leaves its own there.
+    `weight_decay` is on weights, not on vectors such as norms and biases, unless `decays_all`. `losses` holds the training loss
+    of every step, NaN at those in `unsupervised` (from 0), whose batch had no supervised position. Without `keeps_best` the last
+    weights are the only ones, where a copy would be too large. With `keeps_moments` the optimizer starts from `moments` (by
+    parameter), and leaves its own there.
 
     A checkpoint also brings back `data` (fingerprints by name of what it began to learn from), `origins` (what a report says of
     its first weights), `loss_scale` with `n_finite_steps` since it changed (of products in float16), `saved_bytes` (what its
@@ -41,10 +43,12 @@ class TrainState:
     batches: Batches
     lr: float
     weight_decay: float
+    decays_all: bool = False
     status: Status = "running"
     step: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+    unsupervised: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     keeps_best: bool = True
     keeps_moments: bool = False
@@ -59,11 +63,26 @@ class TrainState:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     evaluations_without_gain: int = 0
 
+    def latest_loss(self) -> dict[str, float]:
+        """What a row tells of the steps since the one before: `train_loss`, the mean over those that asked for anything.
+
+        NaN if none did; how many did not is told as `unsupervised_steps`, where there are any.
+        """
+        latest = self._latest_losses()
+        n_unsupervised = len(self.losses) - self.step - len(latest)
+        told = {"train_loss": sum(latest) / len(latest) if latest else math.nan}
+        return told | ({"unsupervised_steps": n_unsupervised} if n_unsupervised else {})
+
+    def _latest_losses(self) -> list[float]:
+        left_out = set(self.unsupervised)
+        return [loss for step, loss in enumerate(self.losses[self.step :], start=self.step) if step not in left_out]
+
     def record(self, row: dict[str, float], spec: TrainSpec, *, is_last: bool) -> None:
         """Take in one evaluation: keep the best weights, and decide whether to go on."""
+        losses = [*self._latest_losses(), row["loss"]]
         self.history.append(row)
         self.step = int(row["step"])
-        if not (math.isfinite(row["train_loss"]) and math.isfinite(row["loss"])):
+        if not all(map(math.isfinite, losses)):
             self.status = "diverged"
             return
         peak = max((earlier[spec.stop_metric] for earlier in self.history[:-1]), default=-math.inf)
@@ -81,7 +100,7 @@ class TrainState:
 
 
 _JSON_FIELDS = (
-    *("status", "step", "seconds", "history", "best", "evaluations_without_gain"),
+    *("status", "step", "seconds", "unsupervised", "history", "best", "evaluations_without_gain"),
     *("data", "origins", "loss_scale", "n_finite_steps", "saved_bytes", "cache_counts"),
 )
 

@@ -38,8 +38,8 @@ class TargetBatch:
     """Inputs, corrupted, and targets, `IGNORED` where nothing is asked: [n, time] int64; `weights` [n, time] float32.
 
     `(cross_entropy * weights).sum()` is the loss: the mean over asked positions; or, of losses weighed by the bound of masked
-    diffusion, their sum over the number of kept tokens; 0 where nothing is asked. `clm_mask` [time] is False where no sequence
-    could be asked. `time_steps` [n] int64.
+    diffusion, their sum over the number of kept tokens. Where all weights are 0 nothing is asked, and there is no loss.
+    `clm_mask` [time] is False where no sequence could be asked. `time_steps` [n] int64.
     """
 
     inputs: np.ndarray

@@ -24,6 +24,7 @@ class ImplicitFilter(nn.Module):
         super().__init__()
         time = torch.linspace(0, 1, max_length)
         self.features = nn.Parameter(torch.stack((time, (2 * math.pi * time).cos(), (2 * math.pi * time).sin()), dim=-1))
+        self.features.decays = False  # type: ignore[attr-defined] # what positions look like, no weights (as in Hyena's own code)
         self.frequency = nn.Parameter(torch.full((order,), SINE_FREQUENCY))
         self.hidden = nn.ModuleList(nn.Linear(width, order) for width in (3, order, order))
         self.taps = nn.Linear(order, n_filters, bias=False)

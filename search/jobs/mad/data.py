@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from configs import ConfigError
 from search.jobs.mad.trial import TrialSpec
 from search.training.batches import Batch, EpochBatches
 from search.training.devices import resolve_device
@@ -34,6 +35,8 @@ class Data:
             examples = examples_of(setting.instance(split), sizes[split], seed, split, folder)
             if split == "test" and setting.test_seq_len is not None:
                 examples = beyond(setting.instance().input_length, examples)
+            if not (examples.targets != IGNORED).any():
+                raise ConfigError(f"{split}: none of the {len(examples)} instances has a supervised position")
             return EpochBatches(examples, spec.batch_size, seed=seed, device=device)
 
         return cls(batches("train"), batches("validation") if spec.mode == "clean" else None, batches("test"))

@@ -31,7 +31,8 @@ def run(
 ) -> int:
     """Run the trials that the folder does not hold yet, print the table, and return the exit status.
 
-    0 if every trial ran (one that diverged did run, and is reported), 1 if any failed. Interrupted or killed, the same call goes
+    0 if every trial ran (one that diverged did run, and is reported), 1 if any failed, or if an architecture has no score since
+    all trials of a setting diverged. Interrupted or killed, the same call goes
     on where it stopped; trials that failed are tried again.
 
     Args:
@@ -158,7 +159,8 @@ def finish_sweep(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:
     save_picture(scores, out / "scores.png")
     if show:
         print_scores(scores, costs, out)
-    return 1 if "failed" in scores.problems() else 0
+    has_all = all(scores.of(name).value is not None for name in spec.architectures)
+    return 0 if has_all and "failed" not in scores.problems() else 1
 
 
 def baseline_costs(spec: MadSpec) -> dict[str, RackCost]:

@@ -58,6 +58,8 @@ def _notes(scores: Scores, costs: Mapping[str, RackCost]) -> list[str]:
     for name in spec.architectures:
         if problems := scores.problems(name):
             lines.append(f"* {name}: " + ", ".join(f"{count} trial(s) {what}" for what, count in problems.items()))
+        if unscored := [task for task in spec.tasks if scores.of(name, task).value is None]:
+            lines.append(f"{name} has no score on {', '.join(unscored)}: of some setting no trial came to a finite result")
     lines += [f"note, {name}: {warning}" for name, costed in costs.items() for warning in costed.warnings]
     ahead = ", ".join(name for name, task in spec.tasks.items() if task.instance().answers_stand_ahead)
     if ahead:

@@ -107,7 +107,8 @@ def _member(trial: Trial, data: Data, make_model: MakeModel | None) -> TrainStat
     else:
         assert spec.rack is not None  # either the spec describes the model or the caller makes it
         model = spec.rack.build(spec.seed)
-    return TrainState(model.to(data.train.inputs.device), data.train, spec.lr, spec.weight_decay)
+    model = model.to(data.train.inputs.device)
+    return TrainState(model, data.train, spec.lr, spec.weight_decay, decays_all=spec.mode == "mad")
 
 
 def _rows(trials: Sequence[Trial], members: Sequence[TrainState], evaluate: Callable[..., dict[str, Tensor]]) -> list[Row]:

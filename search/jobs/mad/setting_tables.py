@@ -7,6 +7,7 @@ from rich.table import Table
 
 from search.jobs.mad.scores import Scores, TaskScore
 from search.jobs.mad.task import TaskSpec
+from search.runs.console import measured
 
 MOST_SHOWN = 8
 """Settings that are shown whatever they change; of more, those of a scan are."""
@@ -49,4 +50,4 @@ def entry(found: TaskScore) -> str:
     """A score in words."""
     if found.value is None:
         return "incomplete"
-    return f"{found.value:.3f}" + ("" if found.standard_error is None else f" ±{found.standard_error:.3f}")
+    return measured(found.value, found.standard_error, form=".3f")

@@ -21,7 +21,7 @@ from search.runs.run_folder import RESULTS, TRIALS, run_folder, write_parquet
 
 
 def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
-    """Run what the folder does not hold yet, and print the comparison; 1 if a rack failed to train.
+    """Run what the folder does not hold yet, and print the comparison; 1 if a rack failed to train, or a budget has no winner.
 
     The parts lie in `supernet/`, `placement/` and `racks/`, each a run folder of its own; `results.json` sums up.
     """
@@ -52,7 +52,7 @@ def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
         write_parquet(summary["rows"], out / TRIALS)
         save_picture(rows, found, out / "pipeline.png")
         print_comparison(rows, spec, out)
-    return 1 if any(row.trained.error for row in rows) else 0
+    return 1 if found.unmet or any(row.trained.error for row in rows) else 0
 
 
 def comparison(found: PlacementResults, trained: dict[tuple[str, ...], RetrainedRack]) -> list[PlacementRow]:

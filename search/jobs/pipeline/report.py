@@ -13,7 +13,7 @@ from search.budget.dimensions import cells, dimensions, headings
 from search.jobs.pipeline.retrain import RetrainedRack
 from search.jobs.pipeline.spec import PipelineSpec
 from search.jobs.placement.results import Scored
-from search.runs.console import make_console
+from search.runs.console import make_console, measured
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class PlacementRow:
             "placement": list(self.scored.placement),
             "text": self.scored.text,
             "supernet_score": self.scored.score,
-            "loss": self.trained.loss,
+            "loss": None if self.trained.error else self.trained.loss,
             "standard_error": self.trained.standard_error,
             "losses": self.trained.losses,
             "accuracies": {task: statistics.fmean(values) for task, values in self.trained.accuracies.items()},
@@ -58,7 +58,10 @@ def print_comparison(rows: Sequence[PlacementRow], spec: PipelineSpec, out: Path
         title_style="bold",
     )
     for budget in dict.fromkeys(row.budget for row in rows):
-        own = sorted((row for row in rows if row.budget == budget), key=lambda row: (bool(row.trained.error), row.trained.loss))
+        own = sorted(
+            (row for row in rows if row.budget == budget),
+            key=lambda row: (bool(row.trained.error), 0 if row.trained.error else row.trained.loss),
+        )
         for number, row in enumerate(own):
             table.add_row(escape(budget) if number == 0 else "", escape(row.name), escape(row.scored.text), *_numbers(row, tasks))
         table.add_section()
@@ -81,9 +84,8 @@ def _compared(row: PlacementRow) -> dict[str, float]:
 
 
 def _numbers(row: PlacementRow, tasks: Sequence[str]) -> list[str]:
-    supernet = [f"{row.scored.score:.3f}", *cells(_compared(row))]
+    supernet = [measured(row.scored.score, form=".3f"), *cells(_compared(row))]
     if row.trained.error:
         return ["failed", *([""] * len(tasks)), *supernet]
-    error = "" if row.trained.standard_error is None else f" ±{row.trained.standard_error:.3f}"
     accuracies = [f"{statistics.fmean(row.trained.accuracies[task]):.3f}" for task in tasks]
-    return [f"{row.trained.loss:.3f}{error}", *accuracies, *supernet]
+    return [measured(row.trained.loss, row.trained.standard_error, form=".3f"), *accuracies, *supernet]

@@ -90,6 +90,9 @@ def _tested(
     if errors:
         return RetrainedRack(placement, (), {}, 0.0, errors[0])
     rows = [_test(spec, out / name, retrain) for name, spec in runs.items()]
+    for spec, row in zip(runs.values(), rows, strict=True):
+        if not math.isfinite(row["loss"]):
+            return RetrainedRack(placement, (), {}, 0.0, f"seed {spec.seed}: the test loss is no finite number")
     tasks = next(iter(runs.values())).data.tasks
     return RetrainedRack(
         placement,

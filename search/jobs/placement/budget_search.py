@@ -1,5 +1,6 @@
-"""One budget: the strategy's search, its rivals, and what the dear mixer gains in each layer."""
+"""One budget: the strategy's search, its rivals, and what the mixers that it counts gain in each layer."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 from configs.registry import Part
 from models import Placement, parse_placement
 from search.budget import Budget, CostTable
+from search.budget.coding import slot_key
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.score import paired_difference
 from search.jobs.placement.results import BudgetResult, Scored
 from search.jobs.placement.spec import SearchSpec
 from search.strategies import STRATEGIES
-from search.strategies.shared.strategy import Strategy, best
+from search.strategies.shared.strategy import Candidate, Strategy, best, best_finite
 
 
 class BudgetSearch:
@@ -23,11 +25,15 @@ class BudgetSearch:
         self.space = budget.space
 
     def run(self, value: Any) -> BudgetResult:
-        """Search, and sum up; `value` is the budget as the spec has it."""
+        """Search, and sum up; `value` is the budget as the spec has it.
+
+        Raises:
+            RunError: where no candidate within the budget has a finite score.
+        """
         started, n_before = time.monotonic(), self.evaluator.n_asked
         strategy: Strategy = STRATEGIES.build(self.spec.strategy)
         rounds = strategy.search(self.space, self.budget, self.evaluator)
-        chosen = best(rounds).placement
+        chosen = best_finite(rounds).placement
         seconds, n_new = time.monotonic() - started, self.evaluator.n_asked - n_before
         rivals = {name: self._rival(rival) for name, rival in self.spec.rivals.items()}
         scored = self._scored([chosen, *rivals.values()])
@@ -37,8 +43,8 @@ class BudgetSearch:
             best=scored[0],
             rivals=dict(zip(rivals, scored[1:], strict=True)),
             importance=self._importance(chosen),
-            rounds=tuple(tuple(candidate.score for candidate in each) for each in rounds),
-            seen=tuple((self.costs.of_placement(candidate.placement), candidate.score) for each in rounds for candidate in each),
+            rounds=tuple(tuple(candidate.score for candidate in _finite(each)) for each in rounds),
+            seen=tuple((self.costs.of_placement(each.placement), each.score) for scored in rounds for each in _finite(scored)),
             n_evaluations=sum(map(len, rounds)),
             n_new=n_new,
             seconds=seconds,
@@ -56,10 +62,10 @@ class BudgetSearch:
         return [
             Scored(
                 placement=placement,
-                score=score.value,
+                score=_or_none(score.value),
                 standard_error=score.standard_error,
-                tasks=score.tasks,
-                difference=difference,
+                tasks={task: _or_none(mean) for task, mean in score.tasks.items()},
+                difference=_or_none(difference),
                 difference_error=error,
                 cost=self.costs.of_placement(placement),
                 is_admitted=self.budget.admits(placement),
@@ -67,16 +73,37 @@ class BudgetSearch:
             for placement, score, (difference, error) in zip(placements, scores, differences, strict=True)
         ]
 
-    def _importance(self, chosen: Placement) -> tuple[float, ...]:
+    def _importance(self, chosen: Placement) -> dict[str, dict[str, float | None]]:
+        return {name: self._gains(chosen, name) for name in counted_names(self.budget)}
+
+    def _gains(self, chosen: Placement, name: str) -> dict[str, float | None]:
+        """What a mixer gains in each slot that offers it and another one: the cheapest takes its place there."""
         slots, order = self.budget.coding.slots, self.costs.by_cost
-        dear = order()[0]
-        places = [index for index, slot in enumerate(slots) if dear in slot.names]
+        others = {
+            index: [other for other in order(slot.names) if other != name]
+            for index, slot in enumerate(slots)
+            if name in slot.names and len(slot.names) > 1
+        }
+        changed = [
+            (*chosen[:index], rest[-1] if chosen[index] == name else name, *chosen[index + 1 :]) for index, rest in others.items()
+        ]
+        score, *scores = (each.value for each in self.evaluator([chosen, *changed]))
+        gains = [
+            score - without if chosen[index] == name else without - score for index, without in zip(others, scores, strict=True)
+        ]
+        return {slot_key(slots[index]): _or_none(gain) for index, gain in zip(others, gains, strict=True)}
 
-        def other(index: int) -> Placement:
-            name = order(slots[index].names)[-1] if chosen[index] == dear else dear
-            return (*chosen[:index], name, *chosen[index + 1 :])
 
-        score, *others = (score.value for score in self.evaluator([chosen, *map(other, places)]))
-        return tuple(
-            score - without if chosen[index] == dear else without - score for index, without in zip(places, others, strict=True)
-        )
+def counted_names(budget: Budget) -> tuple[str, ...]:
+    """The mixers that a budget counts; of one that limits costs alone, the dearest by each; without limits, the dearest."""
+    counted = [limit.key for limit in budget.limits if not limit.is_cost]
+    dearest = [budget.costs.dearest_by(limit.key) for limit in budget.limits if limit.is_cost]
+    return tuple(dict.fromkeys(counted or dearest or [budget.costs.by_cost()[0]]))
+
+
+def _finite(candidates: Sequence[Candidate]) -> list[Candidate]:
+    return [candidate for candidate in candidates if math.isfinite(candidate.score)]
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.jobs.placement.results import BudgetResult, PlacementResults, Scored
+from search.jobs.placement.results import BudgetResult, PlacementResults, Point, Scored
+from search.runs.console import measured
 from search.runs.figures import picture
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 def save_pictures(results: PlacementResults, out: Path) -> None:
     """`placements.png`: who stands where, by budget; `search.png`: score against cost, and how the rounds went."""
     rows = [
-        (f"{result.text}: {name}  {scored.score:.3f}", scored) for result in results.budgets for name, scored in _shown(result)
+        (f"{result.text}: {name}  {measured(scored.score, form='.3f')}", scored)
+        for result in results.budgets
+        for name, scored in _shown(result)
     ]
     with picture(out / "placements.png", 2.5 + 0.45 * len(results.slots), 1.2 + 0.32 * len(rows)) as figure:
         draw_placements(figure.subplots(), rows, results)
@@ -51,13 +54,13 @@ def _draw_front(axis: Axes, results: PlacementResults) -> None:
     key, label = results.cost_axis
     everyone = [(cost[key], score) for result in results.budgets for cost, score in result.seen]
     _scatter(axis, everyone, s=8, color="lightgrey", label="scored on the way")
-    rivals = {name: [] for result in results.budgets for name in result.rivals}  # type: dict[str, list[tuple[float, float]]]
+    rivals: dict[str, list[Point]] = {name: [] for result in results.budgets for name in result.rivals}
     for result in results.budgets:
         for name, scored in result.rivals.items():
-            rivals[name].append((scored.cost[key], scored.score))
+            rivals[name] += [(scored.cost[key], scored.score)] if scored.score is not None else []
     for number, (name, points) in enumerate(rivals.items()):
         _scatter(axis, points, s=30, marker="sDv^<>ph"[number % 8], label=name, color=f"C{(number + 1) % 10}")
-    found = [(result.best.cost[key], result.best.score) for result in results.budgets]
+    found = [(result.best.cost[key], result.best.score) for result in results.budgets if result.best.score is not None]
     _scatter(axis, found, s=70, marker="*", color="C0", label="search", zorder=3)
     axis.plot(*zip(*results.front, strict=True), color="black", linewidth=0.8, label="Pareto front", drawstyle="steps-post")
     axis.set_xlabel(label)
@@ -65,7 +68,7 @@ def _draw_front(axis: Axes, results: PlacementResults) -> None:
     axis.legend(fontsize=8, frameon=False)
 
 
-def _scatter(axis: Axes, points: Sequence[tuple[float, float]], **style: Any) -> None:
+def _scatter(axis: Axes, points: Sequence[Point], **style: Any) -> None:
     axis.scatter([x for x, _ in points], [y for _, y in points], **style)
 
 

@@ -14,24 +14,26 @@ from search.jobs.placement.checks import check_same_data, check_strategies
 from search.jobs.placement.evaluation import open_evaluator
 from search.jobs.placement.figure import save_pictures
 from search.jobs.placement.report import print_results
-from search.jobs.placement.results import PlacementResults, cost_axis
+from search.jobs.placement.results import BudgetResult, PlacementResults, cost_axis
 from search.jobs.placement.spec import PlacementSpec, SearchSpec
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
-from search.runs.console import make_console
+from search.runs.console import make_console, measured
+from search.runs.errors import RunError
 from search.runs.run_folder import RESULTS, SPEC, TRIALS, run_folder, saved_spec, write_parquet
 
 
 def run(spec: PlacementSpec, out: Path, backend: Backend) -> int:
-    """Search over a trained supernet and print what was found; the exit status is 0.
+    """Search over a trained supernet and print what was found; 1 if under some budget nothing has a finite score.
 
     Raises:
-        ConfigError: if the supernet's folder holds none, or a budget cannot be met.
+        ConfigError: if the supernet's folder holds none, or one that diverged, or a budget cannot be met.
+        RunError: if under no budget anything has a finite score.
     """
     folder = Path(spec.supernet)
-    supernet = load_supernet(folder)
+    supernet = load_supernet(folder, key="supernet")
     if not isinstance(supernet, Supernet):
-        raise ConfigError(f"{folder}: holds a rack without choices: there is nothing to place")
+        raise ConfigError(f"supernet: {folder}: holds a rack without choices: there is nothing to place")
     trained = validate_saved(SupernetSpec, saved_spec(folder), str(folder / SPEC))
     check_strategies(spec, supernet.space)
     check_same_data(trained, spec)
@@ -39,34 +41,44 @@ def run(spec: PlacementSpec, out: Path, backend: Backend) -> int:
         results = search_placements(spec, supernet, trained, out, backend)
         write_json(out / RESULTS, {"job": spec.job, "fingerprint": spec.fingerprint(), **results.to_dict()})
         print_results(results, out)
-    return 0
+    return 1 if results.unmet else 0
 
 
 def search_placements(
     spec: SearchSpec, supernet: Supernet, trained: SupernetSpec, out: Path, backend: Backend
 ) -> PlacementResults:
-    """Run all budgets; `out` gets `scores.jsonl`, `placements.json` and the pictures. What is logged is not scored again."""
+    """Run all budgets; `out` gets `scores.jsonl`, `placements.json` and the pictures. What is logged is not scored again.
+
+    Raises:
+        RunError: if under no budget anything has a finite score.
+    """
     latencies = spec.latencies()
     budgets = [Budget.of(value, supernet.space, latency=latencies) for value in spec.budgets]
     # One table for all that is reported: budgets may count at different contexts, which would not compare.
     costs = max((budget.costs for budget in budgets), key=lambda table: table.context)
-    found = []
+    found: list[BudgetResult] = []
+    unmet: list[str] = []
     with open_evaluator(spec, supernet, trained, out, backend) as evaluator:
         for value, budget in zip(spec.budgets, budgets, strict=True):
-            found.append(BudgetSearch(spec, budget, costs, evaluator).run(value))
-            told = f"{found[-1].text}: {found[-1].best.text}, {spec.metric} score {found[-1].best.score:.4f}"
+            try:
+                found.append(BudgetSearch(spec, budget, costs, evaluator).run(value))
+            except RunError as error:
+                unmet.append(f"{budget.text()}: {error}")
+                continue
+            told = f"{found[-1].text}: {found[-1].best.text}, {spec.metric} score {measured(found[-1].best.score)}"
             make_console().print(told, markup=False)
         n_saved = evaluator.counts.n_saved_by_race
-    slots, dear = supernet.slots, costs.by_cost()[0]
+    if not found:
+        raise RunError("\n".join(unmet))
+    slots = supernet.slots
     results = PlacementResults(
         metric=spec.metric,
         context=costs.context,
         slots=tuple(map(slot_key, slots)),
         names=tuple(dict.fromkeys(name for slot in slots for name in slot.names)),
-        dear=dear,
-        importance_slots=tuple(slot_key(slot) for slot in slots if dear in slot.names),
         cost_axis=cost_axis([cost for result in found for cost, _ in result.seen]),
         budgets=tuple(found),
+        unmet=tuple(unmet),
         n_batch_evaluations_saved=n_saved,
     )
     write_json(out / "placements.json", results.to_dict())

@@ -13,14 +13,17 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Scored:
-    """One placement with its score (higher is better), and its paired difference to the best of its budget."""
+    """One placement with its score (higher is better), and its paired difference to the best of its budget.
+
+    Numbers that are not finite, and errors that a single batch tells nothing of, are None.
+    """
 
     placement: Placement
-    score: float
-    standard_error: float
-    tasks: dict[str, float]
-    difference: float
-    difference_error: float
+    score: float | None
+    standard_error: float | None
+    tasks: dict[str, float | None]
+    difference: float | None
+    difference_error: float | None
     cost: dict[str, float]
     is_admitted: bool
 
@@ -34,16 +37,17 @@ class Scored:
 class BudgetResult:
     """What was found under one budget.
 
-    `importance` is the gain of the dear mixer in each slot that offers it, the rest being the best placement: what is lost by
-    taking it away where it is, won by adding it where it is not. `rounds` are the scores of each round, `seen` the cost and
-    score of every candidate. Of the evaluations `n_new` are of placements that the run had not asked for under a budget before.
+    `importance` is, by the mixers that the budget counts, the gain of each in every slot that offers it, the rest being the best
+    placement: what is lost by taking it away where it is, won by adding it where it is not; None where one of the two has no
+    finite score. `rounds` are the scores of each round, `seen` the cost and score of every candidate, as far as they are finite.
+    Of the evaluations `n_new` are of placements that the run had not asked for under a budget before.
     """
 
     budget: Any
     text: str
     best: Scored
     rivals: dict[str, Scored]
-    importance: tuple[float, ...]
+    importance: dict[str, dict[str, float | None]]
     rounds: tuple[tuple[float, ...], ...]
     seen: tuple[tuple[dict[str, float], float], ...]
     n_evaluations: int
@@ -53,16 +57,18 @@ class BudgetResult:
 
 @dataclass(frozen=True)
 class PlacementResults:
-    """The results of all budgets over one supernet; costs are at `context` positions."""
+    """The results of the budgets over one supernet; costs are at `context` positions.
+
+    `unmet` says of each budget under which nothing has a finite score what was looked at.
+    """
 
     metric: str
     context: int
     slots: tuple[str, ...]
     names: tuple[str, ...]
-    dear: str
-    importance_slots: tuple[str, ...]
     cost_axis: tuple[str, str]
     budgets: tuple[BudgetResult, ...]
+    unmet: tuple[str, ...]
     n_batch_evaluations_saved: int
 
     @property

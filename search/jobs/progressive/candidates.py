@@ -19,6 +19,7 @@ from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stage import StageRun, StageSite
 from search.jobs.progressive.stages import CHOICE, Ended, TrainedStage, caches, newest, next_index, refuse_other_data
 from search.jobs.progressive.weights import stage_folder
+from search.runs.errors import RunError
 from search.runs.interruption import interruptions
 from search.runs.report import Say, diverged_message
 from search.runs.run_folder import CHECKPOINT, run_folder
@@ -106,7 +107,8 @@ def choose_stack(spec: ProgressiveSpec, out: Path, rank: Rank, say: Say) -> None
     """Rank the candidates of the stage that comes next, and write down which one is its stack.
 
     Raises:
-        ConfigError: if all of them failed, or the budget cannot be met.
+        ConfigError: if the budget cannot be met.
+        RunError: if none of them could be trained to a finite loss.
     """
     refuse_other_data(out, spec.data.samples(spec.seed))
     index = next_index(out)
@@ -116,8 +118,8 @@ def choose_stack(spec: ProgressiveSpec, out: Path, rank: Rank, say: Say) -> None
         name, score = max(zip(spec.candidates, scores, strict=True), key=lambda pair: pair[1])
     else:
         name, score = ranking.search()
-    if score == -math.inf:
-        raise ConfigError(f"{ranking.folder}: no candidate could be trained: {ranking.rows[name].get('error')}")
+    if not math.isfinite(score):
+        raise RunError(f"{ranking.folder}: no candidate could be trained: {ranking.rows[name].get('error')}")
     rows = [{"name": each, **{key: row.get(key) for key in TOLD}} for each, row in ranking.rows.items()]
     say(f"stage {index + 1}: {name} is chosen among {len(rows)} candidate(s)")
     told = {"name": name, "stack": ranking.stacks[name].to_dict(), "candidates": rows}

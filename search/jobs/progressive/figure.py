@@ -33,5 +33,5 @@ def save_picture(results: Row, out: Path) -> None:
         left.legend(frameon=False)
         middle.bar(names, [row["step_ms"] or 0 for row in stages], color="C0")
         middle.set(xlabel="stacks", title="time of a step (ms)")
-        right.bar(names, [row["saved_bytes"] / 2**20 for row in stages], color="C1")
+        right.bar(names, [(row["saved_bytes"] or 0) / 2**20 for row in stages], color="C1")
         right.set(xlabel="stacks", title="kept for backward (MiB)")

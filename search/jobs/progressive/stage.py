@@ -271,6 +271,7 @@ class StageRun:
             "strategy": spec.growth.trunk_strategy if stage.kind == "grow" else None,
             "status": member.status,
             "steps": member.step,
+            "unsupervised_steps": len(member.unsupervised),
             "tokens": member.step * spec.data.batch_size * self.samples.seq_len,
             **self.losses,
             **{name: member.history[-1][name] for name in ("loss", "accuracy", "train_loss")},

@@ -42,6 +42,7 @@ def summary(spec: SupernetSpec, member: TrainState, data_fingerprint: str, n_ran
         "seconds": round(member.seconds, 3),
         "main": placement_text(tuple(slot.main for slot in slots)),
         **{name: last[name] for name in last if name not in ("step", "lr") and "." not in name},
+        "unsupervised_steps": len(member.unsupervised),
         "tasks": tasks,
         "best": member.best,
         "counts": trained_counts(spec, member.step),

@@ -21,10 +21,10 @@ def start_from_trained(spec: SupernetSpec, model: Supernet, evaluation: Supernet
         each task with one mixer in every slot that offers it.
 
     Raises:
-        ConfigError: if there is no finished run, or its model is not the main placement of this one.
+        ConfigError: if there is no finished run, or one that diverged, or its model is not the main placement of this one.
     """
     folder = Path(str(spec.initialise_from))
-    source = load_supernet(folder)
+    source = load_supernet(folder, key="initialise_from")
     try:
         origins = initialise_supernet(
             model, (source.extract(source.main) if isinstance(source, Supernet) else source).state_dict()

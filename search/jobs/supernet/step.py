@@ -1,5 +1,6 @@
 """One training step of a supernet: its placements, its losses, its gradients."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -11,6 +12,7 @@ from models.spec.placement import Placement, placement_text
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.teacher import Outputs, Teacher
 from search.samplers.shared.sampler import placements_of_step
+from search.training.batches import asks_anything
 from search.training.devices import autocast
 from search.training.metrics import weighted_loss
 from search.training.mixture import WeightedBatch
@@ -48,8 +50,12 @@ class SupernetStep:
         model, batch = member.model, member.batches[step]
         assert isinstance(model, Supernet) and isinstance(batch, WeightedBatch)  # noqa: PT018 - what the job makes
         loss = torch.zeros(1, device=batch.inputs.device)
-        for micro_batch in _micro_batches(batch, spec.accumulate):
-            loss += self._backward(model, micro_batch, placements)
+        if asks_anything(member.batches, step, batch.targets, self.ranks):
+            for micro_batch in _micro_batches(batch, spec.accumulate):
+                loss += self._backward(model, micro_batch, placements)
+        else:
+            member.unsupervised.append(step)
+            loss.fill_(math.nan)
         self.ranks.exchange(model.parameters())
         return self.ranks.total(loss)
 

@@ -29,7 +29,7 @@ class Teacher:
     The main placement of the student's own weights teaches without dropout. No gradient flows into a teacher.
 
     Raises:
-        ConfigError: for a folder without a finished run, or one whose model does not fit.
+        ConfigError: for a folder without a finished run, with one that diverged, or one whose model does not fit.
     """
 
     def __init__(self, spec: TeacherSpec, student: Supernet, device: torch.device) -> None:
@@ -113,7 +113,7 @@ def _rack(model: nn.Module) -> Rack:
 
 
 def _load(spec: TeacherSpec, student: Supernet, device: torch.device) -> nn.Module:
-    model = load_supernet(Path(spec.source), device).requires_grad_(requires_grad=False)
+    model = load_supernet(Path(spec.source), device, key="teacher.source").requires_grad_(requires_grad=False)
     ours, theirs = (_rack(each).embedding for each in (student, model))
     wanted = {"vocab_size": (theirs.num_embeddings, ours.num_embeddings)}
     if spec.hidden_weight:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
-from search.jobs.validate.truth import Truth
+from search.jobs.validate.truth import Truth, tau_text
 from search.runs.figures import picture
 
 
@@ -16,13 +17,13 @@ def save_picture(truth: Truth, path: Path) -> None:
         for number, (scores, tau) in enumerate(zip(truth.scores, truth.taus, strict=True)):
             axis.errorbar(
                 list(truth.losses.values()),
-                [scores[placement] for placement in truth.losses],
+                [scores[placement] if math.isfinite(scores[placement]) else math.nan for placement in truth.losses],  # left out
                 xerr=errors,
                 fmt="o",
                 markersize=4,
                 linewidth=0.7,
                 color=f"C{number % 10}",
-                label=f"supernet {number}: tau {tau:.2f}",
+                label=f"supernet {number}: tau {tau_text(tau)}",
             )
         axis.set_xlabel("stand-alone test loss, nats (mean over seeds)")
         axis.set_ylabel("score by the supernet, higher is better")

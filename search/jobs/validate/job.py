@@ -1,5 +1,6 @@
 """The job `validate`: does the supernet rank placements as training each of them does, and do the strategies find the best?"""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ from search.jobs.validate.report import print_truth
 from search.jobs.validate.spec import ValidateSpec
 from search.jobs.validate.truth import StrategyChoice, Truth
 from search.runs.console import make_console
+from search.runs.errors import RunError
+from search.runs.report import diverged_message
 from search.runs.run_folder import RESULTS, TRIALS, run_folder, write_parquet
 from search.strategies import STRATEGIES
 from search.strategies.shared.strategy import Strategy, best
 
 
 def run(spec: ValidateSpec, out: Path, backend: Backend) -> int:
-    """Train what the folder does not hold yet, and print the table of truth; 1 if a rack failed to train.
+    """Train what the folder does not hold yet, and print the table of truth; 1 if a rack or a supernet failed to train.
 
     `racks/` holds every placement, `supernet-<seed>/` the supernets; `results.json` sums up.
+
+    Raises:
+        RunError: if a supernet has diverged, or has a finite score for no placement.
     """
     console, retrain = make_console(), spec.retrain
     check_same_data(spec.supernet, spec, n_test=(retrain.n_test_batches, retrain.test_batch_size))
@@ -55,12 +61,15 @@ def _judge(
     """The scores of one supernet, and what each strategy chose by them."""
     folder = out / f"supernet-{seed}"
     trained_as = SupernetSpec.model_validate({**spec.supernet.to_dict(), "seed": seed})
-    backend.train_supernet(trained_as, folder)
+    if text := diverged_message(backend.train_supernet(trained_as, folder)):
+        raise RunError(f"supernet-{seed}: {text}")
     supernet = load_supernet(folder)
     assert isinstance(supernet, Supernet)  # the spec has checked that there are choices
     budget, choices = Budget.of(spec.budget, supernet.space), {}
     with open_evaluator(spec, supernet, trained_as, folder, backend) as evaluator:
         scores = {placement: score.value for placement, score in zip(placements, evaluator(placements), strict=True)}
+        if not any(map(math.isfinite, scores.values())):
+            raise RunError(f"supernet-{seed}: none of the {len(scores)} placements has a finite score")
         for name, part in spec.strategies.items():
             strategy: Strategy = STRATEGIES.build(part)
             rounds = strategy.search(supernet.space, budget, evaluator)

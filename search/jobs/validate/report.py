@@ -8,8 +8,8 @@ from rich.table import Column, Table
 
 from models import placement_text
 from search.jobs.validate.spec import ValidateSpec
-from search.jobs.validate.truth import Truth
-from search.runs.console import make_console
+from search.jobs.validate.truth import Truth, tau_text
+from search.runs.console import make_console, measured
 
 
 def print_truth(truth: Truth, spec: ValidateSpec, out: Path) -> None:
@@ -25,16 +25,15 @@ def print_truth(truth: Truth, spec: ValidateSpec, out: Path) -> None:
     means = {placement: statistics.fmean(scores[placement] for scores in truth.scores) for placement in truth.losses}
     ranked = sorted(means, key=lambda placement: -means[placement])
     for placement, loss in truth.losses.items():
-        error = truth.trained[placement].standard_error
-        told = f"{loss:.4f}" + ("" if error is None else f" ±{error:.4f}")
-        table.add_row(escape(placement_text(placement)), told, f"{means[placement]:.4f}", str(ranked.index(placement) + 1))
+        told = measured(loss, truth.trained[placement].standard_error)
+        table.add_row(escape(placement_text(placement)), told, measured(means[placement]), str(ranked.index(placement) + 1))
     console.print(table)
     console.print(_strategies(truth))
-    taus = ", ".join(f"{tau:.2f}" for tau in truth.taus)
-    console.print(f"Kendall tau, supernet against stand-alone: {taus} (by supernet); mean score {truth.tau_of_mean:.2f}")
-    if truth.tau_between_seeds is not None:
-        between, within = truth.spread
-        console.print(f"between two seeds of the stand-alone racks themselves: {truth.tau_between_seeds:.2f}")
+    taus = ", ".join(map(tau_text, truth.taus))
+    console.print(f"Kendall tau, supernet against stand-alone: {taus} (by supernet); mean score {tau_text(truth.tau_of_mean)}")
+    between, within = truth.spread
+    if within is not None:
+        console.print(f"between two seeds of the stand-alone racks themselves: {tau_text(truth.tau_between_seeds)}")
         console.print(f"standard deviation of the loss: {between:.4f} over placements, {within:.4f} over seeds of one placement")
     n_steps = spec.retrain.n_steps or spec.supernet.n_steps
     console.print(f"racks: {n_steps} steps, {len(spec.retrain.seeds)} seed(s); supernet: {spec.supernet.n_steps} steps")

@@ -1,6 +1,7 @@
 """The table of truth: what training every placement said, beside what the supernet and the strategies said."""
 
 import itertools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Truth:
-    """`trained` by placement; `scores` (higher is better) and `choices` of each supernet."""
+    """`trained` by placement; `scores` (higher is better, minus infinity for none) and `choices` of each supernet."""
 
     trained: Mapping[Placement, RetrainedRack]
     scores: Sequence[Mapping[Placement, float]]
@@ -42,22 +43,26 @@ class Truth:
         return dict(sorted(((placement, each.loss) for placement, each in self.trained.items()), key=lambda item: item[1]))
 
     @property
-    def taus(self) -> list[float]:
+    def taus(self) -> list[float | None]:
         """Kendall's tau-b between each supernet's scores and the stand-alone losses."""
         return [_tau([-scores[placement] for placement in self.losses], list(self.losses.values())) for scores in self.scores]
 
     @property
-    def tau_of_mean(self) -> float:
+    def tau_of_mean(self) -> float | None:
         """The same for the scores averaged over the supernets."""
         means = [statistics.fmean(scores[placement] for scores in self.scores) for placement in self.losses]
         return _tau([-mean for mean in means], list(self.losses.values()))
 
     @property
     def tau_between_seeds(self) -> float | None:
-        """Between the stand-alone losses of two seeds, mean over pairs: what one training run tells of another."""
+        """Between the stand-alone losses of two seeds, mean over pairs: what one training run tells of another.
+
+        None with a single seed, or where a seed has the same loss for all.
+        """
         by_seed = list(zip(*(self.trained[placement].losses for placement in self.losses), strict=True))
         pairs = [_tau(first, second) for first, second in itertools.combinations(by_seed, 2)]
-        return statistics.fmean(pairs) if pairs else None
+        known = [tau for tau in pairs if tau is not None]
+        return statistics.fmean(known) if known and len(known) == len(pairs) else None
 
     @property
     def spread(self) -> tuple[float, float | None]:
@@ -99,7 +104,7 @@ class Truth:
                     "loss": loss,
                     "standard_error": self.trained[placement].standard_error,
                     "losses": self.trained[placement].losses,
-                    "scores": [scores[placement] for scores in self.scores],
+                    "scores": [score if math.isfinite(score := scores[placement]) else None for scores in self.scores],
                 }
                 for placement, loss in self.losses.items()
             ],
@@ -113,7 +118,14 @@ class Truth:
         }
 
 
-def _tau(first: Sequence[float], second: Sequence[float]) -> float:
+def tau_text(tau: float | None) -> str:
+    """Kendall's tau for people."""
+    return "none, all are equal" if tau is None else f"{tau:.2f}"
+
+
+def _tau(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Kendall's tau-b; None where all values of one side are equal: there is no order to agree with."""
     from scipy.stats import kendalltau  # noqa: PLC0415 - a second to import: here, `check` does not wait for it
 
-    return float(kendalltau(first, second).statistic)
+    tau = float(kendalltau(first, second).statistic)
+    return tau if math.isfinite(tau) else None

@@ -1,13 +1,33 @@
-"""Local search from a placement: swaps between slots and single replacements, until none helps."""
+"""Local search from a placement: swaps between slots and single replacements, until none helps; and a start that has a score."""
 
+import math
 from collections.abc import Generator
 
 import numpy as np
 
 from search.budget import Budget
+from search.budget.admitted import Admitted
+from search.samplers.shared.sampler import generator
 from search.strategies.shared.strategy import Ask
 
 Found = tuple[np.ndarray, float]
+MOST_STARTS = 256
+"""Random placements that are looked at for one with a finite score."""
+
+
+def finite_start(budget: Budget, code: np.ndarray, score: float) -> Generator[Ask, list[float], Found]:
+    """A placement that local search can go on from: this one, or, without a finite score, the best of some random ones.
+
+    All neighbours of a placement may be without a score too, and nothing there tells which way to go.
+    """
+    admitted, random = Admitted(budget), generator("finite start")
+    seen = {budget.coding.decode(code[None])[0]}
+    while not math.isfinite(score) and len(seen) < MOST_STARTS and (drawn := admitted.draw_new(random, 32, seen)):
+        seen.update(drawn)
+        scores = yield Ask(drawn, keep=1)
+        index = int(np.argmax(scores))
+        code, score = budget.coding.encode([drawn[index]])[0], scores[index]
+    return code, score
 
 
 def refine(budget: Budget, code: np.ndarray, score: float) -> Generator[Ask, list[float], Found]:

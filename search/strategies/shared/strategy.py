@@ -9,6 +9,7 @@ from configs import ConfigError
 from models import RackSpec
 from models.spec.placement import Placement, placement_text
 from search.budget import Budget
+from search.runs.errors import RunError
 
 
 class Ask(NamedTuple):
@@ -21,7 +22,7 @@ class Ask(NamedTuple):
 class Candidate(NamedTuple):
     """A scored placement. `is_admitted`: it is within the budget, so it may be chosen; others are scored on the way there.
 
-    `result` is what the evaluator returned, `score` the number in it.
+    `result` is what the evaluator returned, `score` the number in it; minus infinity for one that is not finite.
     """
 
     placement: Placement
@@ -61,11 +62,12 @@ class Strategy(ABC):
         Args:
             space: the rack whose choices are to be made.
             budget: what is allowed, in any form that `Budget.of` takes.
-            evaluate: list of placements -> list of scores; a score that is no number (NaN) counts as the worst.
+            evaluate: list of placements -> list of scores; one that is not finite (NaN, or an infinity of either sign) counts as
+                the worst.
 
         Returns:
             The newly scored candidates, a list a round, in the order in which they were asked for; some are outside of the
-            budget, scored on the way: `best(rounds)` is the one to take.
+            budget, scored on the way: `best_finite(rounds)` is the one to take.
 
         Raises:
             ConfigError: if the budget does not fit the space, or cannot be met.
@@ -104,16 +106,32 @@ def _score(placements: list[Placement], keep: int | None, evaluate: Evaluate, bu
 
 def _number(result: SupportsFloat) -> float:
     score = float(result)
-    return -math.inf if math.isnan(score) else score
+    return score if math.isfinite(score) else -math.inf
 
 
 def best(rounds: Rounds) -> Candidate:
-    """The candidate within the budget with the highest score, the first of those that are equal.
+    """The candidate within the budget with the highest score, the first of those that are equal; it may not be finite.
 
     Raises:
         ValueError: if there is none.
     """
-    within = [candidate for scored in rounds for candidate in scored if candidate.is_admitted]
+    within = _within(rounds)
     if not within:
         raise ValueError("no candidate is within the budget")
     return max(within, key=lambda candidate: candidate.score)
+
+
+def best_finite(rounds: Rounds) -> Candidate:
+    """The same of those whose score is finite.
+
+    Raises:
+        RunError: if there is none.
+    """
+    found = best(rounds)
+    if not math.isfinite(found.score):
+        raise RunError(f"none of the {len(_within(rounds))} candidate(s) scored within the budget has a finite score")
+    return found
+
+
+def _within(rounds: Rounds) -> list[Candidate]:
+    return [candidate for scored in rounds for candidate in scored if candidate.is_admitted]

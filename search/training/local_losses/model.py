@@ -71,7 +71,7 @@ class LocalUnits(nn.Module):
             return Translator(d_model, min(self.spec.rank, d_model))
         if self.spec.head == "aux_block":
             last = unit.parts[-1]
-            return deepcopy(last.blocks[-1] if isinstance(last, Stack) else last)
+            return _copied(last.blocks[-1] if isinstance(last, Stack) else last)
         return None
 
     def _still(self, index: int) -> Iterator[nn.Parameter]:
@@ -84,6 +84,14 @@ class LocalUnits(nn.Module):
         elif self.spec.schedule == "sequential" and index:
             # A tied weight is the embedding's: it would move what all units before are built on.
             yield from (each for each in self.rack.head.parameters() if each is self.rack.embedding.weight)
+
+
+def _copied(part: nn.Module) -> nn.Module:
+    """A copy whose parameters carry what is written on those of the part: their rates and decays, which torch leaves out."""
+    copy = deepcopy(part)
+    for ours, theirs in zip(part.parameters(), copy.parameters(), strict=True):
+        vars(theirs).update(vars(ours))
+    return copy
 
 
 @contextmanager

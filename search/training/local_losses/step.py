@@ -1,5 +1,6 @@
 """One training step of local losses: each unit's loss and gradient, with none passing between units."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from configs import ConfigError
 from models.rack.reports import collecting
+from search.training.batches import asks_anything
 from search.training.devices import autocast
 from search.training.local_losses.model import LocalUnits
 from search.training.metrics import weighted_loss
@@ -63,6 +65,10 @@ class LocalLosses:
         del pack
         (member,) = running
         loss_batch = self._loss_batch(member.batches[step])
+        if not asks_anything(member.batches, step, loss_batch.batch.targets, self.ranks):
+            member.unsupervised.append(step)
+            self.ranks.exchange(())
+            return loss_batch.batch.inputs.new_full((1,), math.nan, dtype=torch.float32)
         if self.model.spec.schedule == "sequential":
             loss = self._one_unit(loss_batch, self.unit_of(step))
         else:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from configs import ConfigError
+from search.evaluation.evaluator import Evaluator
 from search.evaluation.score import Score, paired_difference
 from search.evaluation.score_log import ScoreLog, weights_fingerprint
 from search.evaluation.supernet_evaluator import SupernetEvaluator, score_key
@@ -54,9 +55,24 @@ def test_a_paired_difference_takes_the_batches_that_both_have_seen():
     assert paired_difference(full, short) == (pytest.approx(2.5 / 3), pytest.approx(np.std([1, 1, 0.5], ddof=1) / math.sqrt(3)))
 
 
+@pytest.mark.parametrize("race", [False, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_measurement_that_is_not_finite_is_the_worst_there_is(value, race):
+    def scorer(placements, batches):
+        noise = np.sin(np.arange(16.0))[batches.start : batches.stop]
+        return {"a": np.array([noise + (value if name == "b" else len(name)) for (name,) in placements])}
+
+    asked = [("a",), ("b",), ("ccc",), ("dd",)]
+    measured = Evaluator(scorer, n_batches=16, shares={"a": 1.0}, key="key", race=race)
+    for keep in (None, 1):
+        scores = [float(score) for score in measured(asked, keep=keep)]
+        assert scores[1] == -math.inf
+        assert np.argsort(scores).tolist() == [1, 0, 3, 2]
+
+
 def test_one_batch_tells_nothing_of_its_error():
-    assert Score.of({"a": [1.0]}, {"a": 1.0}).standard_error == math.inf
-    assert Score.of({"a": [1.0, -math.inf]}, {"a": 1.0}).standard_error == math.inf
+    assert Score.of({"a": [1.0]}, {"a": 1.0}).standard_error is None
+    assert Score.of({"a": [1.0, -math.inf]}, {"a": 1.0}).standard_error is None
 
 
 @pytest.mark.parametrize(("metric", "best"), [("loss", 0.0), ("accuracy", 1.0), ("kl", 0.0)])

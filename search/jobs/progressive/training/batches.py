@@ -9,7 +9,7 @@ from torch import Tensor
 
 from configs import ConfigError
 from search.training.devices import moved
-from tasks import Split
+from tasks import IGNORED, Split
 from tasks.objectives.shared.objective import Draw, Objective
 from tasks.permutation import permuted
 from tasks.samples.objective_batches import StageTime, apply_objective
@@ -27,7 +27,7 @@ class GrowthBatch(NamedTuple):
     `inputs`, corrupted, `targets`, `IGNORED` where nothing is asked, and `clean`, the tokens as they were: [rows, time] int64.
     `(cross_entropy * weights).sum()`, summed over ranks, is the loss of the whole batch, for `weights` [rows, time] float32 in
     which all of it counts: the mean over asked positions; or, of losses weighed by the bound of masked diffusion, their sum over
-    the number of kept tokens. So gradients are summed over ranks, not averaged. A batch that asks nothing has the loss 0.
+    the number of kept tokens. So gradients are summed over ranks, not averaged. One that asks nothing has no loss.
 
     `sample_ids` [rows] int64 and `variants` [rows] int32, on the CPU, are what a cache knows rows by. `time_steps` [rows] int64
     are what a rack is told, None where time is no input of it. `attention_mask` [rows, time] bool is False at pads; None where
@@ -81,6 +81,7 @@ class GrowthBatches:
         self._varies = objective.corrupts or time.interpretation == "input"
         self.n_variants = n_variants if self._varies else 1
         self._mine = slice(rank, None, n_ranks)
+        self._asks = -1, False
 
     @property
     def sample_ids(self) -> np.ndarray:
@@ -112,6 +113,12 @@ class GrowthBatches:
         variants = epochs if self.n_variants is None else epochs % self.n_variants
         return self._batch("train", numbers, variants, step=step, rows=self._mine)
 
+    def asks_at(self, step: int) -> bool:
+        """Whether the whole batch of a step, over all ranks, has a supervised position; free for the one that was drawn last."""
+        if self._asks[0] != step:
+            _ = self[step]
+        return self._asks[1]
+
     def requested(self, n_steps: int) -> dict[int, np.ndarray]:
         """The samples, by variant, that so many steps come to."""
         n_whole, n_left = divmod(n_steps * self.batch_size, self.n_samples)
@@ -139,7 +146,7 @@ class GrowthBatches:
         """Batches of the validation split, whole on every rank, and the same at every call and in every stage but for its time.
 
         Raises:
-            ConfigError: if there are fewer samples: none is scored twice.
+            ConfigError: if there are fewer samples: none is scored twice; or if they are asked nothing.
         """
         n_rows, n_samples = n_batches * batch_size, self.samples.n_samples("validation")
         if n_rows > n_samples:
@@ -147,7 +154,11 @@ class GrowthBatches:
             raise ConfigError(f"{text}; give fewer, more data, or a shorter seq_len")
         numbers = permuted(np.arange(n_rows), n_samples, "growth", self.seed, "validation")
         parts = numbers.reshape(n_batches, batch_size)
-        return [self._batch("validation", part, np.zeros(batch_size, dtype=np.int64)) for part in parts]
+        batches = [self._batch("validation", part, np.zeros(batch_size, dtype=np.int64)) for part in parts]
+        if not any((batch.targets != IGNORED).any() for batch in batches):
+            text = f"none of the {n_rows} held-out samples has a supervised position, so there is no loss to go by"
+            raise ConfigError(f"{text}; give more or longer ones, or an objective that asks for more (a higher mask_ratio)")
+        return batches
 
     def _batch(
         self,
@@ -161,6 +172,8 @@ class GrowthBatches:
         batch = self.samples.sequences(split, numbers)
         draw = Draw(seed=self.seed, stage=HELD_OUT if split == "validation" else self.stage)
         target_batch = apply_objective(self.objective, batch, time=self.time, draw=draw, variants=variants, training_step=step)
+        if step is not None:
+            self._asks = step, bool((target_batch.targets != IGNORED).any())
         return GrowthBatch(
             inputs=moved(target_batch.inputs[rows], self.device),
             targets=moved(target_batch.targets[rows], self.device),

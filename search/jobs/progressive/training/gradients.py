@@ -1,5 +1,6 @@
 """One training step of a stage: its loss on what the cache holds, or on the whole rack, and its gradients."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,6 +11,7 @@ from models.rack.reports import collecting
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.training.batches import GrowthBatch
 from search.jobs.progressive.training.growing_model import GrowingRack
+from search.training.batches import asks_anything
 from search.training.devices import autocast
 from search.training.metrics import weighted_loss
 from search.training.packing import Pack
@@ -44,6 +46,11 @@ class GrowthStep:
         (member,) = running
         model, batch = member.model, member.batches[step]
         assert isinstance(model, GrowingRack) and isinstance(batch, GrowthBatch)  # noqa: PT018 - what the job makes
+        # Where a stack learns to denoise, a sample without a mask is something to learn from too.
+        if not (self._denoises or asks_anything(member.batches, step, batch.targets, self.ranks)):
+            member.unsupervised.append(step)
+            self.ranks.exchange(())
+            return batch.weights.new_full((1,), math.nan)
         with autocast(batch.inputs.device, self.spec.train.precision), collecting() as found:
             loss = self._loss(model, batch)
         scale = (member.loss_scale or FIRST_LOSS_SCALE) if self._scales_loss else 1.0

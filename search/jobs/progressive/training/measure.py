@@ -38,7 +38,8 @@ class Measured:
         else:
             with SavedBytes(member.model) as saved:
                 loss = self._gradients(pack, running, step)
-            member.saved_bytes = saved.peak
+            if step not in member.unsupervised:  # nothing went backward there
+                member.saved_bytes = saved.peak
         member.cache_counts = {name: self._before.get(name, 0) + n for name, n in self._counts().items()}
         return loss
 

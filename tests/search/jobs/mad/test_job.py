@@ -177,7 +177,7 @@ def test_what_needs_ray_is_said(tmp_path, keys):
         job.run(mad_spec(**keys), tmp_path)
 
 
-def test_a_diverged_run_is_a_result(tmp_path, capsys):
+def test_a_run_that_diverged_throughout_is_told_and_has_no_score(tmp_path, capsys):
     class Broken(nn.Module):
         def __init__(self):
             super().__init__()
@@ -187,7 +187,7 @@ def test_a_diverged_run_is_a_result(tmp_path, capsys):
             return (self.weight * math.nan).expand(*tokens.shape, 8)
 
     spec = mad_spec(architectures={"broken": None})
-    assert job.run(spec, tmp_path, make_model=lambda _: Broken()) == 0
+    assert job.run(spec, tmp_path, make_model=lambda _: Broken()) == 1
     assert {row["status"] for row in rows_in(tmp_path)} == {"diverged"}
     results = results_in(tmp_path)
     assert results["scores"]["broken"]["mean"] is None
@@ -196,6 +196,7 @@ def test_a_diverged_run_is_a_result(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "2 trial(s) diverged" in told
     assert "incomplete" in told
+    assert "broken has no score on in-context-recall: of some setting no trial came to a finite result" in told
 
 
 def test_a_model_of_the_caller_is_needed_where_there_is_no_architecture(tmp_path):

@@ -13,6 +13,8 @@ from configs.load import validate
 from configs.records import read_json
 from models import placement_text
 from search.cli.main import add_jobs, main
+from search.evaluation.evaluator import Evaluator
+from search.evaluation.score import Score
 from search.jobs.in_process import HERE
 from search.jobs.pipeline import job as pipeline
 from search.jobs.pipeline.retrain import RetrainedRack
@@ -21,8 +23,11 @@ from search.jobs.placement import job as placement
 from search.jobs.placement.results import pareto_front
 from search.jobs.placement.spec import PlacementSpec
 from search.jobs.validate import job as validation
+from search.jobs.validate.figure import save_picture
+from search.jobs.validate.report import print_truth
 from search.jobs.validate.spec import ValidateSpec
 from search.jobs.validate.truth import StrategyChoice, Truth
+from search.runs.errors import RunError
 from tests.search.pipelines import PIPELINE, SEARCH, VALIDATE, raw
 
 
@@ -67,7 +72,7 @@ def test_placements_are_told_with_scores_costs_and_rivals(finished):
         assert best["cost"]["kv_bytes"] > 0
         assert set(result["rivals"]) == {"interleave", "all-cheap", "all-attention"}
         assert not result["rivals"]["all-cheap"]["is_admitted"]
-        assert len(result["importance"]) == 3
+        assert {name: list(gains) for name, gains in result["importance"].items()} == {"attention": ["0", "1", "2"]}
         assert result["n_evaluations"] == result["n_seen"]
         rival = result["rivals"]["interleave"]
         assert rival["difference"] == pytest.approx(rival["score"] - best["score"])
@@ -226,6 +231,39 @@ def test_truth_counts_regret_gain_and_ranks():
     assert judged["beam"].regret == 0
     assert judged["beam"].gain == pytest.approx(2.1)
     assert judged["interleave"].regret == pytest.approx(2.1)
+
+
+def test_a_validation_whose_supernet_diverged_judges_nobody(tmp_path):
+    def diverging(spec, out):
+        return {**HERE.train_supernet(spec, out), "status": "diverged", "steps": 3}
+
+    backend = replace(HERE, train_supernet=diverging)
+    with pytest.raises(RunError, match="supernet-0: diverged: at step 3"):
+        validation.run(validate(ValidateSpec, raw(VALIDATE, supernet_seeds=[0]), "test"), tmp_path, backend)
+
+
+def test_a_validation_without_a_finite_score_says_so(tmp_path, monkeypatch):
+    worthless = Score.of({"recall": [-math.inf]}, {"recall": 1.0})
+    monkeypatch.setattr(Evaluator, "__call__", lambda _, placements, keep=None: [worthless] * len(placements))  # noqa: ARG005
+    with pytest.raises(RunError, match="supernet-0: none of the 3 placements has a finite score"):
+        validation.run(validate(ValidateSpec, raw(VALIDATE, supernet_seeds=[0]), "test"), tmp_path, HERE)
+
+
+def test_placements_that_all_score_the_same_have_no_order(capsys, tmp_path):
+    places = (("a", "b"), ("b", "a"), ("b", "b"))
+    losses = {place: RetrainedRack(place, (loss, loss), {}, 0.0) for place, loss in zip(places, (1.0, 2.0, 3.0), strict=True)}
+    scores = dict.fromkeys(places[:2], 0.5) | {places[2]: -math.inf}
+    choices = {"interleave": StrategyChoice(places[2], 1)}
+    truth = Truth(losses, [dict.fromkeys(places, 0.5), scores], [choices, choices])
+    assert truth.taus[0] is None
+    assert truth.taus[1] is not None
+    assert truth.to_dict()["placements"][2]["scores"] == [0.5, None]
+    print_truth(truth, validate(ValidateSpec, raw(VALIDATE), "test"), tmp_path)
+    save_picture(truth, tmp_path / "validate.png")
+    told = capsys.readouterr().out
+    assert "none, all are equal" in told
+    assert "not finite" in told
+    assert "nan" not in told
 
 
 def test_the_front_is_what_nothing_cheaper_beats():

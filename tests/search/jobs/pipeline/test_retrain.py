@@ -1,6 +1,7 @@
 """Racks trained one after the other: divergence is a failure, tests are kept, a long run is not silent."""
 
 import itertools
+import math
 
 import pytest
 
@@ -38,6 +39,14 @@ def test_a_rack_that_diverges_is_a_failure_and_the_others_go_on(tmp_path, capsys
 def test_a_placement_whose_rack_diverges_has_an_error_and_no_loss(tmp_path):
     (trained,) = train_placements(supernet_spec(**DIVERGES), RetrainSpec(), [GDN], tmp_path, HERE).values()
     assert trained.error.startswith("diverged")
+    assert trained.losses == ()
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_rack_without_a_finite_test_loss_is_a_failure(loss, tmp_path, monkeypatch):
+    monkeypatch.setattr(retrain, "_measured", lambda *_: (loss, {"recall": 0.0, "copying": 0.0}))
+    (trained,) = train_placements(supernet_spec(n_steps=2), RetrainSpec(), [GDN], tmp_path, HERE).values()
+    assert trained.error == "seed 0: the test loss is no finite number"
     assert trained.losses == ()
 
 

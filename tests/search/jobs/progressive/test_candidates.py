@@ -7,13 +7,15 @@ from contextlib import contextmanager
 import pytest
 
 from configs import ConfigError
-from configs.records import read_json
+from configs.records import read_json, write_json
 from models.spec.placement import parse_placement
 from search.activations import folder as cache_files
 from search.budget import Budget
 from search.jobs.progressive import stage as stage_module
 from search.jobs.progressive.candidates import CandidateSpec, choose_stack, run_candidate
 from search.jobs.progressive.weights import load_rack
+from search.runs.errors import RunError
+from search.strategies import STRATEGIES
 from tests.search.cases import FAR_TOO_HIGH
 from tests.search.growths import BLOCK, STACK, grow_here, growth_spec, numbers, rows, same_bits, stages_here, state
 
@@ -143,9 +145,25 @@ def test_one_that_fails_is_told_and_the_others_go_on(tmp_path):
 
 def test_where_all_fail_there_is_nothing_to_choose(tmp_path):
     spec = choosing({"one": WILD, "two": {**WIDE, "lr_scale": FAR_TOO_HIGH}})
-    with pytest.raises(ConfigError, match="no candidate could be trained: diverged: at step"):
+    with pytest.raises(RunError, match="no candidate could be trained: diverged: at step"):
         grow_here(spec, tmp_path)
     assert not (tmp_path / "stages/02/choice.json").exists()
+
+
+@pytest.mark.parametrize("strategy", [kind for kind in STRATEGIES if kind not in ("interleave", "bookend")])
+def test_every_strategy_finds_the_stack_that_trains_where_a_mixer_cannot(tmp_path, strategy):
+    """All but one of eight stacks diverge, among them the cheapest, from which the default strategy starts."""
+    spec = growth_spec(stack={**SPACE, "n_blocks": 3}, growth={"target_stacks": 2}, choice={"strategy": strategy})
+
+    def rank(candidates, folder):
+        del folder
+        mixers = {name: [block.mixer.kind for block in each.stack.expanded()] for name, each in candidates.items()}
+        wild = {"error": "diverged: at step 1"}
+        return {name: wild if "linear_attention" in kinds else {"loss": 1.0} for name, kinds in mixers.items()}
+
+    write_json(tmp_path / "stages/01/result.json", {"data": spec.data.samples(spec.seed).fingerprint()})
+    choose_stack(spec, tmp_path, rank, lambda _: None)
+    assert choice(tmp_path)["name"].startswith("attentionx3-")
 
 
 def test_an_interrupted_choice_goes_on_and_trains_none_twice(chosen, tmp_path, monkeypatch):
