@@ -6,12 +6,13 @@ as if nothing had been; `refused`: exit status 2 and a message that names the fi
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tests.resilience.tiny_jobs import ALL_JOBS, command, copied, finished_run, kill_after, kind_of, run, told
+from tests.resilience.tiny_jobs import ALL_JOBS, command, copied, die_at, finished_run, kind_of, note_in, on_sync, run, told
 
 DAMAGES = ("truncated", "empty", "one byte flipped", "not UTF-8", "deleted", "of another run")
 STATES = ("finished", "interrupted")
@@ -47,24 +48,17 @@ class Laboratory:
         self.job, self.work, self.folder = job, work, work / job
         self.folder.mkdir()
         self.folders = {"finished": self.folder / "finished", "interrupted": self.folder / "interrupted"}
-        _, seconds = finished_run(job, self.folder / "run", work)
+        finished_run(job, self.folder / "run", work, before=on_sync(note_in(self.folder / "n_syncs")))
         self.expected = told(self.folder / "run")
         copied(self.folder / "run", self.folders["finished"])
         finished_run(job, self.folder / "other", work, *other_seed(job))
-        self.interrupt(seconds)
+        self.interrupt(int((self.folder / "n_syncs").read_text()) * 6 // 10)
 
-    def interrupt(self, seconds):
-        """A run that was killed about two thirds on; it may have ended before on a busy machine."""
-        out = self.folder / "run"
-        for share in (0.7, 0.5, 0.3):
-            copied(out, out.with_name("gone")).rename(self.folder / f"spare-{share}")
-            for path in sorted(out.rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
-            out.rmdir()
-            status, _ = run(command(self.job, out, self.work), meanwhile=kill_after(seconds * share, 9, out))
-            if status != 0:
-                break
-        copied(out, self.folders["interrupted"])
+    def interrupt(self, n_syncs):
+        """A run that was killed when it had written so many files and rows."""
+        out = self.folders["interrupted"]
+        status, text = run(command(self.job, out, self.work), before=on_sync(die_at(n_syncs)))
+        assert status == -signal.SIGKILL, text
 
     def kinds(self, state):
         """The first file of each kind."""

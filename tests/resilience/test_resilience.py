@@ -10,7 +10,7 @@ import pytest
 from search.jobs.table import JOBS
 from tests.resilience.damage import Laboratory, cases
 from tests.resilience.kills import disturbed
-from tests.resilience.tiny_jobs import ALL_JOBS, TINY, command, copied, finished_run, run, told
+from tests.resilience.tiny_jobs import ALL_JOBS, TINY, command, copied, finished_run, on_sync, run, told
 
 QUICK = ("mad", "supernet", "placement", "progressive")
 
@@ -63,17 +63,14 @@ def test_signals_at_a_moment_of_a_run_do_not_change_what_it_comes_to(laboratorie
         assert told(tmp_path / str(number)) == laboratories[name].expected
 
 
-def full_after(n_writes):
-    """Have the disk be full from some write on."""
-    sync, left = os.fsync, [n_writes]
+def full_after(n_syncs):
+    """A disk that is full from some write on."""
 
-    def fsync(number):
-        left[0] -= 1
-        if left[0] < 0:
+    def refuse(number):
+        if number > n_syncs:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        sync(number)
 
-    return lambda: setattr(os, "fsync", fsync)
+    return on_sync(refuse)
 
 
 @pytest.mark.parametrize("job", ALL_JOBS)

@@ -1,6 +1,7 @@
 """Each job at a size that takes a second or two, run in a process of its own, and what its folder says."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -156,7 +157,28 @@ def kill_after(seconds, number, folder):
     return meanwhile
 
 
-def finished_run(job, out, work, *overrides):
+def on_sync(act):
+    """For `run`: calls `act` with the number of each sync to the disk, which a run makes for every file and row, before it."""
+    sync, numbers = os.fsync, itertools.count(1)
+
+    def fsync(descriptor):
+        act(next(numbers))
+        sync(descriptor)
+
+    return lambda: setattr(os, "fsync", fsync)
+
+
+def note_in(path):
+    """Keep the number of syncs in a file."""
+    return lambda number: path.write_text(str(number))
+
+
+def die_at(n_syncs):
+    """Die as by kill -9."""
+    return lambda number: number < n_syncs or os.kill(os.getpid(), signal.SIGKILL)
+
+
+def finished_run(job, out, work, *overrides, before=lambda: None):
     """Run a job to its end; what it has printed, and the seconds since its folder was there."""
     started = []
 
@@ -165,6 +187,6 @@ def finished_run(job, out, work, *overrides):
             time.sleep(0.002)
         started.append(time.monotonic())
 
-    status, text = run(command(job, out, work, *overrides), meanwhile=meanwhile)
+    status, text = run(command(job, out, work, *overrides), before=before, meanwhile=meanwhile)
     assert status == 0, text
     return text, time.monotonic() - started[0]
