@@ -23,8 +23,8 @@ class Mixer(nn.Module):
     be set apart.
 
     Pads come after all tokens of a row (blocks see to that), where causal mixers do not see them. Mixers that may look ahead set
-    `takes_attention_mask = True` and take `forward(x, attention_mask)`, a bool mask [batch, time], false at the pads, anywhere: no
-    position looks at a pad but the pad at itself, and what comes out at pads is finite and has no other meaning. What has an
+    `takes_attention_mask = True` and take `forward(x, attention_mask)`, a bool mask [batch, time], false at the pads, anywhere:
+    no position looks at a pad but the pad at itself, and what comes out at pads is finite and has no other meaning. What has an
     attribute `causal` is given a mask only where that is false.
 
     Mixers with a step form set `has_step = True` and define `initial_state` and `step`; stepping through a sequence gives
@@ -40,7 +40,11 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
     def initial_state(self, batch_size: int) -> Any:
-        """The state before the first position (a tensor or a tuple of them), on the device of the parameters."""
+        """The state before the first position (a tensor or a tuple of them), on the device of the parameters.
+
+        A cache, which grows, is empty at first, and in the precision that the projections compute in. All else is in
+        `state_dtype` (float32, at least) and of the size that it stays at: what it takes is counted here.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no step form")
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:

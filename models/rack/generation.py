@@ -28,8 +28,8 @@ def generate(
     has no step form (hyena, attention that is not causal) the whole sequence so far is computed anew for every token: the same
     result at a cost that grows with the square of its length. The rack runs in evaluation mode, and keeps its own.
 
-    Prompts of unlike lengths have pads, which no state ever gets: a row that is at the end of its prompt goes on while longer ones
-    are still read. Each row is continued as it would be alone.
+    Prompts of unlike lengths have pads, which no state ever gets: a row that is at the end of its prompt goes on while longer
+    ones are still read. Each row is continued as it would be alone.
 
     Args:
         rack: with a head that reads out every position; of a space, the active placement goes on.
@@ -45,7 +45,8 @@ def generate(
             than the rack has.
     """
     kept = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask
-    _check(rack, tokens, kept, n_tokens, temperature, top_k)
+    _check_numbers(n_tokens, temperature, top_k)
+    _check_prompts(rack, tokens, kept)
     generator = generator or torch.Generator(tokens.device).manual_seed(0)
     lengths = kept.sum(1)
     shortest, longest = int(lengths.min()), int(lengths.max())
@@ -96,12 +97,15 @@ def _evaluating(rack: Rack) -> Iterator[None]:
             module.training = mode
 
 
-def _check(rack: Rack, tokens: Tensor, kept: Tensor, n_tokens: int, temperature: float, top_k: int | None) -> None:
+def _check_numbers(n_tokens: int, temperature: float, top_k: int | None) -> None:
     at_least(1, n_tokens=n_tokens)
     if temperature < 0:
         raise ValueError(f"temperature = {temperature} must be at least 0")
     if top_k is not None:
         at_least(1, top_k=top_k)
+
+
+def _check_prompts(rack: Rack, tokens: Tensor, kept: Tensor) -> None:
     if tokens.dim() != 2 or not tokens.numel():
         raise ValueError(f"tokens must be [batch, time] with at least one position, not of shape {list(tokens.shape)}")
     check_attention_mask(kept, tokens)

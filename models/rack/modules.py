@@ -54,8 +54,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """[batch, time, d_model] -> [batch, time, d_model].
 
-        `attention_mask` [batch, time] is false at pads: they have no effect, wherever they stand, and what comes out there is finite
-        and has no other meaning.
+        `attention_mask` [batch, time] is false at pads: they have no effect, wherever they stand, and what comes out there is
+        finite and has no other meaning.
         """
         if attention_mask is None:
             return self._through(x, None)
