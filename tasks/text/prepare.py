@@ -60,7 +60,8 @@ def prepare(paths: Sequence[Path], recipe: Recipe, parent: Path) -> tuple[Path, 
                 if not folder.exists():
                     _make(folder, [path for _, path in hashed], recipe, identity)
         except OSError as error:
-            raise ConfigError(f"{error.filename or folder}: cannot be read or written: {error.strerror}") from None
+            key = "files" if str(error.filename) in map(str, paths) else "folder"
+            raise ConfigError(f"{key}: {error.filename or folder}: cannot be read or written: {error.strerror}") from None
     return folder, identity
 
 
