@@ -1,7 +1,8 @@
 """Errors a user can cause, told all at once: where, what, and what would be right."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Never
 
 from pydantic import ValidationError
@@ -71,6 +72,16 @@ def yaml_path(location: Location) -> str:
         else:
             text += f'["{part}"]'
     return text or "(whole file)"
+
+
+@contextmanager
+def below(*location: int | str) -> Iterator[None]:
+    """Errors of a part, whose lines begin with a key, as those of the whole: `files: ...` as `data.task.files: ...`."""
+    try:
+        yield
+    except ConfigError as error:
+        place = yaml_path(location)
+        raise ConfigError("\n".join(f"{place}.{line}" for line in str(error).splitlines())) from None
 
 
 # Python's words for what a YAML file has.

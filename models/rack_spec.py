@@ -70,11 +70,14 @@ def _check_reach(rack: RackSpec, problems: Problems) -> None:
             problems.add((*location, name), "says nothing: there are no linears here; name a weight by parameters")
     if rack.tie_embeddings:
         tied = "the head's weight is the embedding's (tie_embeddings): say it of the embedding"
+        unadapted = (
+            "the head's weight is the embedding's (tie_embeddings), and has no adapter: what it learnt could not be merged"
+        )
         if rack.head.lora is not None:
-            problems.add(("head", "lora"), tied)
-        for glob in rack.head.parameters:
+            problems.add(("head", "lora"), unadapted)
+        for glob, said in rack.head.parameters.items():
             if is_matched("output.weight", glob):
-                problems.add(("head", "parameters", glob), tied)
+                problems.add(("head", "parameters", glob), tied if said.lora is None else unadapted)
 
 
 def _check_globs(rack: RackSpec, problems: Problems) -> None:

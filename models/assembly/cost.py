@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from configs.registry import Part
 from models.assembly.assemble import without_memory
@@ -54,14 +56,16 @@ class RackCost:
 class Count:
     """What a piece of a rack adds: parameters, operations per token (forward), and numbers kept per sequence.
 
-    What is kept is `cache` if it grows with the sequence, be it at the start alone (attention in a window), else `state`.
-    `modules` are what was counted.
+    What is kept is `cache` if it grows with the sequence, be it at the start alone (attention in a window), else `state`, both as
+    the MAD protocol counts them. `state_bytes` is what is really held beside caches: states, normalisers, and what convolutions
+    and token shifts remember, in the precision that they have. `modules` are what was counted.
     """
 
     n_parameters: int = 0
     flops: float = 0.0
     cache: int = 0
     state: int = 0
+    state_bytes: int = 0
     modules: tuple[nn.Module, ...] = field(default=(), repr=False, compare=False)
 
 
@@ -145,7 +149,22 @@ def _count(modules: Sequence[nn.Module], seq_len: int) -> Count:
     mixers = [module for module in modules if isinstance(module, Mixer)]
     growing = [mixer for mixer in mixers if mixer.state_size(2) > mixer.state_size(1)]
     cache, kept = (sum(mixer.state_size(seq_len) for mixer in which) for which in (growing, mixers))
-    return Count(_n_parameters(modules, set()), flops, cache, kept - cache, tuple(modules))
+    held = sum(state_bytes(module) for module in modules if isinstance(module, Mixer | ChannelMixer))
+    return Count(_n_parameters(modules, set()), flops, cache, kept - cache, held, tuple(modules))
+
+
+def state_bytes(part: Mixer | ChannelMixer) -> int:
+    """Bytes that a part with a step form holds for each sequence beside its cache, which is empty at first.
+
+    Of what has none the states that MAD counts, as float32 numbers: it is bookkeeping, but a hyena is not to look free.
+    """
+    if part.has_step:
+        # The position is one for all sequences.
+        one, two = (sum(tensor.nbytes for tensor in tree_leaves(part.initial_state(n_sequences))) for n_sequences in (1, 2))
+        return two - one
+    if not isinstance(part, Mixer) or part.state_size(1) < part.state_size(2):
+        return 0
+    return part.state_size(1) * torch.float32.itemsize
 
 
 def _n_parameters(modules: Iterable[nn.Module], seen: set[int]) -> int:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
 
 from configs import Registry
 from configs.errors import Location, known_names, nearest_name
-from models.linears.adapters import AdaptedLinear, Adapter, replace, set_bias
+from models.linears.adapters import AdaptedLinear, Adapter, replace, set_bias, tied_linears
 from models.linears.quantised import QuantisedLinear
 from models.spec.meta_device import FastMeta
 from models.spec.parameters import GlobFields, Globs, LoraSpec, ModelPart, ParameterFields, is_matched
@@ -29,10 +30,24 @@ def glob_problems(module: nn.Module, fields: ParameterFields) -> Iterator[tuple[
         (("progressive_lora",), getattr(fields, "progressive_lora", None)),
         *((("parameters", glob, "lora"), said.lora) for glob, said in fields.parameters.items()),
     ]
+    is_said = any(lora is not None for _, lora in loras)
+    tied = {f"{name}.weight": other for name, other in tied_linears(module).items()} if is_said else {}
     for place, lora in loras:
+        if lora is not None and lora.apply and place[0] == "parameters" and (message := _all_tied(place[1], linears, tied)):
+            yield place, message
         for index, glob in enumerate(() if lora is None else lora.targets):
             if glob != "*" and not any(is_matched(name.removesuffix(".weight"), glob) for name in linears):
                 yield (*place, "targets", index), f"'{glob}' matches no linear below; {known_names(glob, _lasts(linears))}"
+            elif glob != "*" and (message := _all_tied(glob, linears, tied)):
+                yield (*place, "targets", index), message
+
+
+def _all_tied(glob: Any, linears: Iterable[str], tied: Mapping[str, str]) -> str | None:
+    """That adapters are asked for where there are none: of the linears that a glob matches, all share their weights."""
+    matched = [name for name in linears if is_matched(name.removesuffix(".weight"), glob)]
+    if not matched or not all(name in tied for name in matched):
+        return None
+    return f"'{glob}' matches {matched[0]} alone, which is also {tied[matched[0]]}: a weight that is shared so has no adapter"
 
 
 def _parameter_names(module: nn.Module) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import nn
@@ -12,7 +12,7 @@ from configs import Problems
 from configs.errors import Location
 from configs.registry import Part
 from models.assembly.parameter_globs import glob_problems
-from models.linears.adapters import adapters_of, is_adapter
+from models.linears.adapters import adapters_of, is_adapter, tied_linears
 from models.rack.choice import Choice
 from models.rack.modules import Rack
 from models.spec.parameters import GlobFields, LoraSpec, OwnFields, ParameterFields, is_matched
@@ -63,6 +63,12 @@ class Setting:
             self.progressive if progressive is None else progressive.at(inside),
         )
 
+    def without_adapters(self) -> Setting:
+        """With what its adapters would freeze, but no adapters."""
+        none = {"apply": False}
+        lora, progressive = (said and said.model_copy(update=none) for said in (self.lora, self.progressive))
+        return replace(self, lora=lora, progressive=progressive)
+
     @property
     def loras(self) -> dict[str, LoraSpec]:
         """What is said of adapters, by the names that they have in a linear."""
@@ -79,6 +85,7 @@ class ParameterSettings:
     def __init__(self, rack: Rack, spec: RackFields, *, below: str = "") -> None:
         self.rack, self._below = rack, f"{below}." if below else ""
         self.levels = list(_levels(rack, spec))
+        self._tied = tuple(f"{name}." for name in tied_linears(rack))
         self._by_path: dict[str, list[Level]] = {}
         self._known: dict[str, Setting] = {}
         for level in self.levels:
@@ -111,7 +118,8 @@ class ParameterSettings:
         setting = Setting(lora=QLORA if any(getattr(level.fields, "precision", None) == "qlora" for level in levels) else None)
         for level, fields in (*((level, level.fields) for level in levels), *addressed):
             setting = setting.then(fields, level.inside(name), is_glob=isinstance(fields, GlobFields))
-        return setting
+        # What a tied head's adapter learnt could not be merged: the weight is the embedding's as well.
+        return setting.without_adapters() if name.startswith(self._tied) else setting
 
     def scale_of(self, name: str, setting: Setting) -> float:
         """The `lr_scale` of a parameter of which that is said, 0 if it is frozen.

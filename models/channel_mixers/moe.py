@@ -9,6 +9,7 @@ from models.ops.checks import at_least
 from models.ops.precision import in_float32
 from models.ops.routing import check_active, top_k_weights
 from models.rack.contracts import ChannelMixer
+from models.rack.padding import mean_over_tokens
 from models.rack.reports import is_collecting, report
 
 
@@ -20,8 +21,10 @@ class MoE(ChannelMixer):
     `n_shared * d_expert`, see every position with weight one (Dai et al. 2024, arXiv 2401.06066).
 
     To whoever collects it reports `load_balance` (see there), as a loss of weight `balance`, and `largest_expert_share`, the
-    share of all choices that the most chosen expert has; 1 / n_experts is the best.
+    share of all choices that the most chosen expert has; 1 / n_experts is the best. Pads count in neither.
     """
+
+    takes_attention_mask = True
 
     def __init__(
         self,
@@ -50,12 +53,12 @@ class MoE(ChannelMixer):
             self.shared_up = nn.Linear(d_model, n_shared * self.d_expert, bias=False)
             self.shared_down = nn.Linear(n_shared * self.d_expert, d_model, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Mix the channels: [..., d_model] -> same."""
         hidden = self.up(x) * F.gelu(self.gate(x))
         logits = self.router(x)
         if is_collecting() and (self.balance or not self.training):
-            balance, largest = load_balance(logits, self.n_active)
+            balance, largest = load_balance(logits, self.n_active, attention_mask=attention_mask)
             report("load_balance", balance, weight=self.balance)
             report("largest_expert_share", largest)
         weights = top_k_weights(logits, self.n_active)[..., None].to(hidden.dtype)
@@ -74,14 +77,13 @@ class MoE(ChannelMixer):
 
 
 @in_float32
-def load_balance(logits: Tensor, n_active: int) -> tuple[Tensor, Tensor]:
+def load_balance(logits: Tensor, n_active: int, *, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """n_experts * sum_e f_e p_e, and the largest of f, for router logits [..., n_experts] (Fedus et al. 2021, arXiv 2101.03961).
 
     f_e is the share of the choices of `n_active` experts at every position that fell on e, and has no gradient; p_e is the mean
     probability of e before the choice. Balanced, the product is 1, at worst n_experts / n_active. The positions of one call
-    are balanced among themselves: a batch that is computed in pieces is balanced in each.
+    are balanced among themselves: a batch that is computed in pieces is balanced in each. Pads of the mask [...] are left out.
     """
-    logits = logits.reshape(-1, logits.shape[-1])
     chosen = torch.zeros_like(logits).scatter(-1, logits.topk(n_active, dim=-1).indices, 1.0)
-    shares = chosen.mean(0) / n_active
-    return logits.shape[-1] * (shares * logits.softmax(-1).mean(0)).sum(), shares.amax()
+    shares = mean_over_tokens(chosen, attention_mask) / n_active
+    return logits.shape[-1] * (shares * mean_over_tokens(logits.softmax(-1), attention_mask)).sum(), shares.amax()

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.checks import at_least
 from models.ops.convolutions.token_shift import falling, shift, toward
@@ -34,11 +35,11 @@ class RWKV(ChannelMixer):
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The input before the first position: zeros [batch, d_model]."""
-        return self.shift_up.new_zeros(batch_size, self.shift_up.shape[0])
+        return self.shift_up.new_zeros(batch_size, self.shift_up.shape[0], dtype=state_dtype(self.shift_up))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Mix one position: ([batch, d_model], state) -> ([batch, d_model], next state)."""
-        return self._mix(x, state), x
+        return self._mix(x, state.to(x.dtype)), x.to(state.dtype)
 
     def flops(self, seq_len: int) -> int:
         """Three products."""

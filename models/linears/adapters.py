@@ -81,6 +81,25 @@ def merged_weight(linear: nn.Linear) -> Tensor:
     return sum((adapter.weight() for adapter in adapters_of(linear).values()), start=linear.weight)
 
 
+def tied_linears(model: nn.Module) -> dict[str, str]:
+    """The linears whose weight another module has too, such as a head tied to its embedding: by name, where else it is.
+
+    What is merged into the weight of one would change the other as well. A linear that stands at two places is one module.
+    """
+    places: dict[nn.Parameter, dict[str, str]] = {}
+    for name, module in model.named_modules():
+        for own, parameter in module.named_parameters(prefix=name, recurse=False):
+            places.setdefault(parameter, {})[name] = own
+    tied = {}
+    for name, linear in model.named_modules():
+        # One that is stored in few bits is no parameter.
+        weight = linear._parameters.get("weight") if isinstance(linear, nn.Linear) else None  # noqa: SLF001
+        others = [own for place, own in places[weight].items() if place != name] if weight is not None else []
+        if others:
+            tied[name] = others[0]
+    return tied
+
+
 def is_adapter(name: str) -> bool:
     """Whether a parameter of this name, in any module, is an adapter's."""
     return ".adapters." in f".{name}"

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models.linears.adapters import AdaptedLinear, Adapter
+from models.linears.adapters import AdaptedLinear, Adapter, tied_linears
 
 CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -25,9 +25,13 @@ def export_adapters(model: nn.Module, folder: str | Path, name: str = "lora", *,
     is where PEFT looks for the model.
 
     Raises:
-        ValueError: if no linear has such an adapter, or they differ in what there is but one of.
+        ValueError: if no linear has such an adapter, they differ in what there is but one of, or one is on a weight that another
+            module has too: PEFT would merge it into both.
     """
     adapters = adapters_named(model, name)
+    for path, other in tied_linears(model).items():
+        if path in adapters:
+            raise ValueError(f"the adapter '{name}' of {path} cannot be merged: its weight is also {other}")
     if not adapters:
         others = sorted({each for part in model.modules() if isinstance(part, AdaptedLinear) for each in part.adapters})
         raise ValueError(f"no linear has an adapter '{name}'; there are: {', '.join(others) or 'none'}")

@@ -63,7 +63,7 @@ class QuantisedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
-        x = x if x.is_meta else x.to(working_dtype(x))  # the meta device has no autocast to ask for
+        x = x.to(working_dtype(x))
         y: Tensor = _Product.apply(x, self._unpack(), *self.stored().values())
         return y if self.bias is None else y + self.bias.to(y.dtype)
 

@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.attention.heads import split_heads
 from models.ops.checks import at_least, scaled, split_evenly
@@ -55,7 +56,8 @@ class DeltaNet(Mixer):
 
     def initial_state(self, batch_size: int) -> DeltaState:
         """The memory [batch, n_heads, d_key, d_value] and the convolutions' last inputs."""
-        memory = self.query.weight.new_zeros(batch_size, self.n_heads, self.d_key, self.d_value)
+        weight = self.query.weight
+        memory = weight.new_zeros(batch_size, self.n_heads, self.d_key, self.d_value, dtype=state_dtype(weight))
         return memory, self.convolutions.initial_state(batch_size)
 
     def step(self, x: Tensor, state: DeltaState) -> tuple[Tensor, DeltaState]:

@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.attention.heads import split_heads
 from models.ops.checks import at_least, scaled, split_evenly
 from models.ops.convolutions.short_convolution import ShortConvolutions
 from models.ops.kernels import check_kernel, run_kernel
 from models.ops.precision import in_float32
+from models.ops.recurrences.decayed_linear_attention import decayed_step
 from models.ops.recurrences.gated_linear_attention import LOWEST_LOG_DECAY, gated_linear_attention_flops
 from models.parts.norms.rmsnorm import RMSNorm
 from models.rack.contracts import Mixer
@@ -78,7 +80,8 @@ class GatedLinearAttention(Mixer):
 
     def initial_state(self, batch_size: int) -> GatedState:
         """The memory [batch, n_heads, d_key, d_value] and the convolutions' last inputs."""
-        memory = self.query.weight.new_zeros(batch_size, self.n_heads, self.d_key, self.d_value)
+        weight = self.query.weight
+        memory = weight.new_zeros(batch_size, self.n_heads, self.d_key, self.d_value, dtype=state_dtype(weight))
         return memory, self.convolutions.initial_state(batch_size)
 
     def step(self, x: Tensor, state: GatedState) -> tuple[Tensor, GatedState]:
@@ -86,9 +89,8 @@ class GatedLinearAttention(Mixer):
         memory, inputs = state
         parts, inputs = self.convolutions.step(inputs, self.query(x), self.key(x), self.value(x))
         query, key, value, log_decay = (part.unflatten(-1, (self.n_heads, -1)) for part in (*parts, self._log_decay(x)))
-        memory = log_decay.exp()[..., None] * memory + key[..., None] * value[..., None, :]
-        mixed = (query[..., None, :] / math.sqrt(self.d_key)) @ memory
-        return self._read_out(mixed[..., 0, :], x), (memory, inputs)
+        mixed, memory = decayed_step(memory, query / math.sqrt(self.d_key), key, value, log_decay)
+        return self._read_out(mixed, x), (memory, inputs)
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002
         """The memory of every head."""

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.attention.heads import merge_heads, split_heads
 from models.ops.attention.kernel_attention import kernel_attention, kernel_attention_flops, normalised
@@ -14,6 +15,7 @@ from models.ops.attention.kernel_features import draw_frequencies, kernel_featur
 from models.ops.attention.rotary import rotate, rotated_channels
 from models.ops.checks import at_least, split_evenly
 from models.ops.convolutions.short_convolution import ShortConvolutions
+from models.ops.precision import in_float32
 from models.rack.contracts import Mixer
 
 INITIAL_SCALE = 2.0
@@ -88,7 +90,7 @@ class KernelAttention(Mixer):
     def initial_state(self, batch_size: int) -> KernelState:
         """Sums of phi(k) [v, 1] [batch, n_heads, kernel_dim, d_head + 1], their peak, position, the convolutions' last inputs."""
         weight = self.key.weight
-        sums = weight.new_zeros(batch_size, self.n_heads, self.kernel_dim, self.d_head + 1)
+        sums = weight.new_zeros(batch_size, self.n_heads, self.kernel_dim, self.d_head + 1, dtype=state_dtype(weight))
         position = torch.zeros(1, dtype=torch.long, device=weight.device)
         return sums, torch.full_like(sums[..., :1, :1], -torch.inf), position, self.convolutions.initial_state(batch_size)
 
@@ -97,10 +99,8 @@ class KernelAttention(Mixer):
         sums, highest, position, memories = state
         parts, memories = self.convolutions.step(memories, self.query(x), self.key(x), self.value(x))
         query, key, peak, value = self._heads(tuple(part[:, None] for part in parts), position)
-        before, highest = highest, highest.maximum(peak)
-        added = (key * (peak - highest).exp()).mT @ F.pad(value, (0, 1), value=1.0).to(key.dtype)
-        sums = (before - highest).exp() * sums + added
-        mixed = normalised(query @ sums, self._least(position[:, None] + 1))
+        read, sums, highest = _step(sums, highest, query, key, peak, value)
+        mixed = normalised(read, self._least(position[:, None] + 1))
         return self.output(merge_heads(mixed)[:, 0].to(x.dtype)), (sums, highest, position + 1, memories)
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002
@@ -128,3 +128,13 @@ class KernelAttention(Mixer):
     def _least(self, count: Tensor) -> Tensor:
         """What the kernels of `count` keys [..., time, 1] add up to at least; one of none, by which a sum of zero is divided."""
         return least_sum(count, self.log_scale, self.kernel_dim).masked_fill(count == 0, 1.0)
+
+
+@in_float32
+def _step(sums: Tensor, highest: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What one position (query, key, the key's peak, value) reads from the sums with itself, the sums, and their peak."""
+    query, key, peak, value = parts
+    before, highest = highest, highest.maximum(peak)
+    added = (key * (peak - highest).exp()).mT @ F.pad(value, (0, 1), value=1.0)
+    sums = (before - highest).exp() * sums + added
+    return query @ sums, sums, highest

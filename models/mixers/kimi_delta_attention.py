@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.attention.heads import split_heads
 from models.ops.checks import at_least, scaled, split_evenly
@@ -80,7 +81,8 @@ class KimiDeltaAttention(Mixer):
 
     def initial_state(self, batch_size: int) -> KimiDeltaState:
         """The memory [batch, n_heads, d_key, d_value] and the convolutions' last inputs."""
-        memory = self.A_log.new_zeros(batch_size, self.n_heads, self.d_key, self.d_value)
+        sizes = batch_size, self.n_heads, self.d_key, self.d_value
+        memory = self.A_log.new_zeros(sizes, dtype=state_dtype(self.A_log))
         return memory, self.convolutions.initial_state(batch_size)
 
     def step(self, x: Tensor, state: KimiDeltaState) -> tuple[Tensor, KimiDeltaState]:

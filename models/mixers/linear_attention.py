@@ -5,6 +5,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.attention.heads import merge_heads, split_heads
 from models.ops.checks import at_least, split_evenly
@@ -84,7 +85,8 @@ class LinearAttention(Mixer):
 
     def initial_state(self, batch_size: int) -> LinearState:
         """Sums of phi(k) v^T [batch, n_heads, d_head, d_head] and phi(k), and the convolutions' last inputs."""
-        products = self.key.weight.new_zeros(batch_size, self.n_heads, self.d_head, self.d_head)
+        weight = self.key.weight
+        products = weight.new_zeros(batch_size, self.n_heads, self.d_head, self.d_head, dtype=state_dtype(weight))
         return products, products[..., 0], self.convolutions.initial_state(batch_size)
 
     def step(self, x: Tensor, state: LinearState) -> tuple[Tensor, LinearState]:
@@ -92,11 +94,8 @@ class LinearAttention(Mixer):
         products, keys, memories = state
         parts, memories = self.convolutions.step(memories, self.query(x), self.key(x), self.value(x))
         query, key, value = (part.unflatten(-1, (self.n_heads, -1)) for part in parts)
-        query, key = self.query_map(query), self.key_map(key)
-        keys, products = keys + key, products + key[..., None] * value[..., None, :]
-        total = (query * keys).sum(-1, keepdim=True) + EPSILON
-        mixed = (query[..., None, :] @ products)[..., 0, :] / total
-        return self.output(mixed.flatten(-2)), (products, keys, memories)
+        mixed, products, keys = _step(products, keys, self.query_map(query), self.key_map(key), value)
+        return self.output(mixed.flatten(-2).to(x.dtype)), (products, keys, memories)
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002
         """The sums of products; the normaliser's sum of keys is not counted."""
@@ -115,3 +114,11 @@ class LinearAttention(Mixer):
 def _total(query: Tensor, key: Tensor) -> Tensor:
     """The normaliser: [batch, n_heads, time, d_head] twice -> [batch, n_heads, time, 1]."""
     return (query * key.cumsum(-2)).sum(-1, keepdim=True) + EPSILON
+
+
+@in_float32
+def _step(products: Tensor, keys: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What one position [batch, n_heads, d_head] reads from the sums with itself, and the sums."""
+    keys, products = keys + key, products + key[..., None] * value[..., None, :]
+    mixed = (query[..., None, :] @ products)[..., 0, :]
+    return mixed / ((query * keys).sum(-1, keepdim=True) + EPSILON), products, keys

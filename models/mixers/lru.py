@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.checks import at_least
 from models.ops.convolutions.short_convolution import ShortConvolution
@@ -49,7 +50,8 @@ class LRU(Mixer):
 
     def initial_state(self, batch_size: int) -> LRUState:
         """The channels [batch, d_inner] and the convolution's last inputs."""
-        return self.decay.new_zeros(batch_size, self.d_inner), self.convolution.initial_state(batch_size)
+        channels = self.decay.new_zeros(batch_size, self.d_inner, dtype=state_dtype(self.decay))
+        return channels, self.convolution.initial_state(batch_size)
 
     def step(self, x: Tensor, state: LRUState) -> tuple[Tensor, LRUState]:
         """One step of the recurrence."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.checks import at_least
 from models.ops.convolutions.short_convolution import ShortConvolution
@@ -69,7 +70,8 @@ class Mamba(Mixer):
 
     def initial_state(self, batch_size: int) -> MambaState:
         """The states [batch, d_state, d_inner] and the convolution's last inputs."""
-        return self.A_log.new_zeros(batch_size, self.d_state, self.d_inner), self.convolution.initial_state(batch_size)
+        states = self.A_log.new_zeros(batch_size, self.d_state, self.d_inner, dtype=state_dtype(self.A_log))
+        return states, self.convolution.initial_state(batch_size)
 
     def step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """One step of the recurrence."""

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.attention.heads import merge_heads, split_heads
 from models.ops.checks import at_least, split_evenly
 from models.ops.convolutions.short_convolution import ShortConvolutions
 from models.ops.kernels import check_kernel, run_kernel
-from models.ops.recurrences.decayed_linear_attention import decayed_linear_attention_flops
+from models.ops.recurrences.decayed_linear_attention import decayed_linear_attention_flops, decayed_step
 from models.ops.recurrences.time_steps import exact_softplus, inverse_softplus_of_time_steps
 from models.rack.contracts import Mixer
 
@@ -91,7 +92,8 @@ class Mamba2(Mixer):
 
     def initial_state(self, batch_size: int) -> Mamba2State:
         """The states [batch, n_heads, d_state, d_head] and the convolutions' last inputs."""
-        states = self.A_log.new_zeros(batch_size, self.n_heads, self.d_state, self.d_head)
+        sizes = batch_size, self.n_heads, self.d_state, self.d_head
+        states = self.A_log.new_zeros(sizes, dtype=state_dtype(self.A_log))
         return states, self.convolutions.initial_state(batch_size)
 
     def step(self, x: Tensor, state: Mamba2State) -> tuple[Tensor, Mamba2State]:
@@ -103,9 +105,8 @@ class Mamba2(Mixer):
             for part in (write, read)
         )
         steps = self._steps(x)[..., None]
-        added = write[..., None] * (steps * inner.unflatten(-1, (self.n_heads, -1)))[..., None, :]
-        states = (-self.A_log.exp()[:, None] * steps)[..., None].exp() * states + added
-        mixed = (read[..., None, :] @ states)[..., 0, :]
+        value, log_decay = steps * inner.unflatten(-1, (self.n_heads, -1)), -self.A_log.exp()[:, None] * steps
+        mixed, states = decayed_step(states, read, write, value, log_decay)
         return self._read_out(mixed.flatten(-2), inner, x), (states, inputs)
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002

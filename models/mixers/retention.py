@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.attention.heads import split_heads
 from models.ops.attention.rotary import rotate
 from models.ops.checks import scaled, split_evenly
 from models.ops.kernels import check_kernel, run_kernel
+from models.ops.recurrences.decayed_linear_attention import decayed_step
 from models.ops.recurrences.retention import retention_flops
 from models.parts.norms.rmsnorm import RMSNorm
 from models.rack.contracts import Mixer
@@ -57,15 +59,16 @@ class Retention(Mixer):
 
         To turn the memory back at every step would need no position, but rounds it every time.
         """
-        memory = self.query.weight.new_zeros(batch_size, self.n_heads, self.d_key, self.d_value)
+        weight = self.query.weight
+        memory = weight.new_zeros(batch_size, self.n_heads, self.d_key, self.d_value, dtype=state_dtype(weight))
         return memory, torch.zeros(1, dtype=torch.long, device=memory.device)
 
     def step(self, x: Tensor, state: RetentionState) -> tuple[Tensor, RetentionState]:
         """Decay the memory, add to it, read it."""
         memory, position = state
-        query, key, value = self._heads(x[:, None], position)
-        memory = self._log_decay(x.device).exp()[:, None, None] * memory + key.mT * value
-        return self._read_out((query.to(memory.dtype) @ memory)[..., 0, :], x), (memory, position + 1)
+        query, key, value = (part[..., 0, :] for part in self._heads(x[:, None], position))
+        mixed, memory = decayed_step(memory, query, key, value, self._log_decay(x.device)[:, None])
+        return self._read_out(mixed, x), (memory, position + 1)
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002
         """The memory of every head."""

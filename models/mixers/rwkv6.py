@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.attention.heads import split_heads
 from models.ops.checks import at_least, split_evenly
@@ -64,18 +65,16 @@ class RWKV6(Mixer):
 
     def initial_state(self, batch_size: int) -> RWKV6State:
         """The memory [batch, n_heads, d_head, d_head] and the last input [batch, d_model]."""
-        memory = self.bonus.new_zeros(batch_size, self.n_heads, self.d_head, self.d_head)
-        return memory, self.bonus.new_zeros(batch_size, self.n_heads * self.d_head)
+        empty = self.bonus.new_zeros(batch_size, self.n_heads, self.d_head, self.d_head, dtype=state_dtype(self.bonus))
+        return empty, empty.new_zeros(batch_size, self.n_heads * self.d_head)
 
     def step(self, x: Tensor, state: RWKV6State) -> tuple[Tensor, RWKV6State]:
         """Read the memory and the present, decay the memory, add the present to it."""
         memory, previous = state
-        *parts, gate, log_decay = self._read(x, previous)
-        query, key, value, log_decay = (part.unflatten(-1, (self.n_heads, -1)) for part in (*parts, log_decay))
-        added = key[..., None] * value[..., None, :]
-        mixed = query[..., None, :].to(memory.dtype) @ (memory + self.bonus[..., None] * added)
-        memory = log_decay.exp()[..., None] * memory + added
-        return self._read_out(mixed[..., 0, :], gate), (memory, x)
+        *parts, gate, log_decay = self._read(x, previous.to(x.dtype))
+        heads = (part.unflatten(-1, (self.n_heads, -1)) for part in (*parts, log_decay))
+        mixed, memory = _step(memory, self.bonus, *heads)
+        return self._read_out(mixed, gate), (memory, x.to(previous.dtype))
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002
         """The memory of every head."""
@@ -99,7 +98,8 @@ class RWKV6(Mixer):
 
     def _read_out(self, mixed: Tensor, gate: Tensor) -> Tensor:
         """[..., n_heads, d_head] and the gate's logits -> [..., d_model]."""
-        normalised = self.norm(mixed.reshape(-1, self.n_heads * self.d_head)).view_as(gate)
+        rows = mixed.reshape(-1, self.n_heads * self.d_head).to(self.norm.weight.dtype)
+        normalised = self.norm(rows).view_as(gate)
         return self.output(normalised.to(gate.dtype) * F.silu(gate))
 
 
@@ -107,3 +107,12 @@ class RWKV6(Mixer):
 def _log_decay(logits: Tensor) -> Tensor:
     # Limited before the exponential: after it the gradient of what overflowed would be 0 * inf.
     return -logits.clamp(max=math.log(-LOWEST_LOG_DECAY)).exp()
+
+
+@in_float32
+def _step(memory: Tensor, bonus: Tensor, *heads: Tensor) -> tuple[Tensor, Tensor]:
+    """What one position (query, key, value, log decay [batch, n_heads, d_head] each) reads, and the memory after it."""
+    query, key, value, log_decay = heads
+    added = key[..., None] * value[..., None, :]
+    mixed = query[..., None, :] @ (memory + bonus[..., None] * added)
+    return mixed[..., 0, :], log_decay.exp()[..., None] * memory + added

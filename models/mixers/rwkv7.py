@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.linears.multiply_adds import multiply_adds
 from models.ops.checks import at_least, split_evenly
 from models.ops.convolutions.token_shift import LowRank, falling, shift, toward
@@ -75,17 +76,15 @@ class RWKV7(Mixer):
 
     def initial_state(self, batch_size: int) -> RWKV7State:
         """The memory [batch, n_heads, d_head, d_head] and the last input [batch, d_model]."""
-        memory = self.r_k.new_zeros(batch_size, self.n_heads, self.d_head, self.d_head)
-        return memory, self.r_k.new_zeros(batch_size, self.n_heads * self.d_head)
+        empty = self.r_k.new_zeros(batch_size, self.n_heads, self.d_head, self.d_head, dtype=state_dtype(self.r_k))
+        return empty, empty.new_zeros(batch_size, self.n_heads * self.d_head)
 
     def step(self, x: Tensor, state: RWKV7State) -> tuple[Tensor, RWKV7State]:
         """Decay the memory, remove and add, read it."""
         memory, previous = state
-        parts, gate = self._read(x, previous)
-        query, key, value, log_decay, removal, rate = (part[..., None, :].to(memory.dtype) for part in parts)
-        removed = (rate * removal).mT @ (removal @ memory)
-        memory = log_decay.exp().mT * memory - removed + key.mT @ value
-        return self._read_out((query @ memory)[..., 0, :], parts, gate), (memory, x)
+        parts, gate = self._read(x, previous.to(x.dtype))
+        mixed, memory = _step(memory, *(part[..., None, :] for part in parts))
+        return self._read_out(mixed[..., 0, :], parts, gate), (memory, x.to(previous.dtype))
 
     def state_size(self, seq_len: int) -> int:  # noqa: ARG002
         """The memory of every head."""
@@ -115,7 +114,8 @@ class RWKV7(Mixer):
     def _read_out(self, mixed: Tensor, parts: tuple[Tensor, ...], gate: Tensor) -> Tensor:
         """[..., n_heads, d_head], the parts and the gate -> [..., d_model]."""
         query, key, value, *_ = parts
-        normalised = self.norm(mixed.reshape(-1, self.n_heads * self.d_head)).view_as(gate)
+        rows = mixed.reshape(-1, self.n_heads * self.d_head).to(self.norm.weight.dtype)
+        normalised = self.norm(rows).view_as(gate)
         here = (query * key * self.r_k).sum(-1, keepdim=True) * value
         return self.output((normalised + here.flatten(-2)).to(gate.dtype) * gate)
 
@@ -123,3 +123,12 @@ class RWKV7(Mixer):
 @in_float32
 def _log_decay(logits: Tensor) -> Tensor:
     return -FASTEST * logits.sigmoid()
+
+
+@in_float32
+def _step(memory: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
+    """What one position (the parts [batch, n_heads, 1, d_head] each) reads from the memory with itself, and the memory."""
+    query, key, value, log_decay, removal, rate = parts
+    removed = (rate * removal).mT @ (removal @ memory)
+    memory = log_decay.exp().mT * memory - removed + key.mT @ value
+    return query @ memory, memory

@@ -22,16 +22,17 @@ class Mixer(nn.Module):
     one: what a spec says of single linears is applied from outside. `fused` names, by linear, the parts of a matrix that cannot
     be set apart.
 
-    Mixers that set `takes_attention_mask = True` take `forward(x, attention_mask)`, a bool mask [batch, time], false at the pads,
-    anywhere: no position looks at a pad but the pad at itself, and what comes out at pads is finite and has no other meaning.
-    Positions are counted with the pads. The other mixers are causal: to them, pads at the end change nothing.
+    Pads come after all tokens of a row (blocks see to that), where causal mixers do not see them. Mixers that may look ahead set
+    `takes_attention_mask = True` and take `forward(x, attention_mask)`, a bool mask [batch, time], false at the pads, anywhere:
+    no position looks at a pad but the pad at itself, and what comes out at pads is finite and has no other meaning. What has an
+    attribute `causal` is given a mask only where that is false.
 
     Mixers with a step form set `has_step = True` and define `initial_state` and `step`; stepping through a sequence gives
     what `forward` gives, to 1e-5 in float32.
     """
 
     has_step = False
-    takes_attention_mask: ClassVar[bool] = False
+    takes_attention_mask: bool = False
     fused: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +40,11 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
     def initial_state(self, batch_size: int) -> Any:
-        """The state before the first position (a tensor or a tuple of them), on the device of the parameters."""
+        """The state before the first position (a tensor or a tuple of them), on the device of the parameters.
+
+        A cache, which grows, is empty at first, and in the precision that the projections compute in. All else is in
+        `state_dtype` (float32, at least) and of the size that it stays at: what it takes is counted here.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no step form")
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -74,9 +79,12 @@ class ChannelMixer(nn.Module):
 
     The rules for constructors are those of `Mixer`; `forward(x [..., d_model]) -> [..., d_model]`. One that also looks at the
     position before (RWKV's) takes [batch, time, d_model], sets `has_step = True` and has `initial_state` and `step` as mixers do.
+    One that tells of all positions together (a loss, a metric) sets `takes_attention_mask = True` and takes `forward(x,
+    attention_mask)`, to leave out pads.
     """
 
     has_step = False
+    takes_attention_mask: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the channels: [..., d_model] -> [..., d_model]."""
@@ -100,10 +108,12 @@ class Head(nn.Module):
 
     Its constructor names what it needs of `d_model`, `vocab_size`, `max_length` and `make_norm` (each call makes one more of
     the rack's norms), then keyword options. The linear to the vocabulary is `output`, so that it can be tied to the embedding.
-    One that reads every position by itself sets `has_step = True`.
+    One that reads every position by itself sets `has_step = True`; one for which pads must be left out takes `forward(x,
+    attention_mask)`, a bool mask [batch, time], false at pads, which stand anywhere, and sets `takes_attention_mask = True`.
     """
 
     has_step = False
+    takes_attention_mask: bool = False
     output: nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.rack.choice import Choice
 from models.rack.contracts import ChannelMixer, Head, Mixer
+from models.rack.padding import TokensFirst, check_attention_mask
 from models.rack.reports import collecting, is_collecting
 from models.rack.time_embedding import TimeEmbedding
 
@@ -53,16 +54,23 @@ class Block(nn.Module):
     def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """[batch, time, d_model] -> [batch, time, d_model].
 
-        `attention_mask` [batch, time] is false at pads. Mixers that take it do not look there; the others are causal, so pads
-        behind a text change nothing in it.
+        `attention_mask` [batch, time] is false at pads: they have no effect, wherever they stand, and what comes out there is
+        finite and has no other meaning.
         """
+        if attention_mask is None:
+            return self._through(x, None)
+        order = TokensFirst(attention_mask)
+        return order.put_back(self._through(order.put(x), order.attention_mask))
+
+    def _through(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Both halves, of rows that end with their pads."""
         with self._autocast(x):
             for norm, part, post_norm in self.sublayers():
                 if part is not None and (active := _active(part)) is not None:
                     seen = self._read(x, norm)
                     mixed = (
                         active(seen, attention_mask=attention_mask)
-                        if attention_mask is not None and _takes_attention_mask(active)
+                        if attention_mask is not None and reads_attention_mask(active)
                         else part(seen)
                     )
                     x = x + self._finished(mixed, post_norm).to(x.dtype)
@@ -189,7 +197,7 @@ class Rack(nn.Module):
         Args:
             tokens: not read where `hidden` is given.
             t: time steps [batch] int64 of a rack with a time embedding; they are part of `hidden` already.
-            attention_mask: [batch, time] bool, false at pads.
+            attention_mask: [batch, time] bool, false at pads, which may stand anywhere and have no effect.
             hidden: [batch, time, d_model], the input of `stacks[start]`.
             start: where to go on from.
 
@@ -199,21 +207,33 @@ class Rack(nn.Module):
         if hidden is None:
             if tokens is None or start:
                 raise ValueError(f"start = {start}: a rack starts from tokens at its first stack, elsewhere from hidden states")
-            hidden = self.embed(tokens, t)
-        return self.head(self.run(hidden, start=start, attention_mask=attention_mask))
+            hidden = self.embed(tokens, t, attention_mask)
+        return self.read_out(self.run(hidden, start=start, attention_mask=attention_mask), attention_mask)
 
-    def embed(self, tokens: Tensor, t: Tensor | None = None) -> Tensor:
-        """What the first stack gets: tokens [batch, time] and time steps [batch], if there are any -> [batch, time, d_model]."""
-        return self._timed(self.embedding(tokens), t)
+    def embed(self, tokens: Tensor, t: Tensor | None = None, attention_mask: Tensor | None = None) -> Tensor:
+        """What the first stack gets: tokens [batch, time] and time steps [batch], if there are any -> [batch, time, d_model].
+
+        Positions are counted without the pads.
+        """
+        if attention_mask is None:
+            return self._timed(self.embedding(tokens), t)
+        check_attention_mask(attention_mask, tokens)
+        order = TokensFirst(attention_mask)
+        return self._timed(order.put_back(self.embedding(order.put(tokens))), t)
 
     def run(self, x: Tensor, *, start: int = 0, stop: int | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """Through the stacks [start:stop]: [batch, time, d_model] -> same."""
-        if attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.shape != x.shape[:2]):
-            found = f"{attention_mask.dtype} {list(attention_mask.shape)}"
-            raise ValueError(f"attention_mask must be bool {list(x.shape[:2])}, true at tokens; got {found}")
+        if attention_mask is not None:
+            check_attention_mask(attention_mask, x)
         for stack in list(self.stacks)[start:stop]:
             x = stack(x) if attention_mask is None else stack(x, attention_mask)
         return x
+
+    def read_out(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """What the head makes of the last stack's output: [batch, time, d_model] -> logits."""
+        if attention_mask is not None and reads_attention_mask(self.head):
+            return self.head(x, attention_mask=attention_mask)
+        return self.head(x)
 
     def _timed(self, x: Tensor, t: Tensor | None) -> Tensor:
         if self.time_embedding is None:
@@ -254,8 +274,9 @@ def _active(part: nn.Module | None) -> nn.Module | None:
     return part.part if isinstance(part, Choice) else part
 
 
-def _takes_attention_mask(part: nn.Module) -> bool:
-    return isinstance(part, Mixer) and part.takes_attention_mask
+def reads_attention_mask(part: nn.Module) -> bool:
+    """Whether pads behind all tokens count for a part. They do not for causal mixers, which run faster without a mask."""
+    return getattr(part, "takes_attention_mask", False) and not getattr(part, "causal", False)
 
 
 def _reporting_once() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:

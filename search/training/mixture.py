@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from configs import ConfigError
+from configs.errors import below
 from search.training.batches import Batch
 from search.training.devices import moved
 from search.training.mixture_spec import MixtureSpec, allot
@@ -33,6 +34,8 @@ class Mixture:
     Synthetic tasks are drawn anew at every step; a finite one is gone through in epochs. Rows of shorter tasks are padded with
     zeros that are not asked, so that every batch has the same shape.
 
+    It stands at the key `data` of a spec.
+
     Raises:
         ConfigError: if there are fewer rows than ranks, or a task's files cannot be read.
     """
@@ -50,9 +53,9 @@ class Mixture:
         self.seed, self.device = seed, device
         self._mine = slice(rank, None, n_ranks)
         self._asks = -1, False
-        for task in self.tasks.values():
+        for name, task in self.tasks.items():
             if isinstance(task, Finite):
-                task.n_rows("train")  # what is wrong with its files comes to light here, not at the first step
+                _n_rows(name, task, "train")  # what is wrong with its files comes to light here, not at the first step
 
     def __getitem__(self, step: int) -> WeightedBatch:
         n_rows = sum(self.n_rows.values())
@@ -95,7 +98,7 @@ class Mixture:
         for name, task in self.tasks.items():
             if not isinstance(task, Finite):
                 examples = task.sample(stream(split, self.seed, name), n_rows, split)
-            elif n_rows > task.n_rows(split):
+            elif n_rows > _n_rows(name, task, split):
                 text = f"{n_batches} batches of {batch_size} need {n_rows} windows of '{name}', but its {split} split has"
                 raise ConfigError(f"{text} {task.n_rows(split)}; give fewer, more text, or a shorter seq_len")
             else:
@@ -115,3 +118,8 @@ class Mixture:
             for tensor in (tensor for pair in pairs for tensor in pair):
                 digest.update(f"{tuple(tensor.shape)}".encode() + tensor.cpu().numpy().tobytes())
         return digest.hexdigest()[:12]
+
+
+def _n_rows(name: str, task: Finite, split: Split) -> int:
+    with below("data", "tasks", name, "task"):
+        return task.n_rows(split)

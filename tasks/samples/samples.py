@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from configs import ConfigError
+from configs.errors import below
 from tasks.checks import check_integers, check_split
 from tasks.dataset import draw
 from tasks.objectives.shared.objective import Sequences
@@ -169,6 +170,9 @@ def task_samples(task: Task, *, seed: int, n_train: int | None, n_validation: in
         ConfigError: where there are not that many, or numbers are missing.
     """
     if isinstance(task, Text):
+        with below("task"):  # what is wrong with its files comes to light here, not at the first step
+            for split in ("train", "validation"):
+                task.n_rows(split)
         return TextSamples(task, seed=seed, n_train=n_train, n_validation=n_validation)
     if n_train is None or n_validation is None:
         name = "n_train" if n_train is None else "n_validation"

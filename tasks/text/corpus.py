@@ -60,7 +60,7 @@ def by_content(paths: Sequence[Path]) -> list[tuple[str, Path]]:
             with path.open("rb") as file:
                 hashed.append((hashlib.file_digest(file, "sha256").hexdigest() + _suffix(path), path))
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+            raise ConfigError(f"files: {path}: cannot be read: {error.strerror}") from None
     return sorted(hashed)
 
 
@@ -72,13 +72,20 @@ def documents(paths: Sequence[Path], *, field: str, max_documents: int | None, m
     """
     n_documents = n_bytes = 0
     for path in paths:
-        for document in _READERS.get(_suffix(path), _plain)(path, field):
+        for document in _read(path, field):
             n_documents, n_bytes = n_documents + 1, n_bytes + len(document)
             if max_documents is not None and n_documents > max_documents:
                 return
             if max_bytes is not None and n_bytes > max_bytes:
                 return
             yield document
+
+
+def _read(path: Path, field: str) -> Iterator[bytes]:
+    try:
+        yield from _READERS.get(_suffix(path), _plain)(path, field)
+    except ConfigError as error:
+        raise ConfigError(f"files: {error}") from None
 
 
 def _suffix(path: Path) -> str:
@@ -113,11 +120,8 @@ def _json_lines(path: Path, field: str) -> Iterator[bytes]:
 def _parquet(path: Path, field: str) -> Iterator[bytes]:
     try:
         with pq.ParquetFile(path) as file:
-            columns = file.schema_arrow
-            kind = columns.field(field).type if field in columns.names else None
-            if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                names = ", ".join(columns.names)
-                raise ConfigError(f"{path}: no column of text {field!r}; columns: {names}; see the option 'field'")
+            if problem := _no_text(file.schema_arrow, field):
+                raise ConfigError(f"{path}: {problem}; see the option 'field'")
             number = 0
             for batch in file.iter_batches(columns=[field], batch_size=1024):
                 for document in batch.column(0).cast(pa.large_binary()).to_pylist():
@@ -128,6 +132,25 @@ def _parquet(path: Path, field: str) -> Iterator[bytes]:
                     number += 1
     except pa.ArrowException as error:
         raise ConfigError(f"{path}: cannot be read as Parquet: {error}") from None
+
+
+def _no_text(columns: pa.Schema, field: str) -> str | None:
+    """Why there is no column of text by that name, or None; text may be stored as a dictionary (pandas' category)."""
+    kinds = [column.type for column in columns if column.name == field]
+    if len(kinds) == 1 and _is_text(kinds[0]):
+        return None
+    known = f"no column of text {field!r}; columns: {', '.join(columns.names)}"
+    if len(kinds) > 1:
+        return f"{known}; {len(kinds)} of them are called {field!r}"
+    return f"{known}; {field!r} is of the type {kinds[0]}" if kinds else known
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):  # JSON, as text
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _decoded(content: bytes, where: str) -> str:

@@ -69,7 +69,8 @@ def prepare(paths: Sequence[Path], recipe: Recipe, parent: Path) -> tuple[Path, 
     except OSError as error:
         if is_out_of_room(error):
             raise
-        raise ConfigError(f"{error.filename or folder}: cannot be read or written: {error.strerror}") from None
+        key = "files" if str(error.filename) in map(str, paths) else "folder"
+        raise ConfigError(f"{key}: {error.filename or folder}: cannot be read or written: {error.strerror}") from None
 
 
 def _make(folder: Path, paths: Sequence[Path], recipe: Recipe, identity: dict[str, Any], damage: str | None) -> None:

@@ -10,7 +10,7 @@ from search.samplers.shared.sampler import generator
 
 MIXERS = {
     "attention": {"kind": "attention", "n_heads": 2},
-    "window": {"kind": "attention", "n_heads": 2, "window": 8},
+    "window": {"kind": "attention", "n_heads": 2, "window": 32},
     "gdn": {"kind": "gated_delta_net", "n_heads": 2},
     "linear": {"kind": "linear_attention", "n_heads": 2},
 }

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from models.linears.dtypes import state_dtype
 from models.ops.convolutions.causal_convolution import convolve_padded
 from models.ops.kernels import run_kernel
 
@@ -32,12 +33,12 @@ class ShortConvolution(nn.Module):
     def initial_state(self, batch_size: int) -> Tensor:
         """The inputs before the first position: zeros [batch, width - 1, channels]."""
         channels, width = self.weight.shape
-        return self.weight.new_zeros(batch_size, width - 1, channels)
+        return self.weight.new_zeros(batch_size, width - 1, channels, dtype=state_dtype(self.weight))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One position: ([batch, channels], state) -> ([batch, channels], next state)."""
-        window = torch.cat((state, x[:, None]), dim=1)
-        return convolve_padded(window, self.weight, self.bias, silu=self.silu)[:, 0], window[:, 1:]
+        window = torch.cat((state, x[:, None].to(state.dtype)), dim=1)
+        return convolve_padded(window.to(x.dtype), self.weight, self.bias, silu=self.silu)[:, 0], window[:, 1:]
 
     def flops(self, seq_len: int) -> int:
         """Forward operations for `seq_len` positions."""

@@ -33,6 +33,17 @@ def decayed_linear_attention(query: Tensor, key: Tensor, value: Tensor, log_deca
     return join_chunks(mixed.flatten(-5, -4), time)
 
 
+@in_float32
+def decayed_step(memory: Tensor, query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor]:
+    """One position of a recurrence that forgets: the memory decays, is added to, and is read at the query.
+
+    Shapes: memory [..., d_key, d_value], query and key [..., d_key], value [..., d_value], log_decay [..., d_key or 1] -> what is
+    read [..., d_value], and the memory.
+    """
+    memory = log_decay.exp()[..., None] * memory + key[..., None] * value[..., None, :]
+    return (query[..., None, :] @ memory)[..., 0, :], memory
+
+
 def decayed_linear_attention_flops(time: int, d_key: int, d_value: int, *, n_heads: int, n_groups: int) -> int:
     """Forward operations for all heads, padding included."""
     chunk = min(CHUNK, time)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import ConfigError
-from configs.errors import yaml_path
+from configs.errors import below, yaml_path
 from configs.records import write_json
 from models.assembly.assemble import without_memory
 from models.assembly.cost import RackCost, cost
@@ -20,6 +20,7 @@ from search.jobs.mad.trial import Trial, TrialSpec
 from search.runs.console import Progress, label
 from search.runs.run_folder import RESULTS, TRIALS, TrialLog, make_folder, run_folder, tell_damage, write_parquet
 from search.training.devices import resolve_device
+from tasks import Finite
 
 CHECKPOINTS = "checkpoints"
 
@@ -43,7 +44,8 @@ def run(
         show: whether the table is printed.
 
     Raises:
-        ConfigError: if the folder belongs to another run, or an architecture is null and there is no `make_model`.
+        ConfigError: if the folder belongs to another run, a task's files cannot be read, or an architecture is null and there is
+            no `make_model`.
     """
     if make_model is None and None in spec.architectures.values():
         raise ConfigError("architectures: null stands for a model given by the caller of search.benchmark")
@@ -62,11 +64,21 @@ def run(
         if n_done >= n_trials:
             progress.say(f"all {n_trials} trials are finished")
         else:
+            _check_files(spec)
             if n_done:
                 progress.say(f"going on: {n_done} of {n_trials} trials are finished")
             with progress:
                 (execute or execute_here)(spec, log, out, progress, make_model)
         return finish_sweep(spec, log, out, show=show)
+
+
+def _check_files(spec: MadSpec) -> None:
+    """What is wrong with a task's files is said at once, not by every trial."""
+    for name, setting in spec.tasks.items():
+        task = setting.instance()
+        if isinstance(task, Finite):
+            with below("tasks", name, "task"):
+                task.n_rows("train")
 
 
 def _check_here(spec: MadSpec) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
+from configs import ConfigError
+from configs.functions import called_by_name
 from configs.load import validate
 from search.jobs.mad.job import Execute, run
 from search.jobs.mad.run_trials import run_trials
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    make_model_fn: Callable[[str, int, int], nn.Module],
+    make_model_fn: Callable[..., nn.Module],
     model_id: str,
     *,
     tasks: Sequence[str] | Mapping[str, Any] | None = None,
@@ -37,8 +39,8 @@ def benchmark(
     """MAD scores of a model that the caller builds.
 
     Args:
-        make_model_fn: `make_model_fn(task, vocab_size, max_length)` builds a fresh model for a task (`in-context-recall`, ..);
-            it is called under the trial's seed, once a trial. For `compression` the model must return all `max_length` positions.
+        make_model_fn: called by keyword with `task` (`in-context-recall`, ..), `vocab_size` and `max_length`, it builds a fresh
+            model, under the trial's seed, once a trial. For `compression` the model must return all `max_length` positions.
         model_id: names the results; give changed models another id, or another folder.
         tasks: names, or names with what differs from `configs/tasks/`; the suite's six, if None.
         mode: `mad` for the reference's metric and model selection, `clean` for held-out ones.
@@ -50,15 +52,21 @@ def benchmark(
         Scores indexed by task; NaN where a setting has no trial to score.
 
     Raises:
-        ConfigError: on keys or tasks that are not known.
+        ConfigError: on keys or tasks that are not known, and a `make_model_fn` that takes other arguments.
         RuntimeError: if every trial failed; if some did, there is a warning.
     """
     raw = {"mode": mode, "architectures": {model_id: None}, "tasks": tasks or SUITE, **keys}
     spec = validate(MadSpec, raw, "benchmark")
+    try:
+        make = called_by_name(make_model_fn, "task", "vocab_size", "max_length")
+    except ConfigError as error:
+        raise ConfigError(f"benchmark: make_model_fn: {error}") from None
 
     def make_model(trial: Trial) -> nn.Module:
         setting = trial.spec.setting
-        return make_model_fn(trial.task, setting.instance().vocab_size, spec.tasks[trial.task].longest_for(setting))
+        sizes = {"vocab_size": setting.instance().vocab_size, "max_length": spec.tasks[trial.task].longest_for(setting)}
+        model: nn.Module = make(task=trial.task, **sizes)
+        return model
 
     with tempfile.TemporaryDirectory(prefix="mixrack-") as temporary:
         folder = Path(temporary if out is None else out)

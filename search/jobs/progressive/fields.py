@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from configs import GrowthSpec, Spec
+from configs.errors import below
 from models import RackSpec, StackSpec
 from search.budget import BudgetValue
 from search.runs.workers import WorkersSpec
@@ -42,8 +43,9 @@ class GrowthDataSpec(Spec):
         return task.vocab_size, task.input_length
 
     def samples(self, seed: int) -> Samples:
-        """What there is to learn from."""
-        return task_samples(self.instance(), seed=seed, n_train=self.n_train, n_validation=self.n_validation)
+        """What there is to learn from; ConfigError, which names keys below `data`, where files cannot be read."""
+        with below("data"):
+            return task_samples(self.instance(), seed=seed, n_train=self.n_train, n_validation=self.n_validation)
 
 
 class ChoiceSpec(Spec):

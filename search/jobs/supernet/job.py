@@ -126,7 +126,7 @@ def train_supernet_here(
             n_steps=spec.n_steps,
             eval_every=spec.eval_every,
             evaluate=evaluation,
-            gradients=SupernetStep(spec, ranks, teacher),
+            gradients=SupernetStep(spec, ranks, teacher, report.say),
             seed=spec.seed + (ranks.rank << 32),  # ranks have other rows, and drop out other units
             on_evaluation=evaluated,
             on_step=stepped,

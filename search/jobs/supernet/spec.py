@@ -50,9 +50,9 @@ class SupernetSpec(Spec):
     placement, and with `n_eval_placements` fixed draws of the sampler. `initialise_from` is the folder of a finished run whose
     weights this one starts from.
 
-    A checkpoint is written every `checkpoint_every` steps (null: every 20 seconds or so) and on interruption. `debug` checks at
-    every step that all workers draw the same placements. `parallel` says what workers share out among them: the `data`, or the
-    weights too (`fsdp`).
+    A checkpoint is written every `checkpoint_every` steps (null: every 20 seconds or so) and on interruption. `debug` tells at
+    every step what every layer draws, and checks that all workers draw the same. `parallel` says what workers share out among
+    them: the `data`, or the weights too (`fsdp`).
     """
 
     outside_fingerprint = ("checkpoint_every", "debug", "workers", "parallel")

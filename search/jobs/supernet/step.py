@@ -11,6 +11,7 @@ from models.rack.reports import collecting
 from models.spec.placement import Placement, placement_text
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.teacher import Outputs, Teacher
+from search.runs.report import Say
 from search.samplers.shared.sampler import placements_of_step
 from search.training.batches import asks_anything
 from search.training.devices import autocast
@@ -28,14 +29,15 @@ class SupernetStep:
     """What `train` takes as `gradients`: leaves those of one step, summed over the ranks, in the active parameters.
 
     The placements are a function of (seed, step), so all ranks and micro-batches have the same. Parameters that none of them
-    uses have no gradient.
+    uses have no gradient. Where the spec asks for `debug`, `say` is told of every draw.
 
     Losses that parts report are those of a micro-batch on one rank, and count by its rows: means over positions add up to that
     of the whole batch, but experts are balanced among the positions that are computed together.
     """
 
-    def __init__(self, spec: SupernetSpec, ranks: Ranks, teacher: Teacher | None = None) -> None:
-        self.spec, self.ranks, self.teacher = spec, ranks, teacher
+    def __init__(self, spec: SupernetSpec, ranks: Ranks, teacher: Teacher | None = None, say: Say = lambda _: None) -> None:
+        self.spec, self.ranks, self.teacher, self.say = spec, ranks, teacher, say
+        self.slots = spec.rack.slots()
         self.sampler = spec.make_sampler()
 
     def __call__(self, pack: Pack, running: Sequence[TrainState], step: int) -> Tensor:
@@ -47,6 +49,7 @@ class SupernetStep:
             placements = placements_of_step(self.sampler, spec.seed, step, spec.placements_per_step)
         if spec.debug:
             self.ranks.check_same(f"step {step}: {' | '.join(map(placement_text, placements))}")
+            self._tell(step, placements)
         model, batch = member.model, member.batches[step]
         assert isinstance(model, Supernet) and isinstance(batch, WeightedBatch)  # noqa: PT018 - what the job makes
         loss = torch.zeros(1, device=batch.inputs.device)
@@ -58,6 +61,13 @@ class SupernetStep:
             loss.fill_(math.nan)
         self.ranks.exchange(model.parameters())
         return self.ranks.total(loss)
+
+    def _tell(self, step: int, placements: Sequence[Placement]) -> None:
+        """What was drawn for every layer, a line a placement; steps are counted from 1, as in all that is told."""
+        for number, placement in enumerate(placements if self.slots else (), start=1):
+            which = f", placement {number} of {len(placements)}" if len(placements) > 1 else ""
+            drawn = ", ".join(f"{slot} {name}" for slot, name in zip(self.slots, placement, strict=True))
+            self.say(f"step {step + 1}{which}: {drawn}")
 
     def _backward(self, model: Supernet, batch: WeightedBatch, placements: Sequence[Placement]) -> Tensor:
         """Add up the gradients of the placements on a micro-batch; its part of the loss, detached."""

@@ -46,7 +46,7 @@ class ExitEvaluation:
         """Of each exit, [units, 3]: summed loss, right answers, asked positions."""
         targets = batch[1].flatten()
         attention_mask = getattr(batch, "attention_mask", None) if self.uses_attention_mask else None
-        x, rows = self.model.rack.embed(batch[0], getattr(batch, "time_steps", None)), []
+        x, rows = self.model.rack.embed(batch[0], getattr(batch, "time_steps", None), attention_mask), []
         n_supervised = (targets != IGNORED).sum()
         for index, unit in enumerate(self.model.units):
             x = unit(x, attention_mask)

@@ -63,8 +63,7 @@ class LocalUnits(nn.Module):
                 x = through(self.units[index].tail, x, attention_mask)
             elif index < len(self.extras):
                 x = through([self.extras[index]], x, attention_mask)
-            logits: Tensor = self.rack.head(x)
-        return logits
+            return self.rack.read_out(x, attention_mask)
 
     def _extra(self, unit: Unit, d_model: int) -> nn.Module | None:
         if self.spec.head == "tuned":

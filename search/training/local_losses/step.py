@@ -109,7 +109,7 @@ class LocalLosses:
 
     def _embedded(self, loss_batch: _LossBatch) -> Tensor:
         with autocast(loss_batch.batch.inputs.device, self.precision):
-            return self.model.rack.embed(loss_batch.batch.inputs, loss_batch.time_steps)
+            return self.model.rack.embed(loss_batch.batch.inputs, loss_batch.time_steps, loss_batch.attention_mask)
 
     def _forward(self, index: int, x: Tensor, loss_batch: _LossBatch) -> tuple[Tensor, Tensor, Tensor]:
         """A unit's output, its loss detached, and all that goes backward from it."""

@@ -10,6 +10,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from configs import ConfigError
+from configs.functions import called_by_name
 from tasks.checks import check_integers
 from tasks.objectives.shared.checks import check_choice
 from tasks.objectives.shared.counters import uniform
@@ -22,7 +24,7 @@ STEEPNESS = 3.0
 MappingName = Literal["linear", "exponential", "custom"]
 NoiseDirection = Literal["increasing", "decreasing"]
 CustomMapping = Callable[[int, int, int], float]
-"""(stack_idx, max_stacks, num_time_steps) to a time step."""
+"""Called by the names stack_idx, max_stacks and num_time_steps: a time step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,11 @@ class DepthTime:
             return round(last * math.expm1(STEEPNESS * index / max(self.max_stacks - 1, 1)) / math.expm1(STEEPNESS))
         assert self.custom is not None  # checked before
         function = find_function(self.custom) if isinstance(self.custom, str) else self.custom
-        step = function(index, self.max_stacks, self.n_steps)
+        try:
+            mapping = called_by_name(function, "stack_idx", "max_stacks", "num_time_steps")
+        except ConfigError as error:
+            raise ValueError(f"the custom mapping {error}") from None
+        step = mapping(stack_idx=index, max_stacks=self.max_stacks, num_time_steps=self.n_steps)
         if not isinstance(step, int | float | np.number) or not np.isfinite(step):
             raise ValueError(f"the custom mapping must return a number; got {step!r} for stack {index}")
         return min(max(round(float(step)), 0), last)

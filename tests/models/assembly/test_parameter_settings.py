@@ -391,9 +391,14 @@ def test_what_reaches_nothing_is_refused():
     lora = {"lora": {"rank": 2}}
     assert problem({}, embedding={"kind": "token", **lora}).startswith("rack: embedding.lora: says nothing: there are no linears")
     assert "mixer_norm.init: says nothing" in problem({"mixer": ATTENTION, "mixer_norm": {"kind": "rmsnorm", "init": FILL}})
-    tied = "the head's weight is the embedding's (tie_embeddings): say it of the embedding"
-    for said, place in ((lora, "lora"), ({"parameters": {"output": fill(1)}}, "parameters.output")):
-        assert problem({}, tie_embeddings=True, head={"kind": "language_model", **said}) == f"rack: head.{place}: {tied}"
+    tied = "the head's weight is the embedding's (tie_embeddings)"
+    unadapted = f"{tied}, and has no adapter: what it learnt could not be merged"
+    for said, place, text in (
+        (lora, "lora", unadapted),
+        ({"parameters": {"output": lora}}, "parameters.output", unadapted),
+        ({"parameters": {"output": fill(1)}}, "parameters.output", f"{tied}: say it of the embedding"),
+    ):
+        assert problem({}, tie_embeddings=True, head={"kind": "language_model", **said}) == f"rack: head.{place}: {text}"
         assert rack({}, head={"kind": "language_model", **said}).build()
 
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from models import RackSpec
-from models.linears.adapters import AdaptedLinear, is_adapter
+from models.linears.adapters import AdaptedLinear, Adapter, is_adapter, replace
+from models.linears.convert import with_adapters
 from models.linears.peft import export_adapters
 
 TOKENS = torch.arange(20).view(2, 10) % 8
@@ -122,3 +123,31 @@ def test_a_failed_export_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         export_adapters(rack, tmp_path, base_model="another")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_what_is_merged_is_the_same_model_with_a_tied_head_too(tmp_path, tie):
+    """As PEFT merges: into the weight that a linear has, wherever else that is read."""
+    tree = {"vocab_size": 8, "d_model": 16, "stacks": [{"n_blocks": 2, "block": BLOCK}], "tie_embeddings": tie}
+    tree["stacks"].append({"n_blocks": 2, "block": {**BLOCK, "share": "one"}})
+    rack, plain = RackSpec(**tree, lora=LORA).build(seed=1).eval(), RackSpec(**tree).build(seed=1).eval()
+    for index, (name, parameter) in enumerate(rack.named_parameters()):
+        if is_adapter(name) and name.endswith(".up"):
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(index))
+    plain.load_state_dict({name: tensor for name, tensor in rack.state_dict().items() if not is_adapter(name)})
+    changes, _ = read(export_adapters(rack, tmp_path))
+    with torch.no_grad():
+        for name, change in changes.items():
+            plain.get_submodule(name).weight += change
+    assert ("head.output" in changes) is not tie
+    torch.testing.assert_close(plain(TOKENS), rack(TOKENS), rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_that_was_put_on_a_tied_head_by_hand_is_not_exported(tmp_path):
+    rack = RackSpec(vocab_size=8, d_model=16, stacks=[{"n_blocks": 1, "block": BLOCK}], tie_embeddings=True).build()
+    replace(rack, "head.output", with_adapters(rack.head.output, {"lora": Adapter(16, 8, rank=2, alpha=2)}))
+    with pytest.raises(
+        ValueError, match=r"the adapter 'lora' of head\.output cannot be merged: its weight is also embedding\.weight"
+    ):
+        export_adapters(rack, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ from models.ops.kernels import attention, check_kernel, dispatch, run_kernel
 from models.ops.kernels.kernel import FLOATS, HALVES, wrong_dtype
 from models.ops.kernels.package import CAUSAL_CONV1D, FLA, FLASH_ATTENTION, load_package
 from models.ops.kernels.table import OPS
+from models.rack.modules import Block
 from tests.models.cases import D_MODEL, build, noise
 from tests.models.kernel_cases import CASES, KERNELS, ONLY_HALVES, arguments, assert_parity, result
 
@@ -109,6 +110,23 @@ def test_mixers_run_their_kernel_and_give_the_same(kind, monkeypatch):
             found.append(mixer(x).float())
     assert called == [kernel.name]
     assert 0 < (found[0] - found[1]).norm() < 0.05 * found[1].norm()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MIXERS if getattr(MIXERS[kind], "kernel_op", None)])
+@pytest.mark.usefixtures("stand_ins")
+@torch.no_grad()
+def test_pads_have_no_effect_where_kernels_run(kind):
+    """Also in kernels that know no mask: what is behind the tokens is not seen, and before them there is nothing."""
+    name = OPS[MIXERS[kind].kernel_op].kernels[0].name
+    block, x = Block(build(MIXERS, {"kind": kind, "kernel": name})), noise(3, 33, D_MODEL)
+    places = torch.arange(33)
+    attention_mask = torch.stack([places >= 7, places < 20, (places < 4) | (places > 11)])
+    with torch.autocast("cpu", torch.bfloat16):
+        together, again = (block(each, attention_mask) for each in (x, torch.where(attention_mask[..., None], x, 9.0)))
+        for row, own in enumerate(attention_mask):
+            alone = block(x[row : row + 1, own])[0]
+            torch.testing.assert_close(together[row, own], alone, rtol=0.02, atol=0.02)
+    assert torch.equal(together[attention_mask], again[attention_mask])
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

@@ -37,21 +37,21 @@ def admitted(value, rack):
         ({"pin": {"0.mixer": "window"}}, lambda p: p[0] == "window"),
         ({"forbid": {3: ["linear", "window"], 0: "attention"}}, lambda p: p[3] == "attention" and p[0] != "attention"),
         ({"attention": 1, "pin": {2: "attention"}}, lambda p: p.count("attention") == 1 and p[2] == "attention"),
-        # A window of 8 keeps 8 positions where attention keeps all 1024.
+        # A window of 32 keeps 32 positions where attention keeps all 1024.
         ({"kv_bytes": ALL_MAIN}, lambda _: True),
         ({"kv_bytes": "100%"}, lambda _: True),
         ({"kv_bytes": ALL_MAIN - 1}, lambda p: p.count("attention") < 4),
-        ({"kv_bytes": "50%"}, lambda p: p.count("attention") * 128 + p.count("window") <= 2 * 128),
-        ({"kv_bytes": f"{ALL_MAIN // 2}..{ALL_MAIN}"}, lambda p: p.count("attention") * 128 + p.count("window") >= 2 * 128),
-        ({"kv_bytes": "25%..50%"}, lambda p: 128 <= p.count("attention") * 128 + p.count("window") <= 2 * 128),
+        ({"kv_bytes": "50%"}, lambda p: p.count("attention") * 32 + p.count("window") <= 2 * 32),
+        ({"kv_bytes": f"{ALL_MAIN // 2}..{ALL_MAIN}"}, lambda p: p.count("attention") * 32 + p.count("window") >= 2 * 32),
+        ({"kv_bytes": "25%..50%"}, lambda p: 32 <= p.count("attention") * 32 + p.count("window") <= 2 * 32),
         ({"kv_bytes": 512, "context": 8}, lambda p: p.count("attention") + p.count("window") <= 1),
         ({"kv_bytes": 512, "context": 8, "dtype": "fp8"}, lambda p: p.count("attention") + p.count("window") <= 2),
-        ({"state_bytes": 256}, lambda p: p.count("linear") <= 1),
+        ({"state_bytes": 4 * (2 * 8 * 8 + 2 * 8)}, lambda p: p.count("linear") <= 1),
         ({"params": "100%"}, lambda _: True),
         ({"flops": "99%"}, lambda p: p.count("attention") < 4),
         (
             {"kv_bytes": "50%", "attention": ">=1"},
-            lambda p: 128 <= p.count("attention") * 128 + p.count("window") <= 256 and p.count("attention") >= 1,
+            lambda p: 32 <= p.count("attention") * 32 + p.count("window") <= 64 and p.count("attention") >= 1,
         ),
     ],
 )
@@ -68,10 +68,10 @@ def test_a_budget_admits_what_it_says(value, rule):
         ({"attention": 9}, r"^budget: attention = 9 cannot be met: the nearest that can is 6 \(the most\)$"),
         (9, r"^budget: attention = 9 cannot be met: the nearest that can is 6 \(the most\)$"),
         ({"attention": ">=7"}, r"attention >= 7 cannot be met: the nearest that can is 6"),
-        ({"kv_bytes": 0}, r"^budget: kv_bytes <= 0 cannot be a limit: the nearest that can is 512; to go without, all"),
-        ({"kv_bytes": 0, "forbid": {0: "linear"}}, r"^budget: kv_bytes <= 0 cannot be met: the nearest that can is 512$"),
+        ({"kv_bytes": 0}, r"^budget: kv_bytes <= 0 cannot be a limit: the nearest that can is 2,048; to go without, all"),
+        ({"kv_bytes": 0, "forbid": {0: "linear"}}, r"^budget: kv_bytes <= 0 cannot be met: the nearest that can is 2,048$"),
         ({"params": "10%"}, r"params <= 1,\d\d\d\.?\d* cannot be met: the nearest that can is \d\d,\d\d\d \(the least\)"),
-        ({"kv_bytes": "513..1000"}, r"kv_bytes 513..1,000 cannot be met: the nearest that can is 512 or 1,024 \(nothing"),
+        ({"kv_bytes": "2049..4000"}, r"kv_bytes 2,049..4,000 cannot be met: the nearest that can is 2,048 or 4,096 \(nothing"),
         ({"attention": 4, "window": 4}, r"attention = 4 cannot be met beside window = 4: the nearest that can is 2 \(the most\)"),
         ({"attention": 1, "window": 1, "linear": 3}, r"attention = 1 cannot be met beside window = 1 and linear = 3: .* is 2 "),
         (
@@ -119,7 +119,7 @@ def test_a_budget_that_cannot_be_is_one_message(value, message):
 
 def test_the_nearest_that_is_named_can_be_met():
     rack = space(6, THREE)
-    for value in ({"attention": 6}, {"kv_bytes": 512, "forbid": {0: "linear"}}, {"attention": 2, "window": 4}):
+    for value in ({"attention": 6}, {"kv_bytes": 2048, "forbid": {0: "linear"}}, {"attention": 2, "window": 4}):
         assert Budget.of(value, rack).solve() is not None
     with pytest.raises(ConfigError, match="params <= 9,000 cannot be met: the nearest that can is ") as error:
         Budget.of({"params": 9000}, rack)

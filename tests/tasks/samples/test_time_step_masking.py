@@ -95,6 +95,16 @@ def test_a_custom_mapping_is_a_function_or_its_place(mapping, monkeypatch):
     assert [masking.get_time_step_for_stack(index) for index in range(5)] == [0, 62, 250, 562, 1000]
 
 
+def test_a_custom_mapping_is_called_by_name():
+    def mapping(*, num_time_steps, max_stacks, stack_idx):
+        return stack_idx * (num_time_steps - 1) / (max_stacks - 1)
+
+    options = {"stack_time_mapping": "custom", "custom_time_mapping": mapping, "max_stacks": 5, "num_time_steps": 1001}
+    assert TimeStepMasking({**DEPTH, **options}).get_time_step_for_stack(1) == 250
+    with pytest.raises(ValueError, match="the custom mapping must be a function of stack_idx, max_stacks and num_time_steps"):
+        TimeStepMasking({**DEPTH, **options, "custom_time_mapping": lambda stack_idx: stack_idx})
+
+
 def test_the_exponential_mapping_does_not_saturate():
     masking = TimeStepMasking({**DEPTH, "stack_time_mapping": "exponential"})
     table = [masking.get_time_step_for_stack(index) for index in range(12)]

@@ -1,8 +1,10 @@
 """Documents out of files of each format, and the one message for what cannot be read."""
 
 import json
+import re
 from collections import Counter
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -55,6 +57,62 @@ def test_all_formats_hold_the_same_documents(tmp_path):
     epochs = [epoch(task_of(tmp_path, str(path))) for path in (plain, lines, table, large)]
     assert epochs[0] == epochs[1] == epochs[2] == epochs[3]
     assert read([lines]) == read([table]) == DOCUMENTS
+
+
+TEXT_TYPES = {
+    "string": pa.string(),
+    "large string": pa.large_string(),
+    "string view": pa.string_view(),
+    "dictionary": pa.dictionary(pa.int8(), pa.string()),
+    "dictionary of large strings": pa.dictionary(pa.int32(), pa.large_string()),
+    "JSON": pa.json_(pa.string()),
+}
+
+
+@pytest.mark.parametrize("kind", TEXT_TYPES)
+def test_text_columns_of_any_type_are_read(tmp_path, kind):
+    path, texts = tmp_path / "table.parquet", pa.array(DOCUMENTS * 3)
+    column = texts.dictionary_encode() if "dictionary" in kind else texts
+    table = pa.table({"id": range(len(texts)), "text": column.cast(TEXT_TYPES[kind])})
+    pq.write_table(table, path, row_group_size=4)
+    assert read([path]) == DOCUMENTS * 3
+    assert task_of(tmp_path, str(path)).n_rows("train") > 0
+
+
+def test_a_category_of_pandas_is_text(tmp_path):
+    path = tmp_path / "table.parquet"
+    pd.DataFrame({"text": pd.Series(DOCUMENTS, dtype="category"), "n": range(len(DOCUMENTS))}).to_parquet(path)
+    assert read([path]) == DOCUMENTS
+
+
+OTHER_TYPES = {
+    "int64": [1, 2],
+    "double": [0.5],
+    "binary": [b"text in UTF-8"],
+    "dictionary<values=binary": pa.array([b"a", b"b"]).dictionary_encode(),
+    "list<element: string>": [["a"]],
+    "struct<a: string>": [{"a": "b"}],
+    "null": [None, None],
+    "timestamp": pa.array([0], pa.timestamp("s")),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TYPES)
+def test_a_column_of_another_type_is_named_with_its_type(tmp_path, name):
+    pq.write_table(pa.table({"id": pa.array(range(len(OTHER_TYPES[name]))), "text": OTHER_TYPES[name]}), tmp_path / "a.parquet")
+    message = f"files: {tmp_path}/a.parquet: no column of text 'text'; columns: id, text; 'text' is of the type {name}"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}.*; see the option 'field'$"):
+        read([tmp_path / "a.parquet"])
+
+
+def test_nulls_and_names_that_are_there_twice_are_told(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": pa.array(["a", None, "a"]).dictionary_encode()}), path)
+    with pytest.raises(ConfigError, match=r"a\.parquet, row 1: 'text' is null"):
+        read([path])
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), path)
+    with pytest.raises(ConfigError, match=r"no column of text 'text'; columns: text, text; 2 of them are called 'text'"):
+        read([path])
 
 
 def test_formats_may_be_mixed_and_columns_have_any_name(tmp_path):
@@ -141,7 +199,7 @@ MESSAGES = {
     "other.jsonl": "line 1: an object with a text 'text' is expected; see the option 'field'",
     "other.parquet": "no column of text 'text'; columns: id, body",
     "null.parquet": "row 2: 'text' is null",
-    "number.parquet": "no column of text 'text'; columns: id, text",
+    "number.parquet": "no column of text 'text'; columns: id, text; 'text' is of the type int64",
     "missing.txt": "no file is named or matched by",
     "*.none": "no file is named or matched by",
 }
@@ -156,8 +214,16 @@ def test_what_cannot_be_read_is_one_message_that_names_the_file(tmp_path, name, 
         task.n_rows("train")
     assert MESSAGES[name] in str(caught.value)
     assert name in str(caught.value)
+    assert str(caught.value).startswith("files: ")
     assert "\n" not in str(caught.value)
     assert all(path.name.endswith(".lock") for path in tmp_path.glob("tokens/*")), "something half-written is left"
+
+
+def test_a_folder_that_cannot_be_written_is_told_under_its_key(tmp_path):
+    write_plain(tmp_path / "plain", DOCUMENTS)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=f"^folder: {tmp_path}/file: cannot be read or written: "):
+        TASKS["text"](files=str(tmp_path / "plain"), folder=str(tmp_path / "file")).n_rows("train")
 
 
 def test_an_empty_split_is_an_error_that_says_why(tmp_path):

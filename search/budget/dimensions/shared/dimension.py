@@ -15,7 +15,7 @@ class Piece:
     """What is priced: one choice of a slot, or all that is outside of the slots.
 
     `count` has its modules, on torch's meta device, and what they add at the budget's context; `n_bytes` is the size of a number
-    that is kept in memory; `milliseconds` are those of the measured latency table, 0 without one.
+    in a cache; `milliseconds` are those of the measured latency table, 0 without one.
     """
 
     count: Count

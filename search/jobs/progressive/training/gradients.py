@@ -84,7 +84,7 @@ def denoising_distances(model: GrowingRack, batch: GrowthBatch) -> Tensor:
     """Mean squared distance of the first stack's output from the embedding of the clean sample, pads left out: [rows]."""
     rack = model.rack
     with torch.no_grad():
-        clean = rack.embed(batch.clean, batch.time_steps)
+        clean = rack.embed(batch.clean, batch.time_steps, model.attention_mask(batch))
     hidden = rack.run(model.below(batch, 0), stop=1, attention_mask=model.attention_mask(batch))
     distances = F.mse_loss(hidden.float(), clean.float(), reduction="none").mean(-1)
     attention_mask = torch.ones_like(distances) if batch.attention_mask is None else batch.attention_mask.to(distances.dtype)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models import Rack
+from models.rack.modules import reads_attention_mask
 from search.jobs.progressive.training.batches import GrowthBatch
 from search.training.local_losses.model import LocalUnits
 from tasks.samples.samples import Samples
@@ -46,8 +47,10 @@ class GrowingRack(nn.Module):
 
     def below(self, batch: GrowthBatch, stop: int) -> Tensor:
         """What embedding and the stacks before a stack make of a batch: [rows, time, d_model]."""
+        attention_mask = self.attention_mask(batch)
         time_steps = None if self.rack.time_embedding is None else batch.time_steps
-        return self.rack.run(self.rack.embed(batch.inputs, time_steps), stop=stop, attention_mask=self.attention_mask(batch))
+        embedded = self.rack.embed(batch.inputs, time_steps, attention_mask)
+        return self.rack.run(embedded, stop=stop, attention_mask=attention_mask)
 
     def attention_mask(self, batch: GrowthBatch) -> Tensor | None:
         """What mixers are told of pads."""
@@ -55,13 +58,13 @@ class GrowingRack(nn.Module):
 
 
 def needs_attention_mask(rack: Rack, samples: Samples) -> bool:
-    """Whether mixers would see pads where they count: some look ahead, or there are pads before tokens.
+    """Whether pads would count: something looks ahead or tells of all positions together, or pads stand before tokens.
 
-    Where all are causal, pads that stand at the end are behind everything that is asked; without a mask attention is faster.
+    Else pads are behind everything that is asked, and without a mask nothing has to be put in another order.
     """
     if samples.sequences("train", np.arange(1)).attention_mask is None:
         return False
-    return not all(map(is_causal, rack.stacks)) or samples.has_pads_before_tokens
+    return any(map(reads_attention_mask, rack.modules())) or samples.has_pads_before_tokens
 
 
 def is_causal(stack: nn.Module) -> bool:

@@ -28,13 +28,14 @@ class FrozenTrunk:
 
     def above(self, hidden: Tensor, rows: Tensor, *, start: int) -> Tensor:
         """The same from what stands at the input of a stack, which an earlier cache may know."""
-        n_positions = (rows.shape[1] - 1) // 2
-        attention_mask = rows[:, n_positions:-1].bool() if self._uses_attention_mask else None
-        return self._rack.run(hidden, start=start, stop=self.n_stacks, attention_mask=attention_mask)
+        return self._rack.run(hidden, start=start, stop=self.n_stacks, attention_mask=self._attention_mask(rows))
 
     def _embedded(self, rows: Tensor) -> Tensor:
-        n_positions = (rows.shape[1] - 1) // 2
-        return self._rack.embed(rows[:, :n_positions], None if self._rack.time_embedding is None else rows[:, -1])
+        time_steps = None if self._rack.time_embedding is None else rows[:, -1]
+        return self._rack.embed(rows[:, : (rows.shape[1] - 1) // 2], time_steps, self._attention_mask(rows))
+
+    def _attention_mask(self, rows: Tensor) -> Tensor | None:
+        return rows[:, (rows.shape[1] - 1) // 2 : -1].bool() if self._uses_attention_mask else None
 
 
 def pack_rows(batch: GrowthBatch) -> Tensor:

@@ -49,6 +49,28 @@ def test_benchmark_scores_a_model_of_the_caller(tmp_path):
     pd.testing.assert_series_equal(scores, again)
 
 
+@pytest.mark.parametrize("order", ["another order", "keywords alone"])
+def test_benchmark_says_by_name_what_a_model_is_for(order):
+    made = []
+
+    def make(vocab_size, max_length, task):
+        made.append((task, vocab_size, max_length))
+        return Bigram(vocab_size, max_length)
+
+    def make_by_keyword(*, max_length, vocab_size, task):
+        return make(vocab_size, max_length, task)
+
+    keys = {"changes": "none", "epochs": 1, "lrs": [0.1], "weight_decays": [0.0], "train": {"device": "cpu"}}
+    tasks = {"compression": {**TINY, "task": {"seq_len": 8}}}
+    library.benchmark(make if order == "another order" else make_by_keyword, "bigram", tasks=tasks, **keys)
+    assert made == [("compression", 16, 8)]
+
+
+def test_benchmark_refuses_a_function_of_something_else():
+    with pytest.raises(ConfigError, match=r"benchmark: make_model_fn: must be a function of task, vocab_size and max_length"):
+        library.benchmark(Bigram, "bigram", tasks=["compression"])
+
+
 def test_benchmark_gives_nan_where_there_is_no_score():
     def make(task, vocab_size, max_length):
         if task == "compression":

@@ -1,5 +1,6 @@
 """A step of a supernet: what moves and what does not, micro-batches, several placements, weights of tasks, counts."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from models import Supernet
+from search.jobs.supernet.job import train_supernet
 from search.jobs.supernet.report import trained_counts
 from search.jobs.supernet.step import SupernetStep
 from search.samplers.shared.sampler import placements_of_step
@@ -160,6 +162,27 @@ def test_debug_compares_the_placements_of_ranks():
                 steps.backward(7)
         else:
             steps.backward(7)
+
+
+@pytest.mark.parametrize("n_placements", [1, 2])
+def test_debug_tells_what_every_layer_draws_at_every_step(tmp_path, n_placements):
+    """Under the numbers that steps have in the history, and what is told is what is trained."""
+    mlp = {"kind": "stochastic", "main": "wide", "mixers": {"wide": {"kind": "swiglu", "d_ff": 24}, "none": None}}
+    spec = supernet_spec(block={**BLOCK, "mlp": mlp}, debug=True, n_steps=4, placements_per_step=n_placements)
+    told, slots = [], spec.rack.slots()
+    train_supernet(spec, tmp_path, say=told.append)
+    drawn = [line for line in told if re.fullmatch(r"step \d+(, placement \d of 2)?: layer 0 .*", line)]
+    expected = []
+    for step in range(4):
+        for number, placement in enumerate(placements_of_step(spec.make_sampler(), spec.seed, step, n_placements), start=1):
+            which = f", placement {number} of 2" if n_placements == 2 else ""
+            names = ", ".join(f"{slot} {name}" for slot, name in zip(slots, placement, strict=True))
+            expected.append(f"step {step + 1}{which}: {names}")
+    assert drawn == expected
+    assert all(str(slot) in drawn[0] for slot in slots)
+    told.clear()
+    train_supernet(supernet_spec(n_steps=2), tmp_path / "quiet", say=told.append)
+    assert not any("layer 0" in line for line in told)
 
 
 def frozen_spec():
