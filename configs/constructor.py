@@ -51,7 +51,7 @@ def _problem(parameter: Parameter, taken: frozenset[str]) -> str | None:
     try:
         adapter = TypeAdapter(parameter.annotation, config=ConfigDict(strict=True))
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
-        return f"has the type {parameter.annotation!r}: an option is a number, a text, a bool, None, a Literal, or a list of these"
+        return f"has the type {parameter.annotation!r}: an option is a number, text, bool, None, Literal, or a list of these"
     try:
         if parameter.default is not parameter.empty:
             adapter.validate_python(parameter.default)

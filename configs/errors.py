@@ -58,6 +58,11 @@ def known_names(name: str, known: Iterable[str]) -> str:
     return f"{hint}Known: {', '.join(names) or 'none'}"
 
 
+def with_article(noun: str) -> str:
+    """`a mixer`, `an embedding`."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def raise_unknown(noun: str, name: str, known: Iterable[str]) -> Never:
     """Raise for a name that is not in a registry."""
     raise ConfigError(f"unknown {noun} '{shortened(name)}'; {known_names(name, known)}")

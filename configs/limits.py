@@ -25,7 +25,7 @@ LONGEST_ECHO = 200
 """Characters of a value that a message repeats."""
 
 MOST_BLOCKS = 1024
-"""Of a rack, patterns laid out. The deepest published language models have some 130 layers."""
+"""Of a rack, patterns laid out, and its stacks as it grows. The deepest published language models have some 130 layers."""
 
 MOST_PARTS = 16_384
 """Mixers and channel mixers of a rack, every choice of every layer counted: building that many takes half a minute."""
@@ -33,11 +33,14 @@ MOST_PARTS = 16_384
 MOST_PARAMETERS = 10**13
 """Of a rack: ten times the largest published ones. Counted before anything is allocated."""
 
-LONGEST_SEQUENCE = 2**24
-"""Positions of a sequence, and tokens of a vocabulary: longer than any published context (10 million), and than any vocabulary."""
+WIDEST = 2**17
+"""`d_model`: five times the widest published models."""
 
-MOST_TOKENS = 2**31
-"""Positions of the batch of one step over all workers, at 8 bytes each: above any published batch (some 100 million)."""
+LONGEST = 2**24
+"""Positions of a sequence, and tokens of a vocabulary: more than any published context (10 million) or vocabulary has."""
+
+MOST_POSITIONS = 2**31
+"""Of the batch of one step over all workers: above any published batch (some 100 million). They are 8 bytes each."""
 
 
 def shortened(text: str) -> str:

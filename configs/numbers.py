@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic_core import CoreSchema, core_schema
 
-from configs.limits import LARGEST_INTEGER, shortened
+from configs.limits import LARGEST_INTEGER
 
 
 def _plain_number(value: Any) -> Any:
@@ -18,27 +18,23 @@ def _plain_number(value: Any) -> Any:
 
 
 def with_plain_numbers(schema: CoreSchema) -> CoreSchema:
-    """The schema of a model whose own number fields, wherever in a union, list or mapping, are checked before pydantic's rules."""
+    """The schema of a model whose own number fields, wherever in a union, list or mapping, are checked before all else."""
     found: CoreSchema = _walked(schema, is_outermost=True)
     return found
 
 
 def _walked(part: Any, *, is_outermost: bool = False) -> Any:
-    if isinstance(part, list):
-        return [_walked(each, is_outermost=is_outermost) for each in part]
-    if isinstance(part, tuple):
-        return tuple(_walked(each) for each in part)
-    if not isinstance(part, dict):
-        return part
-    kind = part.get("type")
+    if isinstance(part, list | tuple):
+        return type(part)(_walked(each, is_outermost=is_outermost) for each in part)
+    kind = part.get("type") if isinstance(part, dict) else None
     if kind in ("int", "float"):
-        return core_schema.no_info_before_validator_function(_plain_number, part)  # type: ignore[arg-type]
-    if kind == "function-before" and part["function"]["function"] is _plain_number:
-        return part
-    if kind == "model":
-        return {**part, "schema": _walked(part["schema"])} if is_outermost else part  # another model has seen to its own
+        return core_schema.no_info_before_validator_function(_plain_number, part)
+    is_checked = kind == "function-before" and part["function"]["function"] is _plain_number
+    if not isinstance(part, dict) or is_checked or (kind == "model" and not is_outermost):
+        return part  # another model has seen to its own
     untouched = ("keys_schema", "metadata", "serialization", "definitions", "computed_fields")  # JSON has text for keys
+    still = is_outermost and kind != "model"
     return {
-        name: inner if name in untouched else _walked(inner, is_outermost=is_outermost and name == "schema")
+        name: inner if name in untouched else _walked(inner, is_outermost=still and name == "schema")
         for name, inner in part.items()
     }

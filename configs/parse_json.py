@@ -43,7 +43,7 @@ def _problem_in(tree: Any) -> str | None:
             if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
                 return f"an integer that 64 bits do not hold: {shortened(str(value))}"
             if isinstance(value, str) and (odd := _ODD_CHARACTERS.search(value)):
-                return f"text with the character {ascii(odd[0])}, which no file or terminal takes"
+                return f"text with the character {odd[0]!a}, which no file or terminal takes"
         keys = [key for value in level if isinstance(value, dict) for key in value]
         below = [inner for value in level if isinstance(value, dict | list) for inner in _inside(value)]
         level = [*keys, *below]

@@ -135,7 +135,7 @@ def _check_scalar(node: yaml.ScalarNode) -> None:
     if kind in ("seq", "map") or (form is not None and not form.match(text)):
         raise _problem(node, f"'{shortened(text)}' is no {kind}")
     if kind == "str" and (odd := _ODD_CHARACTERS.search(text)):
-        raise _problem(node, f"text with the character {ascii(odd[0])}, which no file or terminal takes")
+        raise _problem(node, f"text with the character {odd[0]!a}, which no file or terminal takes")
     if kind == "int" and (len(text) > _MOST_DIGITS or abs(_integer(text)) > LARGEST_INTEGER):
         raise _problem(node, f"an integer of {len(text):,} digits ({text[:20]}...): 64 bits hold up to {LARGEST_INTEGER:,}")
 

@@ -14,7 +14,7 @@ from pydantic import PlainValidator, SerializeAsAny, WithJsonSchema, create_mode
 from pydantic_core import PydanticCustomError
 
 from configs.constructor import constructor_options
-from configs.errors import ConfigError, known_names, raise_unknown
+from configs.errors import ConfigError, known_names, raise_unknown, with_article
 from configs.limits import shortened
 from configs.spec import Spec
 
@@ -96,7 +96,7 @@ class Registry(Mapping[str, type]):
             if isinstance(item, type) and title.lower() == spelling:
                 return item
         expected = "".join(word.capitalize() for word in name.split("_"))
-        raise ConfigError(f"{module.__file__}: a {self.noun} by this name must define a class {expected}")
+        raise ConfigError(f"{module.__file__}: {with_article(self.noun)} by this name must define a class {expected}")
 
     def part(self, value: Any) -> Part:
         """Validate `{kind: ..., options}` (or a bare kind) against the constructor of that kind."""
@@ -105,7 +105,7 @@ class Registry(Mapping[str, type]):
         if isinstance(value, str):
             value = {"kind": value}
         if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-            raise PydanticCustomError("rule", "{text}", {"text": f"a {self.noun} needs a kind; {known_names('', self)}"})
+            raise PydanticCustomError("rule", "{text}", {"text": f"{with_article(self.noun)} needs a kind; {known_names('', self)}"})
         if value["kind"] not in self:
             text = f"unknown {self.noun} '{shortened(value['kind'])}'; {known_names(value['kind'], self)}"
             raise PydanticCustomError("rule", "{text}", {"text": text})
