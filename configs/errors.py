@@ -8,6 +8,8 @@ from typing import Any, Never
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from configs.limits import LARGEST_INTEGER, LONGEST_ECHO, MOST_PROBLEMS, shortened
+
 Location = tuple[int | str, ...]
 
 
@@ -23,7 +25,8 @@ class Problems:
 
     def add(self, location: Location, message: str, value: Any = None) -> None:
         """Note one problem; `location` is relative to the spec being validated. A place below it that is wrong says more."""
-        if any(detail["loc"][: len(location)] == location != detail["loc"] for detail in self._details if location):
+        is_told_below = any(detail["loc"][: len(location)] == location != detail["loc"] for detail in self._details if location)
+        if is_told_below or len(self._details) > MOST_PROBLEMS:
             return
         error = PydanticCustomError("rule", "{text}", {"text": message})
         self._details.append(InitErrorDetails(type=error, loc=location, input=value))
@@ -41,6 +44,8 @@ class Problems:
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """What a misspelt name probably meant; hyphens and underscores are the same."""
+    if len(name) > LONGEST_ECHO:
+        return None
     by_spelling = {other.replace("-", "_"): other for other in sorted(known)}
     found = difflib.get_close_matches(name.replace("-", "_"), by_spelling, n=1)
     return by_spelling[found[0]] if found else None
@@ -54,15 +59,20 @@ def known_names(name: str, known: Iterable[str]) -> str:
     return f"{hint}Known: {', '.join(names) or 'none'}"
 
 
+def with_article(noun: str) -> str:
+    """`a mixer`, `an embedding`."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def raise_unknown(noun: str, name: str, known: Iterable[str]) -> Never:
     """Raise for a name that is not in a registry."""
-    raise ConfigError(f"unknown {noun} '{name}'; {known_names(name, known)}")
+    raise ConfigError(f"unknown {noun} '{shortened(name)}'; {known_names(name, known)}")
 
 
 def yaml_path(location: Location) -> str:
     """`("stacks", 0, "block")` as `stacks[0].block`."""
     text = ""
-    for part in location:
+    for part in (shortened(part) if isinstance(part, str) else part for part in location):
         if isinstance(part, int):
             text += f"[{part}]"
         elif part.startswith("<"):
@@ -102,10 +112,20 @@ def message_of(line: Any) -> str:
     message = _EXPECTED.get(line["type"], str(line["msg"])).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message[:1].lower() + message[1:]
     value = line["input"]
-    return message if isinstance(value, dict | list | tuple) else f"{message} (got {value!r})"
+    is_endless = isinstance(value, int) and abs(value) > LARGEST_INTEGER  # its digits would take minutes, or be refused
+    if is_endless or isinstance(value, dict | list | tuple):
+        return message
+    shown = shortened(value) if isinstance(value, str) else value  # the repr of a text may be ten times as long
+    return f"{message} (got {shown!r})"
 
 
 def config_error(source: str, error: ValidationError) -> ConfigError:
     """All problems of one file or command line as one message, a line each."""
-    lines = [f"{source}: {yaml_path(line['loc'])}: {message_of(line)}" for line in error.errors()]
-    return ConfigError("\n".join(dict.fromkeys(lines)))
+    lines = [f"{source}: {yaml_path(line['loc'])}: {message_of(line)}" for line in error.errors(include_url=False)]
+    return ConfigError(told_lines(source, list(dict.fromkeys(lines))))
+
+
+def told_lines(source: str, lines: list[str]) -> str:
+    """Problems, a line each, as many as a person reads."""
+    left = len(lines) - MOST_PROBLEMS
+    return "\n".join([*lines[:MOST_PROBLEMS], *([f"{source}: more problems follow from there on"] if left > 0 else [])])

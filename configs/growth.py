@@ -2,10 +2,21 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from configs.errors import Problems
+from configs.limits import MOST_BLOCKS
 from configs.spec import Spec
+from configs.time_mapping import WAYS_TO_SAY, CustomMapping, mapping_misfit, time_table
 
 BuildingMode = Literal["append", "prepend"]
 Problem = tuple[tuple[int | str, ...], str]
@@ -40,13 +51,14 @@ class GrowthSpec(Spec):
     the end train all (`fine_tune_mode` full), all adapters, or the head.
 
     `time_*`: a time tells a new stack how noisy its samples are, by its place in the order of creation (`depth`), or the network
-    by an embedding (`input`); the options of either are those of the objectives' times.
+    by an embedding (`input`); the options of either are those of the objectives' times. A `custom_time_mapping` is the name of a
+    file in `tasks/time_mappings/`, a list of time steps, or, in Python alone, a function; saved, that is the list it comes to.
     """
 
     outside_fingerprint = ("cache_mode", "cache_dir", "cache_bytes", "gradient_checkpointing")
     enabled: bool = True
     target_stacks: PositiveInt | None = None
-    max_stacks: PositiveInt = 12
+    max_stacks: Annotated[PositiveInt, Field(le=MOST_BLOCKS)] = 12
     building_mode: BuildingMode = "append"
     init: Literal["identity", "random", "copy_last", "copy_middle"] = "identity"
 
@@ -90,7 +102,7 @@ class GrowthSpec(Spec):
     time_embedding_dim: PositiveInt = 512
     time_encoding_type: Literal["sinusoidal", "learned"] = "sinusoidal"
     stack_time_mapping: Literal["linear", "exponential", "custom"] = "linear"
-    custom_time_mapping: str | None = None
+    custom_time_mapping: CustomMapping | None = None
     time_per_stack: PositiveInt = 100
     num_time_steps: PositiveInt | None = None
     noise_direction: Literal["increasing", "decreasing"] = "increasing"
@@ -110,6 +122,18 @@ class GrowthSpec(Spec):
     def final_stacks(self) -> int:
         """How many stacks there are at last."""
         return self.max_stacks if self.target_stacks is None else self.target_stacks
+
+    @property
+    def n_time_steps(self) -> int:
+        """N, the number of time steps."""
+        return self.num_time_steps or self.time_per_stack * (self.final_stacks - 1) + 1
+
+    @field_serializer("custom_time_mapping")
+    def _as_data(self, mapping: CustomMapping | None) -> str | list[int] | None:
+        """A function as what it says of each stack: nobody who reads what is written has to find it, or to run it."""
+        if callable(mapping):
+            return list(time_table(mapping, self.final_stacks, self.n_time_steps))
+        return list(mapping) if isinstance(mapping, tuple) else mapping
 
     def problems(self) -> list[Problem]:
         """What does not fit together."""
@@ -148,8 +172,10 @@ def _misfits(growth: GrowthSpec) -> list[Problem]:
     if growth.prepend_loss == "denoise_mse" and growth.building_mode != "prepend":
         found.append((("prepend_loss",), "denoise_mse is of a stack before the trunk: set building_mode: prepend"))
     if (growth.stack_time_mapping == "custom") != (growth.custom_time_mapping is not None):
-        text = "stack_time_mapping custom needs a function, package.module:function; the others have none"
-        found.append((("custom_time_mapping",), text))
+        text = "stack_time_mapping custom needs one, and the others have none"
+        found.append((("custom_time_mapping",), f"{text}: give {WAYS_TO_SAY}"))
+    elif message := mapping_misfit(growth.custom_time_mapping, growth.final_stacks, growth.n_time_steps):
+        found.append((("custom_time_mapping",), message))
     if growth.time_encoding_type == "sinusoidal" and growth.time_embedding_dim % 2:
         text = f"{growth.time_embedding_dim} must be even with time_encoding_type sinusoidal: half of it are sines, half cosines"
         found.append((("time_embedding_dim",), text))

@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import PlainValidator, SerializeAsAny, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
 
-from configs.errors import known_names, raise_unknown
+from configs.constructor import constructor_options
+from configs.errors import ConfigError, known_names, raise_unknown, with_article
+from configs.limits import shortened
 from configs.spec import Spec
 
 PART_OF = "part of"
@@ -73,7 +75,8 @@ class Registry(Mapping[str, type]):
         return len(self._kinds)
 
     def __contains__(self, kind: object) -> bool:
-        if not isinstance(kind, str):
+        """Whether there is a file by this name: a name never leads out of the package, whatever has been imported below it."""
+        if not isinstance(kind, str) or "." in kind:
             return False
         name = kind.replace("-", "_")
         module = sys.modules.get(f"{self.package}.{name}")
@@ -83,13 +86,17 @@ class Registry(Mapping[str, type]):
         if kind not in self:
             raise_unknown(self.noun, kind, self)
         name = kind.replace("-", "_")
-        module = importlib.import_module(self._also.get(name, f"{self.package}.{name}"))
+        path = self._also.get(name, f"{self.package}.{name}")
+        try:
+            module = importlib.import_module(path)
+        except (ImportError, SyntaxError) as error:
+            raise ConfigError(f"{path}: this {self.noun} cannot be imported: {error}") from error
         spelling = name.replace("_", "")
         for title, item in vars(module).items():
             if isinstance(item, type) and title.lower() == spelling:
                 return item
         expected = "".join(word.capitalize() for word in name.split("_"))
-        raise TypeError(f"{module.__file__}: a {self.noun} by this name must define a class {expected}")
+        raise ConfigError(f"{module.__file__}: {with_article(self.noun)} by this name must define a class {expected}")
 
     def part(self, value: Any) -> Part:
         """Validate `{kind: ..., options}` (or a bare kind) against the constructor of that kind."""
@@ -98,9 +105,11 @@ class Registry(Mapping[str, type]):
         if isinstance(value, str):
             value = {"kind": value}
         if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-            raise PydanticCustomError("rule", "{text}", {"text": f"a {self.noun} needs a kind; {known_names('', self)}"})
+            raise PydanticCustomError(
+                "rule", "{text}", {"text": f"{with_article(self.noun)} needs a kind; {known_names('', self)}"}
+            )
         if value["kind"] not in self:
-            text = f"unknown {self.noun} '{value['kind']}'; {known_names(value['kind'], self)}"
+            text = f"unknown {self.noun} '{shortened(value['kind'])}'; {known_names(value['kind'], self)}"
             raise PydanticCustomError("rule", "{text}", {"text": text})
         kind = value["kind"].replace("-", "_")
         return self.spec_of(kind).model_validate({**value, "kind": kind})
@@ -140,8 +149,8 @@ def _modules(folders: tuple[tuple[str, int], ...], also: tuple[str, ...]) -> tup
 @cache
 def _part_spec(registry: Registry, component: type, kind: str) -> type[Part]:
     fields: dict[str, Any] = {"kind": (Literal[kind], kind)}
-    for name, parameter in inspect.signature(component, eval_str=True).parameters.items():
-        annotation = OrderedDict[str, registry.field()] if name == registry.named_parts else parameter.annotation  # type: ignore[misc]
-        if name not in registry.handed_down:
-            fields[name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
+    taken = frozenset(registry.base.model_fields)
+    for name, annotation, default in constructor_options(component, registry.handed_down, registry.named_parts, taken):
+        named = OrderedDict[str, registry.field()] if name == registry.named_parts else annotation  # type: ignore[misc]
+        fields[name] = (named, default)
     return create_model(f"{component.__name__}Spec", __base__=registry.base, **fields)

@@ -5,9 +5,12 @@ import json
 from collections import OrderedDict
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema
 
 from configs.errors import Problems, known_names, message_of, nearest_name
+from configs.limits import MOST_PROBLEMS, shortened
+from configs.numbers import with_plain_numbers
 
 SPEC_VERSION = 3
 """Of the format of saved specs: raise it when keys change. No other version is read; the first one did not say so."""
@@ -35,6 +38,11 @@ class Spec(BaseModel):
         del problems
         return raw
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """As pydantic makes it; fields that are numbers refuse booleans, and integers of more than 64 bits."""
+        return with_plain_numbers(handler(source))
+
     @model_validator(mode="wrap")
     @classmethod
     def _validate_all(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
@@ -45,15 +53,16 @@ class Spec(BaseModel):
             spec = handler(data)
         except ValidationError as error:
             keys = [*cls.model_fields, *cls.short_forms]
-            own = [line for line in error.errors() if len(line["loc"]) == 1]
+            lines = error.errors(include_url=False)[: MOST_PROBLEMS + 1]
+            own = [line for line in lines if len(line["loc"]) == 1]
             meant = {nearest_name(str(line["loc"][0]), keys) for line in own if line["type"] == "extra_forbidden"}
-            for line in error.errors():
+            for line in lines:
                 message = message_of(line)
                 if line in own and line["type"] == "missing" and line["loc"][0] in meant:
                     continue  # it is there, misspelt
                 if line in own and line["type"] == "extra_forbidden":
                     key = str(line["loc"][0])
-                    message = f"unknown key '{key}'; {known_names(key, keys)}"
+                    message = f"unknown key '{shortened(key)}'; {known_names(key, keys)}"
                 problems.add(line["loc"], message, line["input"])
         problems.raise_if_any(cls.__name__)
         return spec

@@ -13,6 +13,7 @@ from models.spec.placement import Slot, parse_placement
 from models.spec.rack_fields import RackFields
 from models.spec.registries import EMBEDDINGS, HEADS, NORMS, PARTS
 from models.spec.rules import check_part
+from models.spec.size import parameter_problems
 
 if TYPE_CHECKING:
     from models.rack.modules import Rack
@@ -25,8 +26,14 @@ class RackSpec(RackFields):
     def _check_head(self) -> Self:
         problems = Problems()
         for name, registry, part in (("head", HEADS, self.head), ("embedding", EMBEDDINGS, self.embedding)):
-            if message := check_part(registry, part, self.d_model, self.max_length):
+            if message := check_part(registry, part, self.d_model, self.max_length, self.vocab_size):
                 problems.add((name,), message)
+        problems.raise_if_any(type(self).__name__)
+        ends = self.embedding, self.head
+        for location, message in parameter_problems(
+            self.stacks, ends, d_model=self.d_model, max_length=self.max_length, vocab_size=self.vocab_size
+        ):
+            problems.add(location, message)
         _check_reach(self, problems)
         problems.raise_if_any(type(self).__name__)
         _check_globs(self, problems)

@@ -73,5 +73,3 @@ def _between(model: ModelConfig, progressive: ProgressiveConfig, data: DataConfi
         yield ("model", "architecture", "n_stacks"), text
     if data.seq_len is not None and model.max_seq_len is not None and data.seq_len > model.max_seq_len:
         yield ("data", "seq_len"), f"{data.seq_len} is more than model.max_seq_len = {model.max_seq_len}"
-    if progressive.unfindable is not None:
-        yield (*section, "custom_time_mapping"), progressive.unfindable

@@ -1,20 +1,16 @@
 """The section `training` of the guide's configuration: steps, rates, and the subsection `progressive`."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_serializer
 
-from configs.errors import ConfigError, message_of
+from configs.errors import message_of
 from configs.growth import AdapterSize, GrowthSpec, Problem
 from configs.load import validate
 from configs.stackwise.base import BaseConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
-TimeMapping = Callable[[int, int, int], float]
-"""(stack_idx, max_stacks, num_time_steps) to a time step."""
-
 MASKS = {
     "mask_token_id": "mask_token_id",
     "random_fraction": "random_fraction",
@@ -32,10 +28,9 @@ class ProgressiveConfig(GrowthSpec, BaseConfig):
 
     Of the objective mlm: the chosen tokens become `mask_token_id` (None: a token of its own, `vocab_size`), a random one, or
     stay. `mask_schedule` says how the share of them goes with time from `mask_ratio` to `final_mask_ratio` (None: linear, where
-    there is a time; constant, where there is none). A `custom_time_mapping` may be a function.
+    there is a time; constant, where there is none).
     """
 
-    custom_time_mapping: str | TimeMapping | None = None  # type: ignore[assignment]
     training_objective: Literal["mlm", "clm", "custom"] = "mlm"
     mask_token_id: NonNegativeInt | None = None
     random_fraction: Share = 0.0
@@ -48,23 +43,7 @@ class ProgressiveConfig(GrowthSpec, BaseConfig):
     def growth(self) -> GrowthSpec:
         """The frozen spec of the growth; ConfigError where it does not fit together."""
         tree = {name: getattr(self, name) for name in GrowthSpec.model_fields}
-        if callable(self.custom_time_mapping):
-            tree["custom_time_mapping"] = _place(self.custom_time_mapping)
-        if self.unfindable is not None:
-            raise ConfigError(f"training.progressive: custom_time_mapping: {self.unfindable}")
         return validate(GrowthSpec, tree, "training.progressive")
-
-    @property
-    def unfindable(self) -> str | None:
-        """Why a run, which may be on another machine, could not find the function of time; None if it could, or there is none."""
-        function = self.custom_time_mapping
-        if not callable(function):
-            return None
-        module, _, name = _place(function).partition(":")
-        if getattr(sys.modules.get(module), name, None) is function:
-            return None
-        text = "is no function at the top of a module, where a run, which may be on another machine, could find it"
-        return f"{_place(function)} {text}"
 
     def objective(self) -> dict[str, Any]:
         """What the stages are asked, as a spec in plain values."""
@@ -103,10 +82,6 @@ class ProgressiveConfig(GrowthSpec, BaseConfig):
     def _checked_sizes(self, sizes: dict[int, AdapterSize]) -> dict[str, Any]:
         return {str(index): AdapterSize.model_validate(size).to_dict() for index, size in sizes.items()}
 
-    @field_serializer("custom_time_mapping")
-    def _place_of_function(self, mapping: str | TimeMapping | None) -> str | None:
-        return _place(mapping) if callable(mapping) else mapping
-
 
 class TrainingConfig(BaseConfig):
     """How the rack is trained: stack by stack (`strategy` progressive, with `progressive.enabled`), or all at once.
@@ -130,7 +105,3 @@ class TrainingConfig(BaseConfig):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     save_interval: PositiveInt | None = None
     progressive: ProgressiveConfig = Field(default_factory=ProgressiveConfig)
-
-
-def _place(function: TimeMapping) -> str:
-    return f"{function.__module__}:{function.__qualname__}"

@@ -37,7 +37,9 @@ def glob_problems(module: nn.Module, fields: ParameterFields) -> Iterator[tuple[
             yield place, message
         for index, glob in enumerate(() if lora is None else lora.targets):
             if glob != "*" and not any(is_matched(name.removesuffix(".weight"), glob) for name in linears):
-                yield (*place, "targets", index), f"'{glob}' matches no linear below; {known_names(glob, _lasts(linears))}"
+                anywhere = f"did you mean '*.{glob}'? " if glob in _lasts(linears) else ""  # deeper down
+                told = anywhere or known_names(glob, _lasts(linears))
+                yield (*place, "targets", index), f"'{glob}' matches no linear below; {told.strip()}"
             elif glob != "*" and (message := _all_tied(glob, linears, tied)):
                 yield (*place, "targets", index), message
 

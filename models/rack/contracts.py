@@ -4,8 +4,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from models.rack.measured import Sized, measured_flops, measured_state
 
-class Mixer(nn.Module):
+
+class Mixer(Sized):
     """A map over the sequence: every position may look at (earlier) positions.
 
     A kind is one file `models/mixers/<kind>.py` with one class. Its constructor takes `d_model` first (and `max_length`,
@@ -55,9 +57,9 @@ class Mixer(nn.Module):
         """Numbers kept per sequence to go on after `seq_len` positions, as the MAD protocol counts them.
 
         The recurrent state, or the key-value cache; the short convolutions' last few inputs are not counted
-        (Poli et al. 2024, section 3).
+        (Poli et al. 2024, section 3). By default all that `step` keeps; without a step form, all inputs.
         """
-        raise NotImplementedError
+        return measured_state(self, seq_len)
 
     def set_memory_length(self, n_positions: int) -> tuple[str, ...]:  # noqa: ARG002
         """Start anew with a memory that fades to 1/e over about `n_positions`; the names of the parameters that were set.
@@ -69,12 +71,13 @@ class Mixer(nn.Module):
     def flops(self, seq_len: int) -> int:
         """Forward floating-point operations for one sequence of `seq_len` positions; a multiply-add is two.
 
-        Counts the matrix products, convolutions and scans of the form that `forward` runs, not element-wise work.
+        Counts the matrix products, convolutions and scans of the form that `forward` runs, not element-wise work. By default
+        what torch counts of them, without scans.
         """
-        raise NotImplementedError
+        return measured_flops(self, seq_len)
 
 
-class ChannelMixer(nn.Module):
+class ChannelMixer(Sized):
     """A map over the channels of each position; a kind is one file in `models/channel_mixers/`.
 
     The rules for constructors are those of `Mixer`; `forward(x [..., d_model]) -> [..., d_model]`. One that also looks at the
@@ -99,11 +102,11 @@ class ChannelMixer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} keeps no state")
 
     def flops(self, seq_len: int) -> int:
-        """Forward floating-point operations for `seq_len` positions; a multiply-add is two."""
-        raise NotImplementedError
+        """Forward floating-point operations for `seq_len` positions; a multiply-add is two. By default what torch counts."""
+        return measured_flops(self, seq_len)
 
 
-class Head(nn.Module):
+class Head(Sized):
     """The read-out of a rack; a kind is one file in `models/parts/heads/`.
 
     Its constructor names what it needs of `d_model`, `vocab_size`, `max_length` and `make_norm` (each call makes one more of
@@ -121,5 +124,5 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def flops(self, seq_len: int) -> int:
-        """Forward floating-point operations for one sequence; a multiply-add is two."""
-        raise NotImplementedError
+        """Forward floating-point operations for one sequence; a multiply-add is two. By default what torch counts."""
+        return measured_flops(self, seq_len)

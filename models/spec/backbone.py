@@ -6,11 +6,13 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from configs import Problems
+from configs.limits import WIDEST
 from models.spec.block import _rms_norm
 from models.spec.parameters import ParameterFields
 from models.spec.registries import CHANNEL_MIXERS, MIXERS, NORMS
 from models.spec.rules import UNKNOWN_LENGTH, check_part, check_shares, check_uids
 from models.spec.short_forms import check_blocks, expand_layers, hand_down_norm
+from models.spec.size import parameter_problems, stack_problems
 from models.spec.stack import StackSpec
 
 
@@ -31,7 +33,7 @@ class BackboneSpec(ParameterFields):
     """
 
     short_forms = ("layers", "init_std")
-    d_model: PositiveInt
+    d_model: Annotated[PositiveInt, Field(le=WIDEST)]
     norm: NORMS.field() = Field(default_factory=_rms_norm)  # type: ignore[valid-type]
     stacks: Annotated[tuple[StackSpec, ...], Field(min_length=1)]
 
@@ -41,6 +43,14 @@ class BackboneSpec(ParameterFields):
         raw = hand_down_norm(expand_layers(_expand_init_std(raw, problems), problems))
         check_blocks(raw, problems)
         return raw
+
+    @model_validator(mode="after")
+    def _check_depth(self) -> Self:
+        problems = Problems()
+        for location, message in stack_problems(self.stacks):
+            problems.add(location, message)
+        problems.raise_if_any(type(self).__name__)
+        return self
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
@@ -55,6 +65,8 @@ class BackboneSpec(ParameterFields):
         for location, message in messages.items():
             if message:
                 problems.add(location, message)
+        for location, message in parameter_problems(self.stacks, d_model=self.d_model, max_length=max_length):
+            problems.add(location, message)
         check_uids(problems, stack_uids(self), getattr(self, "next_uid", None))
         # As text: the order of globs counts.
         around = [json.dumps({**stack.own_fields(), "uid": None}) for stack in self.stacks]

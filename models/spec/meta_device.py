@@ -18,6 +18,10 @@ ELEMENTWISE = frozenset(
 )
 
 
+LARGE = 10**6
+"""From which on an option is told of where sizes overflow."""
+
+
 class FastMeta(TorchFunctionMode):
     """On the meta device: what only fills does nothing, and what computes element by element gives the shape of its result.
 
@@ -59,18 +63,24 @@ def _shape(name: str, args: Any, kwargs: Any) -> list[int] | None:
     return shape
 
 
-def refusal(registry: Registry, part: Part, **sizes: int | None) -> str | None:
-    """Why the constructor of a part refuses its options at these sizes, in its own words; None if it does not."""
+def refusal(registry: Registry, part: Part, **sizes: int | None) -> tuple[str | None, int]:
+    """Why the constructor of a part refuses its options at these sizes, in its own words, or None; and its parameters.
+
+    Parameters of parts in the part are not counted.
+    """
     component = registry[part.kind]
     options = {name: _stand_ins(value) if name == registry.named_parts else value for name, value in part.options().items()}
-    handed_down = {**sizes, "vocab_size": 1, "make_norm": nn.Identity}
+    handed_down = {"vocab_size": 1, **sizes, "make_norm": nn.Identity}
     named = inspect.signature(component).parameters
     try:
         with torch.device("meta"), FastMeta():
-            component(**options, **{name: value for name, value in handed_down.items() if name in named})
-    except (ValueError, RuntimeError) as error:  # torch's own, for sizes whose product overflows
-        return str(error)
-    return None
+            module = component(**options, **{name: value for name, value in handed_down.items() if name in named})
+    except ValueError as error:
+        return str(error), 0
+    except (RuntimeError, OverflowError, TypeError) as error:  # torch's and Python's own, for sizes whose product overflows
+        large = ", ".join(f"{name} = {value}" for name, value in options.items() if isinstance(value, int) and value > LARGE)
+        return f"{part.kind} cannot be made at these sizes ({large}): {str(error).partition(chr(10))[0]}", 0
+    return None, sum(parameter.numel() for parameter in module.parameters())
 
 
 def _stand_ins(parts: Mapping[str, Part | None]) -> dict[str, nn.Module | None]:

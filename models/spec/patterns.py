@@ -10,9 +10,12 @@ from pydantic import Field, PlainValidator, PositiveInt, SerializeAsAny, Validat
 
 from configs import Problems, Spec
 from configs.errors import Location, known_names
+from configs.limits import MOST_BLOCKS, shortened
 from configs.merge import merge
 from models.spec.block import Blocks, BlockSpec
 from models.spec.parameters import ParameterFields
+
+NumberOfBlocks = Annotated[PositiveInt, Field(le=MOST_BLOCKS)]
 
 
 def _pattern_item(value: Any) -> Any:
@@ -28,7 +31,7 @@ class PatternSpec(Spec):
     """A pattern inside a pattern: names in order, repeated and cut to `n_blocks` (once through, if not given)."""
 
     pattern: Annotated[tuple[PatternItem, ...], Field(min_length=1)]
-    n_blocks: PositiveInt | None = None
+    n_blocks: NumberOfBlocks | None = None
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,20 @@ class BlockWithPath:
 class Layout(ParameterFields):
     """The fields of a stack that say which blocks it has; `StackSpec` explains them."""
 
-    n_blocks: PositiveInt | None = None
+    n_blocks: NumberOfBlocks | None = None
     block: BlockSpec | None = None
     pattern: Annotated[tuple[PatternItem, ...], Field(min_length=1)] | None = None
     blocks: Blocks | None = None
     layers: dict[str, SerializeAsAny[dict[str, Any]]] = Field(default_factory=dict)
+
+
+def _n_names(pattern: Sequence[Any], n_blocks: int | None) -> int:
+    """How many names a pattern comes to, without laying it out: patterns in patterns multiply."""
+    return (
+        sum(1 if isinstance(item, str) else _n_names(item.pattern, item.n_blocks) for item in pattern)
+        if n_blocks is None
+        else n_blocks
+    )
 
 
 def _names(pattern: Sequence[Any], n_blocks: int | None) -> list[str]:
@@ -91,25 +103,35 @@ def _lay_out(stack: Layout, problems: Problems) -> Iterator[BlockWithPath]:
             problems.add(("blocks",), f"a list of {len(stack.blocks)} blocks, but n_blocks is {stack.n_blocks}")
         yield from (BlockWithPath(block, ("blocks", index)) for index, block in enumerate(stack.blocks))
     elif stack.blocks and stack.pattern:
-        names = _names(stack.pattern, stack.n_blocks)
-        unknown = [name for name in dict.fromkeys(names) if name not in stack.blocks]
-        for name in unknown:
-            problems.add(("pattern",), f"'{name}' is not in blocks; {known_names(name, stack.blocks)}", name)
-        unused = [name for name in stack.blocks if name not in _names(stack.pattern, None)]
-        for name in () if unknown else unused:
-            problems.add(("blocks", name), "not used in the pattern")
-        yield from (BlockWithPath(stack.blocks[name], ("blocks", name)) for name in names if name not in unknown)
+        yield from _lay_out_pattern(stack.pattern, stack.blocks, stack.n_blocks, problems)
     else:
         problems.add((), "give block and n_blocks, or pattern and blocks, or a list of blocks")
 
 
-_SLICE = re.compile(r"(-?\d+)?:(-?\d+)?(?::(-?\d+))?")
+def _lay_out_pattern(
+    pattern: Sequence[Any], blocks: dict[str, BlockSpec], n_blocks: int | None, problems: Problems
+) -> Iterator[BlockWithPath]:
+    if (n_names := _n_names(pattern, None)) > MOST_BLOCKS:
+        problems.add(("pattern",), f"comes to {n_names:,} blocks once through: a rack has at most {MOST_BLOCKS:,}")
+        return
+    names = _names(pattern, n_blocks)
+    unknown = [name for name in dict.fromkeys(names) if name not in blocks]
+    for name in unknown:
+        problems.add(("pattern",), f"'{shortened(name)}' is not in blocks; {known_names(name, blocks)}", name)
+    unused = [name for name in blocks if name not in _names(pattern, None)]
+    for name in () if unknown else unused:
+        problems.add(("blocks", name), "not used in the pattern")
+    yield from (BlockWithPath(blocks[name], ("blocks", name)) for name in names if name not in unknown)
+
+
+_INDEX = r"-?\d{1,9}"
+_SLICE = re.compile(rf"({_INDEX})?:({_INDEX})?(?::({_INDEX}))?")
 
 
 def _indices(key: str, n_blocks: int) -> list[int]:
-    if re.fullmatch(r"-?\d+", key):
+    if re.fullmatch(_INDEX, key):
         return [int(key) % n_blocks] if -n_blocks <= int(key) < n_blocks else []
     match = _SLICE.fullmatch(key)
-    if not match or match[3] == "0":
+    if not match or (match[3] is not None and int(match[3]) == 0):
         return []
     return list(range(n_blocks))[slice(*(None if part is None else int(part) for part in match.groups()))]

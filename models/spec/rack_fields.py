@@ -1,9 +1,10 @@
 """The fields of a whole model's description, without the checks that need it built."""
 
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from configs.limits import LONGEST
 from models.spec.backbone import BackboneSpec
 from models.spec.registries import EMBEDDINGS, HEADS
 from models.spec.time import TimeSpec
@@ -17,8 +18,8 @@ class RackFields(BackboneSpec):
     that is there), so that a stack that has gone is not taken for another one.
     """
 
-    vocab_size: PositiveInt
-    max_length: PositiveInt | None = None
+    vocab_size: Annotated[PositiveInt, Field(le=LONGEST)]
+    max_length: Annotated[PositiveInt, Field(le=LONGEST)] | None = None
     tie_embeddings: bool = False
     residual_dtype: Literal["bfloat16"] | None = None
     embedding: EMBEDDINGS.field() = Field(default_factory=lambda: EMBEDDINGS.part("token"))  # type: ignore[valid-type]

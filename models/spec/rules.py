@@ -13,26 +13,42 @@ UNKNOWN_LENGTH = -1
 """Stands for the `max_length` of a backbone, which only the rack around it will know."""
 
 
-@lru_cache(maxsize=4096)
-def check_part(registry: Registry, part: Part | None, d_model: int, max_length: int | None) -> str | None:
+def check_part(registry: Registry, part: Part | None, d_model: int, max_length: int | None, vocab_size: int = 1) -> str | None:
     """Why the part cannot be built at these sizes, in its constructor's own words; None if it can.
 
     The constructor is the one place where a part's rules are written, so it is asked: on torch's meta device, where it
     takes about a millisecond and no memory.
     """
-    if part is None:
-        return None
-    for name, inner in part.options().get(registry.named_parts or "", {}).items():
-        if message := check_part(registry, inner, d_model, max_length):
-            return f"{registry.named_parts}.{name}: {message}"
+    return None if part is None else _asked(registry, part, d_model, max_length, vocab_size)[0]
+
+
+def n_parameters(registry: Registry, part: Part | None, d_model: int, max_length: int | None, vocab_size: int = 1) -> int:
+    """How many parameters a part has that can be built, those of all its choices too; nothing is allocated to know it."""
+    return 0 if part is None else _asked(registry, part, d_model, max_length, vocab_size)[1]
+
+
+def choices(registry: Registry, part: Part) -> dict[str, Part | None]:
+    """The parts in a part by name, if it holds any."""
+    found: dict[str, Part | None] = part.options().get(registry.named_parts or "", {})
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _asked(registry: Registry, part: Part, d_model: int, max_length: int | None, vocab_size: int) -> tuple[str | None, int]:
+    inside = 0
+    for name, inner in choices(registry, part).items():
+        message, n_inner = (None, 0) if inner is None else _asked(registry, inner, d_model, max_length, vocab_size)
+        if message:
+            return f"{registry.named_parts}.{name}: {message}", 0
+        inside += n_inner
     wanted = inspect.signature(registry[part.kind]).parameters.get("max_length")
     if max_length is None and wanted is not None and wanted.default is wanted.empty:
-        return f"{part.kind} needs the rack's max_length"
-    if max_length == UNKNOWN_LENGTH:
-        max_length = 128
+        return f"{part.kind} needs the rack's max_length", 0
     from models.spec.meta_device import refusal
 
-    return refusal(registry, part, d_model=d_model, max_length=max_length)
+    length = 128 if max_length == UNKNOWN_LENGTH else max_length
+    message, own = refusal(registry, part, d_model=d_model, max_length=length, vocab_size=vocab_size)
+    return message, own + inside
 
 
 def check_uids(problems: Problems, uids: Sequence[int], next_uid: int | None) -> None:

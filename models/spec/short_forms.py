@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from configs import Problems, Registry, read_yaml
 from configs.calls import parse_call
 from configs.errors import Location, known_names
+from configs.limits import LONGEST, WIDEST, shortened
 from configs.load import apply_override
 from models.spec.registries import CHANNEL_MIXERS, MIXERS, NORMS
 from models.spec.rules import UNKNOWN_LENGTH, check_part
@@ -44,7 +45,7 @@ def layer(value: Any) -> tuple[Registry, dict[str, Any]]:
     known = [registry for registry in (MIXERS, CHANNEL_MIXERS) if value["kind"] in registry]
     if not known:
         kinds = {*MIXERS, *CHANNEL_MIXERS}
-        raise ValueError(f"unknown kind '{value['kind']}'; {known_names(value['kind'], kinds)}")
+        raise ValueError(f"unknown kind '{shortened(value['kind'])}'; {known_names(value['kind'], kinds)}")
     inner = _inner_kinds(value.get(known[0].named_parts))
     return next((registry for registry in known if any(kind in registry for kind in inner)), known[0]), value
 
@@ -58,7 +59,7 @@ def _named_layer(text: str) -> dict[str, Any]:
         part = {"kind": name}
     else:
         known = {*layer_names(), *(kind.replace("_", "-") for kind in kinds)}
-        raise ValueError(f"unknown layer '{name}'; {known_names(name, known)}")
+        raise ValueError(f"unknown layer '{shortened(name)}'; {known_names(name, known)}")
     for option in options:
         apply_override(part, option)
     return part
@@ -110,9 +111,9 @@ def check_raw_part(registry: Registry, part: Any, raw: dict[str, Any]) -> str | 
     """Why a part of a raw rack cannot be built at the rack's sizes; ValidationError if the part is wrong by itself."""
     d_model, max_length = raw.get("d_model"), raw.get("max_length")
     spec = registry.part(part)
-    if not isinstance(d_model, int) or d_model < 1:
-        return None
-    is_length = isinstance(max_length, int) and max_length > 0  # a wrong one is a problem of its own
+    if type(d_model) is not int or not 0 < d_model <= WIDEST:
+        return None  # a problem of its own, as is a wrong length
+    is_length = type(max_length) is int and 0 < max_length <= LONGEST
     return check_part(registry, spec, d_model, max_length if is_length else UNKNOWN_LENGTH)
 
 

@@ -44,7 +44,7 @@ def loaded_spec(
         "rack": {**rack.to_dict(), "time": None},
         "data": {"vocab_size": rack.vocab_size, "seq_len": samples.seq_len, "batch_size": training.batch_size},
         "objective": objective_of(training, vocab_size=rack.vocab_size),
-        "growth": {**growth.to_dict(), **grown},
+        "growth": growth.model_copy(update=grown).to_dict(),  # where the time of a stack is a function, what it says of these
         "stack": {**stack_spec(config.model, 0).to_dict(), "uid": None, "lr_scale": scale},
         "training_architecture": "rackwise" if is_grown else mode_of(training),
         "local_loss": training.local_loss,

@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import math
 import re
 from pathlib import Path
 
@@ -92,7 +93,7 @@ OTHER = {
     "time_embedding_dim": 64,
     "time_encoding_type": "learned",
     "stack_time_mapping": "custom",
-    "custom_time_mapping": "package.module:function",
+    "custom_time_mapping": "cosine",
     "time_per_stack": 10,
     "num_time_steps": 50,
     "noise_direction": "decreasing",
@@ -344,24 +345,37 @@ def test_where_and_how_a_cache_is_kept_is_no_content_of_a_growth():
 
 
 def test_functions_of_time(tmp_path):
-    config = ProgressiveConfig(stack_time_mapping="custom", custom_time_mapping=halfway)
-    assert config.custom_time_mapping is halfway
-    assert config.growth().custom_time_mapping == f"{__name__}:halfway" == config.to_dict()["custom_time_mapping"]
-    config.custom_time_mapping = lambda stack_idx, max_stacks, num_time_steps: stack_idx  # noqa: ARG005
-    with pytest.raises(ConfigError, match="no function at the top of a module"):
-        config.growth()
-    config.validate()  # which does for masks alone
+    config = ProgressiveConfig(stack_time_mapping="custom", custom_time_mapping=halfway, target_stacks=3)
+    assert config.custom_time_mapping is halfway is config.growth().custom_time_mapping
+    assert config.growth().to_dict()["custom_time_mapping"] == config.to_dict()["custom_time_mapping"] == [0, 34, 67]
+    config.target_stacks = 5
+    assert config.to_dict()["custom_time_mapping"] == [0, 40, 80, 120, 160]
     whole = StackWiseConfig()
     whole.training.progressive = config
-    message = r"training\.progressive\.custom_time_mapping: .*no function at the top of a module"
-    for call in (whole.validate, lambda: whole.to_yaml(tmp_path / "config.yaml")):
-        with pytest.raises(ConfigError, match=message):
-            call()
-    config.custom_time_mapping = halfway
-    whole.training.progressive = config
     whole.to_yaml(tmp_path / "config.yaml")
-    again = StackWiseConfig.from_yaml(tmp_path / "config.yaml")
-    assert again.training.progressive.growth() == config.growth()
+    again = StackWiseConfig.from_yaml(tmp_path / "config.yaml").training.progressive
+    assert again.custom_time_mapping == (0, 40, 80, 120, 160)
+    assert again.growth().fingerprint() == config.growth().fingerprint()
+    config.custom_time_mapping = lambda *_: math.nan
+    with pytest.raises(ConfigError, match=r"custom_time_mapping: the custom mapping must return a number; got nan for stack 0"):
+        config.validate()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ("os:getcwd", "'os:getcwd': a file can name no code: .* or in Python the function itself"),
+        ("../cosine", "'../cosine': a file can name no code"),
+        ([0, 1], "2 time steps for 3 stacks: each needs one"),
+        ([0, 1, 201], "201 is above the last time step: num_time_steps is 201, and they count from 0"),
+    ],
+)
+def test_a_mapping_that_is_no_name_and_no_list_of_times(mapping, message):
+    config = ProgressiveConfig(stack_time_mapping="custom", custom_time_mapping=mapping, target_stacks=3)
+    with pytest.raises(ConfigError, match=f"custom_time_mapping: {message}"):
+        config.validate()
+    with pytest.raises(ConfigError, match=f"custom_time_mapping: {message}"):
+        config.growth()
 
 
 def test_every_key_of_the_objective_gets_through():

@@ -128,7 +128,7 @@ class ProgressiveFields(Spec):
     @property
     def n_time_steps(self) -> int:
         """N, the number of time steps."""
-        return self.growth.num_time_steps or self.growth.time_per_stack * (self.n_target - 1) + 1
+        return self.growth.n_time_steps
 
     def depth_time(self) -> DepthTime:
         """Time steps by the order in which stacks are created."""

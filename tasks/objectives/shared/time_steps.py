@@ -1,30 +1,27 @@
 """Diffusion-like time steps of samples: given by the depth of the stack in training, or drawn."""
 
-import importlib
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 
-from configs import ConfigError
-from configs.functions import called_by_name
+from configs.time_mapping import CustomMapping, time_table
 from tasks.checks import check_integers
 from tasks.objectives.shared.checks import check_choice
 from tasks.objectives.shared.counters import uniform
 from tasks.objectives.shared.objective import Draw
 from tasks.rng import stream
+from tasks.time_mappings import TIME_MAPPINGS
 
 STEEPNESS = 3.0
 """Of the exponential mapping."""
 
 MappingName = Literal["linear", "exponential", "custom"]
 NoiseDirection = Literal["increasing", "decreasing"]
-CustomMapping = Callable[[int, int, int], float]
-"""Called by the names stack_idx, max_stacks and num_time_steps: a time step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +29,15 @@ class DepthTime:
     """A time step for each stack, by the order in which stacks are created, wherever they are put.
 
     linear: min(index * time_per_stack, N - 1). exponential: round((N - 1) (e^{a index / (S - 1)} - 1) / (e^a - 1)) for S stacks,
-    a = 3: from 0 to N - 1. custom: what a function says, rounded and kept within [0, N - 1].
+    a = 3: from 0 to N - 1. custom: what a mapping says, rounded and kept within [0, N - 1].
 
     Options:
         max_stacks: S, as many as there may be at last.
         mapping: one of the three.
         time_per_stack: the step of the linear mapping.
         n_time_steps: N; null is time_per_stack * (max_stacks - 1) + 1, so that the linear mapping ends at the last step.
-        custom: of the custom mapping, a function or its place, `package.module:function`.
+        custom: of the custom mapping, the name of a file in `tasks/time_mappings/`, a function, or a list with the time step of
+            each stack.
         noise_direction: `decreasing` gives the first stack what would be the last one's time, and so on. Where stacks are
             appended, the first one sees the noisiest samples then, as in a reverse diffusion.
     """
@@ -48,7 +46,7 @@ class DepthTime:
     mapping: MappingName = "linear"
     time_per_stack: int = 100
     n_time_steps: int | None = None
-    custom: str | CustomMapping | None = None
+    custom: CustomMapping | None = None
     noise_direction: NoiseDirection = "increasing"
 
     def __post_init__(self) -> None:
@@ -58,7 +56,7 @@ class DepthTime:
         check_choice("mapping", self.mapping, get_args(MappingName))
         check_choice("noise_direction", self.noise_direction, get_args(NoiseDirection))
         if (self.mapping == "custom") != (self.custom is not None):
-            raise ValueError(f"the mapping custom needs a function, the others have none; {self.mapping} got {self.custom!r}")
+            raise ValueError(f"the mapping custom needs one of its own, the others have none; {self.mapping} got {self.custom!r}")
         rises = np.diff(self.table)
         if not ((rises > 0).all() or (rises < 0).all()):
             text = f"stacks do not have times in order: the time steps by creation are {list(self.table)} of {self.n_steps}"
@@ -72,7 +70,7 @@ class DepthTime:
     @cached_property
     def table(self) -> tuple[int, ...]:
         """The time step of each stack."""
-        steps = [self._mapped(index) for index in range(self.max_stacks)]
+        steps = self._custom() if self.mapping == "custom" else [self._mapped(index) for index in range(self.max_stacks)]
         return tuple(steps if self.noise_direction == "increasing" else reversed(steps))
 
     def time_step(self, stack_index: int) -> int:
@@ -89,33 +87,14 @@ class DepthTime:
         last = self.n_steps - 1
         if self.mapping == "linear":
             return min(index * self.time_per_stack, last)
-        if self.mapping == "exponential":
-            return round(last * math.expm1(STEEPNESS * index / max(self.max_stacks - 1, 1)) / math.expm1(STEEPNESS))
+        return round(last * math.expm1(STEEPNESS * index / max(self.max_stacks - 1, 1)) / math.expm1(STEEPNESS))
+
+    def _custom(self) -> Sequence[int]:
         assert self.custom is not None  # checked before
-        function = find_function(self.custom) if isinstance(self.custom, str) else self.custom
-        try:
-            mapping = called_by_name(function, "stack_idx", "max_stacks", "num_time_steps")
-        except ConfigError as error:
-            raise ValueError(f"the custom mapping {error}") from None
-        step = mapping(stack_idx=index, max_stacks=self.max_stacks, num_time_steps=self.n_steps)
-        if not isinstance(step, int | float | np.number) or not np.isfinite(step):
-            raise ValueError(f"the custom mapping must return a number; got {step!r} for stack {index}")
-        return min(max(round(float(step)), 0), last)
-
-
-def find_function(place: str) -> CustomMapping:
-    """The function at `package.module:function`; a ValueError where there is none."""
-    module, colon, name = place.partition(":")
-    if not (module and colon and name):
-        raise ValueError(f"a function's place is written package.module:function; got {place!r}")
-    try:
-        function = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise ValueError(f"no function at {place!r}: {error}") from error
-    if not callable(function):
-        raise ValueError(f"no function at {place!r}: the module {module} has no function {name}")  # noqa: TRY004 - a user's text
-    found: CustomMapping = function
-    return found
+        if not isinstance(self.custom, str) and not callable(self.custom):
+            return self.custom[: self.max_stacks]
+        mapping = TIME_MAPPINGS[self.custom]() if isinstance(self.custom, str) else self.custom
+        return time_table(mapping, self.max_stacks, self.n_steps)
 
 
 def as_times(time_steps: np.ndarray, n_time_steps: int) -> np.ndarray:

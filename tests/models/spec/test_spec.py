@@ -228,7 +228,11 @@ def test_names_of_layers_take_hyphens_and_underscores():
         ({"layers": ["attention", {"kind": "mlpp"}]}, "layers[1]", "unknown kind 'mlpp'; did you mean 'mlp'?"),
         ({"layers": [{"n_heads": 2}]}, "layers[0]", "a layer is a name or a mapping with a kind"),
         ({"layers": [{"kind": "attention", "n_haeds": 2}]}, "layers[0].n_haeds", "did you mean 'n_heads'?"),
-        ({"layers": [{"kind": "mlp", "d_ff": 10**18}], "d_model": 10**9}, "layers[0]", "overflow"),
+        (
+            {"layers": [{"kind": "mlp", "d_ff": 10**18}]},
+            "layers[0]",
+            "d_ff = 1000000000000000000): Storage size",
+        ),
         ({"layers": []}, "layers", "a list of layers is expected"),
         ({"layers": "attention"}, "layers", "a list of layers is expected"),
         ({"layers": ["attention"], "stacks": [{"n_blocks": 1, "block": {}}]}, "layers", "give layers or stacks, not both"),

@@ -68,8 +68,12 @@ CASES = {
         "growth.num_time_steps: stacks share time steps: [0, 1, 1]",
     ),
     "mapping": (
-        {"growth": {"time_interpretation": "depth", "stack_time_mapping": "custom", "custom_time_mapping": "no:one"}},
-        "growth.stack_time_mapping: no function at 'no:one'",
+        {"growth": {"time_interpretation": "depth", "stack_time_mapping": "custom", "custom_time_mapping": "cosin"}},
+        "growth.stack_time_mapping: unknown time mapping 'cosin'; did you mean 'cosine'",
+    ),
+    "code": (
+        {"growth": {"stack_time_mapping": "custom", "custom_time_mapping": "no:one"}},
+        "growth.custom_time_mapping: 'no:one': a file can name no code: give the name of a file in tasks/time_mappings",
     ),
     "no mapping": ({"growth": {"stack_time_mapping": "custom"}}, "growth.custom_time_mapping: "),
     # candidates

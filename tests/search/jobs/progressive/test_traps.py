@@ -1,6 +1,7 @@
 """Traps of growth: nothing leaks, times and objectives reach the loss, dropout rests in the trunk, scales of losses."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -87,15 +88,20 @@ def half_way(index, max_stacks, n_time_steps):
 
 
 def test_a_mapping_of_ones_own_is_followed(tmp_path):
+    """What is written of it is what it says: the folder is read, and goes on, where nobody knows the function."""
     growth = {
         "time_interpretation": "depth",
         "stack_time_mapping": "custom",
-        "custom_time_mapping": f"{__name__}:half_way",
+        "custom_time_mapping": half_way,
         "num_time_steps": 101,
     }
     spec = growth_spec(objective=LINEAR, block=AHEAD, growth=growth)
     stages_here(spec, tmp_path)
     assert [row["time_step"] for row in rows(tmp_path)] == [0, 25, 50]
+    again = type(spec).model_validate(spec.to_dict())
+    assert again.growth.custom_time_mapping == (0, 25, 50)
+    assert again.fingerprint() == spec.fingerprint()
+    assert pickle.loads(pickle.dumps(spec)).depth_time().table == (0, 25, 50)  # as Ray sends it
 
 
 @pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
