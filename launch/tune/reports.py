@@ -15,7 +15,7 @@ class _StoppedByTune(BaseException):
 def tell_tune(numbers: dict[str, Any]) -> None:
     """Report from within `stoppable`."""
     try:
-        tune.tell_tune(numbers)
+        tune.report(numbers)
     except SystemExit:
         raise _StoppedByTune from None
 

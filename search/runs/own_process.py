@@ -111,7 +111,7 @@ def _result(process: BaseProcess, here: Connection, tell: Tell, timeout: float |
         seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
         # A child of the trial's own may hold the pipe open, so that its end does not tell that the trial is gone.
         ready = connection.wait([here, process.sentinel], seconds)
-        if not ready:
+        if not ready or (deadline is not None and time.monotonic() > deadline):  # one that hangs may tell of it for ever
             process.kill()
             raise TookTooLongError(f"the trial took longer than trial_timeout allows, {timeout:g} s, and was ended")
         message = _received(here) if here in ready or here.poll() else None

@@ -33,6 +33,7 @@ ENDS = {
     "raise": (lambda: _raise(RuntimeError("broke in two")), "RuntimeError: broke in two"),
     "exit-0": (lambda: sys.exit(0), "the trial ended itself by SystemExit(0)"),
     "exit-word": (lambda: sys.exit("enough"), "the trial ended itself by SystemExit(enough)"),
+    "stop": (lambda: _raise(StopIteration), "the trial ended itself by StopIteration()"),
     "leave-0": (lambda: os._exit(0), "the trial left its process with exit status 0 before it was done"),
     "leave-3": (lambda: os._exit(3), "the trial left its process with exit status 3 before it was done"),
     "signal": (lambda: os.kill(os.getpid(), signal.SIGSEGV), "the trial's process was ended by SIGSEGV"),
@@ -77,6 +78,13 @@ def model_but_of_a_rate(trial):
     return Doomed("usual")
 
 
+def factory(task, vocab_size, max_length):
+    """As `benchmark` wants it."""
+    del task, max_length
+    assert vocab_size == 8
+    return Doomed("usual")
+
+
 def sound_model(trial):
     """The same, mended."""
     del trial
@@ -87,6 +95,14 @@ def rack(spec, folder, say):
     """A retrained rack, by its folder's name."""
     come_to_its_end(folder.name)
     return _rack(spec, folder, say)
+
+
+def rack_on_ray(spec, folder, on_evaluation):
+    """What a worker does for a rack, by its folder's name; leaves a stroke for each time that it is tried."""
+    del spec, on_evaluation
+    with folder.with_name(f"{folder.name}.tries").open("a") as file:
+        file.write("|")
+    come_to_its_end(folder.name)
 
 
 def candidate(spec, folder, say):
@@ -114,6 +130,12 @@ def told_pid(tell):
     """Work that tells where it runs, and goes on for ever."""
     tell(os.getpid())
     time.sleep(1e6)
+
+
+def talk(tell):
+    """Work that tells for ever."""
+    while True:
+        tell("more")
 
 
 def slow(tell):

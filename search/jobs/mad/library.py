@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,7 +39,8 @@ def benchmark(
 
     Args:
         make_model_fn: `make_model_fn(task, vocab_size, max_length)` builds a fresh model for a task (`in-context-recall`, ..);
-            it is called under the trial's seed, once a trial. For `compression` the model must return all `max_length` positions.
+            it is called under the trial's seed, once a trial, and with `isolate_trials` or `trial_timeout` in another process.
+            For `compression` the model must return all `max_length` positions.
         model_id: names the results; give changed models another id, or another folder.
         tasks: names, or names with what differs from `configs/tasks/`; the suite's six, if None.
         mode: `mad` for the reference's metric and model selection, `clean` for held-out ones.
@@ -56,10 +58,7 @@ def benchmark(
     raw = {"mode": mode, "architectures": {model_id: None}, "tasks": tasks or SUITE, **keys}
     spec = validate(MadSpec, raw, "benchmark")
 
-    def make_model(trial: Trial) -> nn.Module:
-        setting = trial.spec.setting
-        return make_model_fn(trial.task, setting.instance().vocab_size, spec.tasks[trial.task].longest_for(setting))
-
+    make_model = partial(_model, make_model_fn, spec)
     with tempfile.TemporaryDirectory(prefix="mixrack-") as temporary:
         folder = Path(temporary if out is None else out)
         run(spec, folder, execute, make_model, show=False)
@@ -75,6 +74,11 @@ def benchmark(
     import pandas as pd  # noqa: PLC0415 - half a second to import, for those who call this
 
     return pd.Series(values, name=model_id, dtype=float).rename_axis("task")
+
+
+def _model(make_model_fn: Callable[[str, int, int], nn.Module], spec: MadSpec, trial: Trial) -> nn.Module:
+    setting = trial.spec.setting
+    return make_model_fn(trial.task, setting.instance().vocab_size, spec.tasks[trial.task].longest_for(setting))
 
 
 def train_task(

@@ -44,7 +44,8 @@ class MadSpec(IsolationSpec):
 
     Up to `pack_size` trials that differ in rate, decay and seed alone are trained as one; `packing: auto` does so on a GPU, where
     it pays. A pack gives what separate trials give, but for the masks of dropout. `data_folder` keeps data sets between runs,
-    `save_weights` the best and last weights of every trial. `isolate_trials` and `trial_timeout` are told of in `IsolationSpec`.
+    `save_weights` the best and last weights of every trial. `isolate_trials` gives each trial or pack a process of its own, and
+    `trial_timeout` also ends it after so many seconds (of a pack, for each of its trials).
     """
 
     short_forms = ("changes", "d_model", "only")

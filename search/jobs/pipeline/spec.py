@@ -18,7 +18,7 @@ class RetrainSpec(IsolationSpec):
     """How single racks are trained from scratch: as the supernet, but for what is given here.
 
     Each is trained once for every seed, and scored on `n_test_batches` batches of `test_batch_size` instances that nothing was
-    picked by. `isolate_trials` and `trial_timeout` (`IsolationSpec`) are about each training.
+    picked by. `isolate_trials` trains each in a process of its own, and `trial_timeout` also ends it after so many seconds.
     """
 
     n_steps: PositiveInt | None = None

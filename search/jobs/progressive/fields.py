@@ -52,7 +52,7 @@ class ChoiceSpec(IsolationSpec):
 
     `n_steps` are the steps that each candidate, listed or found, trains on the trunk's cached output before it is ranked by its
     held-out loss: loss at growth misleads, loss some hundred steps later predicts (Du et al. 2024, arXiv 2406.02469).
-    `isolate_trials` and `trial_timeout` (`IsolationSpec`) are about each candidate.
+    `isolate_trials` trains each in a process of its own, and `trial_timeout` also ends it after so many seconds.
     """
 
     n_steps: PositiveInt = 50

@@ -7,6 +7,7 @@ import pytest
 import torch._dynamo  # noqa: F401 - the first optimizer would import it, in each fork anew
 from safetensors.torch import load_file
 
+import search
 from configs import ConfigError
 from search.jobs import in_process
 from search.jobs.in_process import HERE
@@ -155,3 +156,11 @@ def test_how_trials_are_kept_apart_is_no_content():
     assert ChoiceSpec(**keys).fingerprint() == ChoiceSpec().fingerprint()
     with pytest.raises(ValueError, match="trial_timeout"):
         RetrainSpec(trial_timeout=0)
+
+
+def test_a_benchmark_of_a_factory_runs_in_processes_of_their_own(tmp_path):
+    keys = {
+        name: value for name, value in doomed("mine").to_dict().items() if name in ("tasks", "lrs", "epochs", "seeds", "train")
+    }
+    scores = search.benchmark(dying.factory, "mine", out=tmp_path, weight_decays=[0.0], isolate_trials=True, **keys)
+    assert 0 <= scores["in-context-recall"] <= 1

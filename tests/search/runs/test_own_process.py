@@ -51,6 +51,11 @@ def test_the_time_of_a_pack_is_that_of_its_trials():
         run_trial(dying.slow, told.append, limits)
 
 
+def test_work_that_tells_for_ever_has_no_more_time():
+    with pytest.raises(TookTooLongError, match=r"0\.2 s, and was ended"):
+        run_in_own_process(dying.talk, lambda _: None, timeout=0.2)
+
+
 def test_what_cannot_go_to_another_process_is_said():
     with pytest.raises(ConfigError, match="process of its own, which needs to import its model"):
         run_in_own_process(lambda tell: None, print)  # noqa: ARG005 - the shape of work
