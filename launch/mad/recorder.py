@@ -10,8 +10,8 @@ from configs.records import Row
 from launch.mad.worker import name_of, points_of
 from launch.tune.searchers import Config
 from launch.tune.sessions import error_of
+from search.jobs.mad.attempt import failed_rows
 from search.jobs.mad.job import forget
-from search.jobs.mad.run_trials import failed_rows
 from search.jobs.mad.trial import Trial
 from search.runs.console import Progress, label
 from search.runs.run_folder import TrialLog

@@ -20,6 +20,7 @@ from search.jobs.mad.run_trials import MakeModel
 from search.jobs.mad.spec import MadSpec
 from search.jobs.mad.trial import Trial
 from search.runs.console import Progress
+from search.runs.isolation import IsolationSpec
 from search.runs.run_folder import TrialLog
 
 
@@ -41,6 +42,7 @@ def execute(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_mo
             },
             options=trial_options(spec, out.resolve()),
             make_model=make_model,
+            limits=IsolationSpec(isolate_trials=spec.isolate_trials, trial_timeout=spec.trial_timeout),
         )
         worker = worker_resources(spec.workers, spec.train.device, resources)
         tuner = tune.Tuner(

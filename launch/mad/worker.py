@@ -3,12 +3,16 @@
 import math
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle
 
 from configs.records import to_json
+from launch.tune.reports import stoppable, tell_tune
 from launch.tune.searchers import Config
-from search.jobs.mad.run_trials import MakeModel, attempt, run_trials
+from search.jobs.mad.attempt import attempt, failed_rows, run_contained
+from search.jobs.mad.run_trials import MakeModel
 from search.jobs.mad.trial import Trial, TrialSpec
+from search.runs.isolation import IsolationSpec
+from search.runs.own_process import TookTooLongError
 from search.training.devices import use_one_thread
 
 GridPoint = tuple[int, float, float]
@@ -26,10 +30,13 @@ def points_of(config: Config) -> list[GridPoint]:
     return config.get("points") or [(config["seed"], config["lr"], config["weight_decay"])]
 
 
-def run_config(config: Config, settings: dict[str, Any], options: dict[str, Any], make_model: MakeModel | None) -> None:
+def run_config(
+    config: Config, settings: dict[str, Any], options: dict[str, Any], make_model: MakeModel | None, limits: IsolationSpec
+) -> None:
     """Run a configuration; the last report carries the finished rows.
 
-    A single trial that raises is left to Tune, which tries it again; in a pack the others go on, and it becomes a failed row.
+    A single trial that raises is left to Tune, which tries it again, but not one that took too long; in a pack the others go on,
+    and it becomes a failed row.
     """
     use_one_thread()
     architecture, task, change, raw = settings[name_of(config)]
@@ -37,17 +44,22 @@ def run_config(config: Config, settings: dict[str, Any], options: dict[str, Any]
     trials = [setting.at(*point) for point in points_of(config)]
     reported_step = 0
 
-    def report(trial: Trial, row: dict[str, float]) -> None:
+    def evaluated(trial: Trial, row: dict[str, float]) -> None:
         nonlocal reported_step
         del trial
         if row["step"] > reported_step:  # once an evaluation; of a pack, the first that is still running stands for all
             reported_step = int(row["step"])
             finite = {name: value for name, value in row.items() if math.isfinite(value)}
-            tune.report({"accuracy": 0.0, "macro_accuracy": 0.0, **finite})  # a diverged model is as good as none
+            tell_tune({"accuracy": 0.0, "macro_accuracy": 0.0, **finite})  # a diverged model is as good as none
 
-    run = run_trials if len(trials) == 1 else attempt
-    rows = run(trials, make_model=make_model, on_evaluation=report, **options)
-    objective = setting.spec.train.stop_metric
-    best = max(rows, key=lambda row: row.get(f"held_out_{objective}") or 0.0)
-    numbers = {name: value for name, value in best.items() if name.startswith(("test_", "held_out_")) and value is not None}
-    tune.report({objective: best.get(f"held_out_{objective}") or 0.0, **numbers, "rows": to_json(rows)})
+    run = run_contained if len(trials) == 1 else attempt
+    given = {"limits": limits, "dumps": cloudpickle.dumps, "make_model": make_model, "on_evaluation": evaluated, **options}
+    with stoppable():
+        try:
+            rows = run(trials, **given)
+        except TookTooLongError as error:
+            rows = failed_rows(trials, str(error))
+        objective = setting.spec.train.stop_metric
+        best = max(rows, key=lambda row: row.get(f"held_out_{objective}") or 0.0)
+        numbers = {name: value for name, value in best.items() if name.startswith(("test_", "held_out_")) and value is not None}
+        tell_tune({objective: best.get(f"held_out_{objective}") or 0.0, **numbers, "rows": to_json(rows)})

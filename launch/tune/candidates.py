@@ -8,7 +8,7 @@ from typing import Any
 from configs.records import Row, kept_json
 from launch.cluster import cluster
 from launch.tune.train_many import Summaries, train_side_by_side
-from search.jobs.progressive.candidates import CandidateSpec, run_candidate
+from search.jobs.progressive.candidates import CandidateSpec, limits_of, run_candidate
 from search.jobs.progressive.report import RESULT
 from search.runs.report import outcome
 from search.training.loop import OnEvaluation
@@ -31,7 +31,7 @@ def train_candidates_on_ray(candidates: Mapping[str, CandidateSpec], out: Path) 
     left = {name: spec for name, spec in candidates.items() if name not in told.rows}
     if left:
         with cluster() as resources:
-            train_side_by_side(left, out, _trial, told, resources)
+            train_side_by_side(left, out, _trial, told, resources, limits=limits_of(candidates))
     return {name: told.rows[name] for name in candidates}
 
 

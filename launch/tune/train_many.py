@@ -5,25 +5,28 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune import Callback
 from ray.tune.logger import TBXLoggerCallback
 
 from configs import ConfigError
 from configs.records import Row, to_json
 from launch.cluster import work_where_the_driver_does, worker_resources
+from launch.tune.reports import stoppable, tell_tune
 from launch.tune.searchers import ListSearch
 from launch.tune.sessions import error_of, next_session
 from search.runs.console import Progress
+from search.runs.isolation import IsolationSpec, run_trial
+from search.runs.own_process import Tell, TookTooLongError
 from search.runs.report import outcome, outcome_text
 from search.runs.workers import WorkersSpec
 from search.training.loop import OnEvaluation
 from search.training.spec import TrainSpec
-from search.training.state import TrainState
 
 
 class TrainOne(Protocol):
@@ -46,16 +49,24 @@ ModelTrial = Callable[[dict[str, Any], Path, OnEvaluation], Row]
 
 
 def train_side_by_side(
-    left: Mapping[str, TrainOne], out: Path, trial: ModelTrial, told: Summaries, resources: Mapping[str, float]
+    left: Mapping[str, TrainOne],
+    out: Path,
+    trial: ModelTrial,
+    told: Summaries,
+    resources: Mapping[str, float],
+    *,
+    limits: IsolationSpec,
 ) -> None:
     """Train models by name, each in the folder of its name; `told` gets their summaries.
+
+    One that fails or dies is tried again, and goes on from its checkpoint; not one that takes longer than the limits allow.
 
     Raises:
         ConfigError: if a worker asks for more than the cluster has, or a folder belongs to another run.
         KeyboardInterrupt: on Ctrl-C, after Tune has wound up.
     """
     if left:
-        _tuner(left, out, trial, told, resources).fit()
+        _tuner(left, out, trial, told, resources, limits=limits).fit()
     if told.refused:
         raise ConfigError(told.refused)
     if not left.keys() <= told.rows.keys():
@@ -63,12 +74,19 @@ def train_side_by_side(
 
 
 def _tuner(
-    left: Mapping[str, TrainOne], out: Path, trial: ModelTrial, told: Summaries, resources: Mapping[str, float]
+    left: Mapping[str, TrainOne],
+    out: Path,
+    trial: ModelTrial,
+    told: Summaries,
+    resources: Mapping[str, float],
+    *,
+    limits: IsolationSpec,
 ) -> tune.Tuner:
     workers = [worker_resources(spec.workers, spec.train.device, resources) for spec in left.values()]
     specs = {name: spec.to_dict() for name, spec in left.items()}
     n_threads = max(max(1, int(spec.workers.cpus)) for spec in left.values())
-    trainable = tune.with_parameters(_train, specs=specs, out=out.resolve(), trial=trial, n_threads=n_threads)
+    given = {"specs": specs, "out": out.resolve(), "trial": trial, "n_threads": n_threads, "limits": limits}
+    trainable = tune.with_parameters(_train, **given)
     return tune.Tuner(
         tune.with_resources(trainable, {name: max(worker[name] for worker in workers) for name in workers[0]}),
         tune_config=tune.TuneConfig(
@@ -84,21 +102,26 @@ def _tuner(
     )
 
 
-def _train(config: dict[str, Any], specs: dict[str, Any], out: Path, trial: ModelTrial, n_threads: int) -> None:
+def _train(
+    config: dict[str, Any], *, specs: dict[str, Any], out: Path, trial: ModelTrial, n_threads: int, limits: IsolationSpec
+) -> None:
     """What a worker does for a trial; the last report carries the summary."""
     work_where_the_driver_does()
     torch.set_num_threads(n_threads)
+    work = partial(_work, trial, specs[config["name"]], out / config["name"])
+    with stoppable():
+        try:
+            summary = run_trial(work, lambda row: tell_tune(_numbers(row)), limits, dumps=cloudpickle.dumps)
+        except ConfigError as error:
+            tell_tune({"refused": str(error)})
+        except TookTooLongError as error:
+            tell_tune({"summary": to_json({"error": str(error)})})
+        else:
+            tell_tune({**_numbers(summary), "summary": to_json(summary)})
 
-    def report(member: TrainState, row: Row) -> None:
-        del member
-        tune.report(_numbers(row))
 
-    try:
-        summary = trial(specs[config["name"]], out / config["name"], report)
-    except ConfigError as error:
-        tune.report({"refused": str(error)})
-    else:
-        tune.report({**_numbers(summary), "summary": to_json(summary)})
+def _work(trial: ModelTrial, spec: dict[str, Any], folder: Path, tell: Tell) -> Row:
+    return trial(spec, folder, lambda _, row: tell(row))
 
 
 def _numbers(row: Row) -> dict[str, float]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from search.jobs.progressive.candidates import Rank
     from search.jobs.progressive.spec import ProgressiveSpec
     from search.jobs.supernet.spec import SupernetSpec
+    from search.runs.isolation import IsolationSpec
     from search.runs.report import Say
     from search.training.batches import Batch
 
@@ -33,8 +34,11 @@ class TrainSupernet(Protocol):
 class TrainRacks(Protocol):
     """Trains many small racks, each into the folder of its name; those that are finished are not trained again."""
 
-    def __call__(self, runs: Mapping[str, SupernetSpec], out: Path, /) -> dict[str, Row]:
-        """The summaries by name; that of a run that failed or diverged has its text under `error`, and nothing else."""
+    def __call__(self, runs: Mapping[str, SupernetSpec], out: Path, limits: IsolationSpec, /) -> dict[str, Row]:
+        """The summaries by name; that of a run that failed or diverged has its text under `error`, and nothing else.
+
+        One that dies, leaves or takes longer than the limits allow has failed, too.
+        """
 
 
 class OpenScorer(Protocol):

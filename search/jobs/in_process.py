@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -14,36 +13,47 @@ from configs import ConfigError
 from configs.records import Row
 from configs.storage import is_out_of_room
 from search.jobs.backend import QUIET_SECONDS, Backend
-from search.jobs.progressive.candidates import CandidateSpec, run_candidate
+from search.jobs.progressive.candidates import CandidateSpec, limits_of, run_candidate
 from search.jobs.progressive.stages import run_stages
 from search.jobs.supernet.job import train_rack, train_supernet
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.console import make_console
-from search.runs.report import outcome, outcome_text
+from search.runs.isolation import NO_LIMITS, IsolationSpec, error_text, marker, run_trial
+from search.runs.report import Say, outcome, outcome_text
 
 
-def _in_turn(specs: Mapping[str, Any], out: Path, train: Callable[[Any, Path, RateLimitedLog], Row]) -> dict[str, Row]:
-    """One after the other; one that fails is told by its error, and the next one starts."""
+def _in_turn(
+    specs: Mapping[str, Any], out: Path, train: Callable[[Any, Path, Say], Row], limits: IsolationSpec
+) -> dict[str, Row]:
+    """One after the other; one that raises, dies, leaves or hangs is told by its error, and the next one starts.
+
+    `train` is a function at the top of a module, for it may be called in another process.
+    """
     say, summaries = partial(make_console().print, markup=False), {}
     for number, (name, spec) in enumerate(specs.items(), start=1):
         try:
-            summaries[name] = train(spec, out / name, RateLimitedLog(name, say))
+            work = partial(train, spec, out / name)
+            summaries[name] = run_trial(work, RateLimitedLog(name, say), limits, markers=[marker(out, name)])
         except ConfigError:
             raise
         except Exception as error:
             if isinstance(error, OSError) and is_out_of_room(error):
                 raise
-            summaries[name] = {"error": traceback.format_exc()}
+            summaries[name] = {"error": error_text(error)}
         say(f"[{number}/{len(specs)}] {name}: {outcome_text(summaries[name])}")
     return summaries
 
 
-def _train_racks(runs: Mapping[str, SupernetSpec], out: Path) -> dict[str, Row]:
-    return _in_turn(runs, out, lambda spec, folder, say: outcome(train_rack(spec, folder, say)))
+def _train_racks(runs: Mapping[str, SupernetSpec], out: Path, limits: IsolationSpec = NO_LIMITS) -> dict[str, Row]:
+    return _in_turn(runs, out, _rack, limits)
+
+
+def _rack(spec: SupernetSpec, folder: Path, say: Say) -> Row:
+    return outcome(train_rack(spec, folder, say))
 
 
 def _train_candidates(candidates: Mapping[str, CandidateSpec], out: Path) -> dict[str, Row]:
-    return _in_turn(candidates, out, run_candidate)
+    return _in_turn(candidates, out, run_candidate, limits_of(candidates))
 
 
 class RateLimitedLog:

@@ -68,7 +68,7 @@ def diverged_message(results: Row) -> str | None:
 
 def outcome(summary: Row) -> Row:
     """What `TrainRacks` gives for a rack whose run has ended with this summary."""
-    text = diverged_message(summary)
+    text = summary.get("error") or diverged_message(summary)
     return {"error": text} if text else summary
 
 

@@ -10,14 +10,16 @@ from configs.records import write_json
 from models.assembly.assemble import without_memory
 from models.assembly.cost import RackCost, cost
 from models.ops.kernels import check_kernel
+from search.jobs.mad.attempt import attempt
 from search.jobs.mad.figure import save_picture
 from search.jobs.mad.report import print_scores
 from search.jobs.mad.rows import drop_useless
-from search.jobs.mad.run_trials import MakeModel, attempt, checkpoint_of
+from search.jobs.mad.run_trials import MakeModel, checkpoint_of
 from search.jobs.mad.scores import score, to_summary
 from search.jobs.mad.spec import MadSpec
 from search.jobs.mad.trial import Trial, TrialSpec
 from search.runs.console import Progress, label
+from search.runs.own_process import check_pickled
 from search.runs.run_folder import RESULTS, TRIALS, TrialLog, make_folder, run_folder, tell_damage, write_parquet
 from search.training.devices import resolve_device
 from tasks import Finite
@@ -51,6 +53,8 @@ def run(
         raise ConfigError("architectures: null stands for a model given by the caller of search.benchmark")
     if execute is None:
         _check_here(spec)
+        if spec.isolates:
+            check_pickled(make_model, "the caller's model")
     if spec.data_folder is not None:
         make_folder(Path(spec.data_folder))
     with run_folder(out, spec):
@@ -107,16 +111,17 @@ def n_expected(spec: MadSpec) -> int:
 
 
 def execute_here(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_model: MakeModel | None = None) -> None:
-    """Run what is left in this process; a trial that raises becomes a row that says so, and the next one starts.
+    """Run what is left, one after the other, in this process or each in its own, as the spec says and as kills have shown.
 
-    Where a pack raises, its trials run one by one.
+    A trial that raises, dies, leaves or hangs becomes a row that says so, and the next one starts; of a pack, one by one.
     """
 
     def moved(trial: Trial, row: dict[str, float]) -> None:
         progress.moved(trial.spec.fingerprint(), label(trial.labels()), row, trial.spec.n_steps)
 
     for pack in packs(remaining(spec, log), pack_size(spec)):
-        for row in attempt(pack, make_model=make_model, on_evaluation=moved, **trial_options(spec, out)):
+        options = {"make_model": make_model, "on_evaluation": moved, **trial_options(spec, out)}
+        for row in attempt(pack, limits=spec, markers=out, **options):
             log.add(row)
             progress.finished(row)
         forget(pack, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MODEL_ARGUMENTS = ("task", "vocab_size", "max_length")
+
+
 def benchmark(
     make_model_fn: Callable[..., nn.Module],
     model_id: str,
@@ -40,7 +44,8 @@ def benchmark(
 
     Args:
         make_model_fn: called by keyword with `task` (`in-context-recall`, ..), `vocab_size` and `max_length`, it builds a fresh
-            model, under the trial's seed, once a trial. For `compression` the model must return all `max_length` positions.
+            model, under the trial's seed, once a trial, and with `isolate_trials` or `trial_timeout` in another process. For
+            `compression` the model must return all `max_length` positions.
         model_id: names the results; give changed models another id, or another folder.
         tasks: names, or names with what differs from `configs/tasks/`; the suite's six, if None.
         mode: `mad` for the reference's metric and model selection, `clean` for held-out ones.
@@ -58,16 +63,11 @@ def benchmark(
     raw = {"mode": mode, "architectures": {model_id: None}, "tasks": tasks or SUITE, **keys}
     spec = validate(MadSpec, raw, "benchmark")
     try:
-        make = called_by_name(make_model_fn, "task", "vocab_size", "max_length")
+        called_by_name(make_model_fn, *MODEL_ARGUMENTS)
     except ConfigError as error:
         raise ConfigError(f"benchmark: make_model_fn: {error}") from None
 
-    def make_model(trial: Trial) -> nn.Module:
-        setting = trial.spec.setting
-        sizes = {"vocab_size": setting.instance().vocab_size, "max_length": spec.tasks[trial.task].longest_for(setting)}
-        model: nn.Module = make(task=trial.task, **sizes)
-        return model
-
+    make_model = partial(_model, make_model_fn, spec)
     with tempfile.TemporaryDirectory(prefix="mixrack-") as temporary:
         folder = Path(temporary if out is None else out)
         run(spec, folder, execute, make_model, show=False)
@@ -83,6 +83,13 @@ def benchmark(
     import pandas as pd  # noqa: PLC0415 - half a second to import, for those who call this
 
     return pd.Series(values, name=model_id, dtype=float).rename_axis("task")
+
+
+def _model(make_model_fn: Callable[..., nn.Module], spec: MadSpec, trial: Trial) -> nn.Module:
+    setting, make = trial.spec.setting, called_by_name(make_model_fn, *MODEL_ARGUMENTS)
+    sizes = {"vocab_size": setting.instance().vocab_size, "max_length": spec.tasks[trial.task].longest_for(setting)}
+    model: nn.Module = make(task=trial.task, **sizes)
+    return model
 
 
 def train_task(

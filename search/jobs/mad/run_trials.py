@@ -3,8 +3,7 @@
 import hashlib
 import logging
 import platform
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from configs.records import Row
-from configs.storage import is_out_of_room
 from search.jobs.mad.data import Data, in_order
 from search.jobs.mad.trial import Trial
+from search.runs.own_process import Tell
 from search.training import checkpoint, metrics
 from search.training.checkpoint import Checkpoint
 from search.training.devices import autocast, hardware
@@ -146,18 +145,6 @@ def _rows(trials: Sequence[Trial], members: Sequence[TrainState], evaluate: Call
     ]
 
 
-def attempt(trials: Sequence[Trial], **options: Any) -> list[Row]:
-    """`run_trials`, where a trial that raises becomes a row that says so; if a pack raises, its trials run one by one."""
-    try:
-        return run_trials(trials, **options)
-    except Exception as error:
-        if isinstance(error, OSError) and is_out_of_room(error):
-            raise
-        if len(trials) > 1:
-            return [row for trial in trials for row in attempt([trial], **options)]
-        return failed_rows(trials, traceback.format_exc())
-
-
-def failed_rows(trials: Sequence[Trial], error: str) -> list[Row]:
-    """Rows for trials that raised."""
-    return [{**trial.labels(), "status": "failed", "error": error, "history": []} for trial in trials]
+def work(trials: Sequence[Trial], options: Mapping[str, Any], tell: Tell) -> list[Row]:
+    """`run_trials` as work for another process: it tells evaluations, with the trial's number among these."""
+    return run_trials(trials, on_evaluation=lambda trial, row: tell((trials.index(trial), row)), **options)

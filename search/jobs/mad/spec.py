@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from configs import ConfigError, Problems, Spec
+from configs import ConfigError, Problems
 from configs.merge import merge
 from models import BackboneSpec
 from models.spec.short_forms import LISTED
@@ -15,6 +15,7 @@ from search.jobs.mad.sweep import SweepSpec
 from search.jobs.mad.task import TaskSpec
 from search.jobs.mad.task_files import expand_tasks, select
 from search.jobs.mad.trial import TEST_PICKS, Trial, TrialSpec, rack_for
+from search.runs.isolation import IsolationSpec
 from search.runs.workers import TrialWorkerSpec
 from search.training.spec import TrainSpec
 
@@ -32,7 +33,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class MadSpec(Spec):
+class MadSpec(IsolationSpec):
     """One run of the MAD suite.
 
     `architectures` maps names to backbones; a list of layers is short for `{layers: [...]}`, a text for the stacks of a rack file
@@ -43,11 +44,12 @@ class MadSpec(Spec):
 
     Up to `pack_size` trials that differ in rate, decay and seed alone are trained as one; `packing: auto` does so on a GPU, where
     it pays. A pack gives what separate trials give, but for the masks of dropout. `data_folder` keeps data sets between runs,
-    `save_weights` the best and last weights of every trial.
+    `save_weights` the best and last weights of every trial. `isolate_trials` gives each trial or pack a process of its own, and
+    `trial_timeout` also ends it after so many seconds (of a pack, for each of its trials).
     """
 
     short_forms = ("changes", "d_model", "only")
-    outside_fingerprint = ("packing", "pack_size", "data_folder", "workers")
+    outside_fingerprint = (*IsolationSpec.outside_fingerprint, "packing", "pack_size", "data_folder", "workers")
     job: Literal["mad"] = "mad"
     mode: Literal["mad", "clean"] = "clean"
     architectures: Annotated[dict[str, BackboneSpec | None], Field(min_length=1)]

@@ -58,7 +58,7 @@ def train_placements(
         for seed in retrain.seeds
     }
     names = {key: run_name(key[0], spec) for key, spec in runs.items()}
-    summaries = backend.train_racks({names[key]: spec for key, spec in runs.items()}, out)
+    summaries = backend.train_racks({names[key]: spec for key, spec in runs.items()}, out, retrain)
     found = {}
     for placement in dict.fromkeys(placement for placement, _ in runs):
         own = {names[placement, seed]: runs[placement, seed] for seed in retrain.seeds}

@@ -11,13 +11,14 @@ from models.spec.parameters import learning_rate_scales
 from search.budget import Budget
 from search.jobs.placement.spec import SearchSpec
 from search.jobs.supernet.spec import SupernetSpec
+from search.runs.isolation import IsolationSpec
 
 
-class RetrainSpec(Spec):
+class RetrainSpec(IsolationSpec):
     """How single racks are trained from scratch: as the supernet, but for what is given here.
 
     Each is trained once for every seed, and scored on `n_test_batches` batches of `test_batch_size` instances that nothing was
-    picked by.
+    picked by. `isolate_trials` trains each in a process of its own, and `trial_timeout` also ends it after so many seconds.
     """
 
     n_steps: PositiveInt | None = None

@@ -21,6 +21,7 @@ from search.jobs.progressive.stages import CHOICE, Ended, TrainedStage, caches, 
 from search.jobs.progressive.weights import stage_folder
 from search.runs.errors import RunError
 from search.runs.interruption import interruptions
+from search.runs.isolation import NO_LIMITS, IsolationSpec
 from search.runs.report import Say, diverged_message
 from search.runs.run_folder import CHECKPOINT, run_folder
 from search.runs.workers import WorkersSpec
@@ -52,6 +53,11 @@ class CandidateSpec(Spec):
     def workers(self) -> WorkersSpec:
         """One worker of the kind that the run has."""
         return self.run.workers.model_copy(update={"n": 1})
+
+
+def limits_of(candidates: Mapping[str, CandidateSpec]) -> IsolationSpec:
+    """What the run that candidates are of says of them all."""
+    return next((spec.run.choice for spec in candidates.values()), NO_LIMITS)
 
 
 Rank = Callable[[Mapping[str, CandidateSpec], Path], dict[str, Row]]

@@ -8,6 +8,7 @@ from configs import GrowthSpec, Spec
 from configs.errors import below
 from models import RackSpec, StackSpec
 from search.budget import BudgetValue
+from search.runs.isolation import IsolationSpec
 from search.runs.workers import WorkersSpec
 from search.strategies import STRATEGIES
 from search.training.local_losses.spec import LocalLossSpec
@@ -48,11 +49,12 @@ class GrowthDataSpec(Spec):
             return task_samples(self.instance(), seed=seed, n_train=self.n_train, n_validation=self.n_validation)
 
 
-class ChoiceSpec(Spec):
+class ChoiceSpec(IsolationSpec):
     """How the next stack is chosen where it is a space: a placement search over its layers within a budget.
 
     `n_steps` are the steps that each candidate, listed or found, trains on the trunk's cached output before it is ranked by its
     held-out loss: loss at growth misleads, loss some hundred steps later predicts (Du et al. 2024, arXiv 2406.02469).
+    `isolate_trials` trains each in a process of its own, and `trial_timeout` also ends it after so many seconds.
     """
 
     n_steps: PositiveInt = 50
