@@ -75,6 +75,8 @@ def parse_cost(key: str, value: object, whole: float) -> tuple[float, float]:
 
 def _parsed(key: str, value: object, expected: str, *, is_exact: bool, whole: float | None) -> tuple[float, float]:
     def number(text: str) -> float:
+        if not math.isfinite(float(text.rstrip("%").replace(",", ""))):
+            raise ConfigError(f"budget: {key}: {value!r}: that is beyond all numbers")
         if not text.endswith("%"):
             return float(text.replace(",", ""))
         if whole is None:

@@ -59,7 +59,7 @@ class Progress:
 
     def moved(self, key: str, label: str, row: dict[str, float], n_steps: int) -> None:
         """An evaluation of a trial or pack that goes on."""
-        facts = (f"{row['step']:.0f} of {n_steps}", f"{row['train_loss']:.3f}", f"{row['accuracy']:.3f}")
+        facts = (f"{row['step']:.0f} of {n_steps}", measured(row.get("train_loss"), form=".3f"), f"{row['accuracy']:.3f}")
         self._running[key] = (label, *facts)
         self._refresh()
 

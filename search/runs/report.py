@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs.records import Row, add_rows, write_rows
-from search.runs.console import duration
+from search.runs.console import duration, measured
 from search.training.state import TrainState
 
 HISTORY = "history.jsonl"
@@ -44,7 +44,7 @@ class Report:
         add_rows(self.path, [row])
         step = int(row["step"])
         seconds = (time.monotonic() - self.started) / (step - (self.first or 0)) * (self.n_steps - step)
-        told = f"step {step} of {self.n_steps}: {_training_loss(row)}, held-out loss {row['loss']:.4f}"
+        told = f"step {step} of {self.n_steps}: {_training_loss(row)}, held-out loss {measured(row['loss'])}"
         told += f", accuracy {row['accuracy']:.3f}"
         if "sampled_loss" in row:
             told += f" (other placements {row['sampled_loss']:.4f}, {row['sampled_accuracy']:.3f})"
@@ -53,10 +53,9 @@ class Report:
 
 def _training_loss(row: dict[str, float]) -> str:
     n_unsupervised = int(row.get("unsupervised_steps", 0))
-    if not n_unsupervised:
-        return f"training loss {row['train_loss']:.4f}"
-    steps = f"{n_unsupervised} step(s) had no supervised position"
-    return f"no training loss ({steps})" if math.isnan(row["train_loss"]) else f"training loss {row['train_loss']:.4f} ({steps})"
+    has_loss = not (n_unsupervised and math.isnan(row["train_loss"]))
+    told = f"training loss {measured(row['train_loss'])}" if has_loss else "no training loss"
+    return told + (f" ({n_unsupervised} step(s) had no supervised position)" if n_unsupervised else "")
 
 
 def diverged_message(results: Row) -> str | None:
@@ -76,4 +75,4 @@ def outcome_text(row: Row) -> str:
     """A rack's outcome in a few words."""
     if "error" in row:
         return f"failed: {row['error'].strip().splitlines()[-1]}"
-    return f"held-out loss {row['loss']:.4f}, {duration(row['seconds'])}"
+    return f"held-out loss {measured(row['loss'])}, {duration(row['seconds'])}"

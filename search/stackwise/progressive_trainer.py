@@ -80,9 +80,9 @@ class ProgressiveTrainer:
 
         Returns:
             `stages`, a row each with losses before growth, after it and after training, steps, times, bytes, and all training
-            losses under `losses`; `history`, the training losses of each stage by the uid of its new stack (of a joint stage,
-            after those of the newest); `loss`, the last one on held-out samples (on samples of the loader itself: it has no
-            others); `status`.
+            losses under `losses` (NaN at steps that asked nothing); `history`, the training losses of each stage by the uid of
+            its new stack (of a joint stage, after those of the newest); `loss`, the last one on held-out samples (on samples of
+            the loader itself: it has no others); `status`.
 
         Raises:
             ConfigError: where the configuration, the builder and the loader do not fit, or `out` holds another rack.

@@ -28,7 +28,7 @@ class BudgetSearch:
         """Search, and sum up; `value` is the budget as the spec has it.
 
         Raises:
-            RunError: where no candidate within the budget has a finite score.
+            NoFiniteScoreError: where no candidate within the budget has a finite score.
         """
         started, n_before = time.monotonic(), self.evaluator.n_asked
         strategy: Strategy = STRATEGIES.build(self.spec.strategy)

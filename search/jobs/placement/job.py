@@ -19,7 +19,7 @@ from search.jobs.placement.spec import PlacementSpec, SearchSpec
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.console import make_console, measured
-from search.runs.errors import RunError
+from search.runs.errors import NoFiniteScoreError
 from search.runs.run_folder import RESULTS, SPEC, TRIALS, run_folder, saved_spec, write_parquet
 
 
@@ -28,7 +28,7 @@ def run(spec: PlacementSpec, out: Path, backend: Backend) -> int:
 
     Raises:
         ConfigError: if the supernet's folder holds none, or one that diverged, or a budget cannot be met.
-        RunError: if under no budget anything has a finite score.
+        NoFiniteScoreError: if under no budget anything has a finite score.
     """
     folder = Path(spec.supernet)
     supernet = load_supernet(folder, key="supernet")
@@ -50,7 +50,7 @@ def search_placements(
     """Run all budgets; `out` gets `scores.jsonl`, `placements.json` and the pictures. What is logged is not scored again.
 
     Raises:
-        RunError: if under no budget anything has a finite score.
+        NoFiniteScoreError: if under no budget anything has a finite score.
     """
     latencies = spec.latencies()
     budgets = [Budget.of(value, supernet.space, latency=latencies) for value in spec.budgets]
@@ -62,14 +62,14 @@ def search_placements(
         for value, budget in zip(spec.budgets, budgets, strict=True):
             try:
                 found.append(BudgetSearch(spec, budget, costs, evaluator).run(value))
-            except RunError as error:
+            except NoFiniteScoreError as error:
                 unmet.append(f"{budget.text()}: {error}")
                 continue
             told = f"{found[-1].text}: {found[-1].best.text}, {spec.metric} score {measured(found[-1].best.score)}"
             make_console().print(told, markup=False)
         n_saved = evaluator.counts.n_saved_by_race
     if not found:
-        raise RunError("\n".join(unmet))
+        raise NoFiniteScoreError("\n".join(unmet))
     slots = supernet.slots
     results = PlacementResults(
         metric=spec.metric,

@@ -9,7 +9,7 @@ from configs import ConfigError
 from models import RackSpec
 from models.spec.placement import Placement, placement_text
 from search.budget import Budget
-from search.runs.errors import RunError
+from search.runs.errors import NoFiniteScoreError
 
 
 class Ask(NamedTuple):
@@ -125,11 +125,11 @@ def best_finite(rounds: Rounds) -> Candidate:
     """The same of those whose score is finite.
 
     Raises:
-        RunError: if there is none.
+        NoFiniteScoreError: if there is none.
     """
     found = best(rounds)
     if not math.isfinite(found.score):
-        raise RunError(f"none of the {len(_within(rounds))} candidate(s) scored within the budget has a finite score")
+        raise NoFiniteScoreError(f"none of the {len(_within(rounds))} candidate(s) scored within the budget has a finite score")
     return found
 
 

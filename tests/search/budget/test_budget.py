@@ -98,6 +98,8 @@ def test_a_budget_admits_what_it_says(value, rule):
         ({"attention": 1.5}, r"attention: 1.5: layers are counted in whole numbers"),
         ({"attention": "50%"}, r"attention: '50%': a share is for costs"),
         ({"attention": None}, r"attention: None: expected 2"),
+        ({"kv_bytes": ">=1e400"}, r"kv_bytes: '>=1e400': that is beyond all numbers"),
+        ({"kv_bytes": "1..1e400%"}, r"kv_bytes: '1..1e400%': that is beyond all numbers"),
         ({"attention": "3..2"}, r"attention: '3..2': the range is empty"),
         ({"kv_bytes": "much"}, r"kv_bytes: 'much': expected a number \(at most\), '60%' of the all-main rack"),
         ({"kv_bytes": ".."}, r"kv_bytes: '..': expected a number"),

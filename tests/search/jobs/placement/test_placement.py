@@ -17,6 +17,7 @@ from search.jobs.placement.budget_search import counted_names
 from search.jobs.placement.spec import PlacementSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.errors import RunError
+from search.runs.workers import WorkersError
 from tests.search.cases import FAR_TOO_HIGH
 from tests.search.landscapes import space
 from tests.search.supernets import supernet_spec, train_into
@@ -151,3 +152,11 @@ def test_a_supernet_that_diverged_is_refused_by_whoever_wants_its_weights(diverg
             train_into(tmp_path / "next", supernet_spec(**keys))
     with pytest.raises(ConfigError, match="the supernet diverged at step 4"):
         load_supernet(diverged)
+
+
+def test_workers_that_fail_are_no_budget_without_a_winner(search):
+    def dying(_):
+        raise WorkersError("evaluation workers do not start")
+
+    with pytest.raises(WorkersError, match="evaluation workers do not start"):
+        search(dying)
