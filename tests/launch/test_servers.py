@@ -1,0 +1,99 @@
+"""A Ray that is started here: its servers listen on loopback alone, want a token, and leave the user's home as it was."""
+
+import os
+from pathlib import Path
+
+import grpc
+import pytest
+import ray
+
+from launch import cluster as module
+from launch.cluster import start_here
+from tests.launch.processes import command, descendants
+
+LISTENING, LOOPBACK = "0A", {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""As the kernel writes them: the state of a server's socket; 127.0.0.1, the same as an IPv6 address, ::1."""
+
+
+def servers(pid):
+    """The sockets that a process listens on: (address, port), the address as the kernel writes it."""
+    inodes = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        target = os.readlink(path) if path.is_symlink() else ""
+        if target.startswith("socket:"):
+            inodes.add(target.removeprefix("socket:[").removesuffix("]"))
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]]
+    return {
+        (address, int(port, 16))
+        for _, local, _, state, *rest in lines
+        if state == LISTENING and rest[5] in inodes
+        for address, _, port in [local.partition(":")]
+    }
+
+
+@ray.remote
+def pid_of_a_worker():
+    return os.getpid()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the sockets of processes are read as Linux shows them")
+def test_all_servers_of_a_local_ray_listen_on_loopback_alone_and_want_a_token():
+    worker = ray.get(pid_of_a_worker.remote())
+    found = {pid: servers(pid) for pid in (os.getpid(), worker, *descendants(os.getpid())) if command(pid)}
+    names = b" ".join(command(pid) for pid, sockets in found.items() if sockets)
+    for part in (b"gcs_server", b"raylet", b"DashboardAgent", b"RuntimeEnvAgent"):
+        assert part in names
+    assert found[worker]
+    assert {address for sockets in found.values() for address, _ in sockets} <= LOOPBACK
+
+    call = grpc.insecure_channel(ray.get_runtime_context().gcs_address).unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+    with pytest.raises(grpc.RpcError) as refused:
+        call(b"", timeout=30)
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    ("chosen", "is_made"),
+    [
+        ({}, True),
+        ({"RAY_AUTH_MODE": "token"}, True),
+        ({"RAY_AUTH_MODE": "disabled"}, False),
+        ({"RAY_AUTH_TOKEN_PATH": "/there/is/one"}, False),
+        ({"RAY_AUTH_TOKEN": "mine"}, False),
+        ({"HOME": "with a token"}, False),
+    ],
+)
+def test_a_token_is_made_for_the_process_where_the_user_has_none(tmp_path, monkeypatch, chosen, is_made):
+    (tmp_path / "with a token/.ray").mkdir(parents=True)
+    (tmp_path / "with a token/.ray/auth_token").touch()
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that it is put back at the end
+        monkeypatch.delenv(name)
+    for name, value in {"HOME": "without", **chosen}.items():
+        monkeypatch.setenv(name, str(tmp_path / value) if name == "HOME" else value)
+    monkeypatch.setattr(module.ray, "init", lambda **_: None)
+    start_here()
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    assert (token is not None and len(token) == 64) == is_made
+    assert {name: os.environ[name] for name in chosen if name != "HOME"} == {
+        name: value for name, value in chosen.items() if name != "HOME"
+    }
+
+
+@pytest.mark.parametrize("address", ["", "local"])
+def test_an_address_that_says_this_machine_starts_a_ray_here(monkeypatch, address):
+    started = []
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    for name, stand_in in {
+        "is_initialized": lambda: False,
+        "init": lambda **keys: started.append(keys["address"]),
+        "cluster_resources": dict,
+        "shutdown": lambda: started.append("stopped"),
+    }.items():
+        monkeypatch.setattr(module.ray, name, stand_in)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with module.cluster():
+        assert started == ["local"]
+    assert started == ["local", "stopped"]
