@@ -6,7 +6,7 @@ from search.runs.interruption import interruptible
 
 
 def launch() -> int:
-    """Parse the command line and run the job that it asks for; imports here, so that an interruption of theirs is told as well."""
+    """Parse the command line and run the job that it asks for; an interruption of its imports is told, too."""
     import argparse  # noqa: PLC0415
 
     from search.cli.main import add_jobs, add_mad, main  # noqa: PLC0415

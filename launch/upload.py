@@ -12,7 +12,7 @@ from configs import ConfigError
 
 PROJECT = Path(__file__).parents[1]
 SUBMIT_LIMIT, JOIN_LIMIT = DASHBOARD_CLIENT_MAX_SIZE, GCS_STORAGE_MAX_SIZE
-"""Bytes from which on Ray refuses: `ray job submit` sends them through the dashboard, a driver that joins through the head node."""
+"""Bytes from which on Ray refuses: `ray job submit` sends them to the dashboard, a driver that joins to the head node."""
 N_NAMED = 5
 
 
@@ -51,9 +51,9 @@ def _mib(n_bytes: int) -> str:
 
 def _main() -> int:
     try:
-        print(f"{PROJECT}: {_mib(check_upload())} of files travel to the cluster; Ray takes less than {_mib(SUBMIT_LIMIT)}")
+        sys.stdout.write(f"{PROJECT}: {_mib(check_upload())} of files travel; Ray takes less than {_mib(SUBMIT_LIMIT)}\n")
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 2
     return 0
 

@@ -75,7 +75,7 @@ def interruptible(command: Callable[[], int]) -> int:
         if not _is_interrupt(error):
             raise
         _listen(dict.fromkeys(SIGNALS, _end))  # in what ends the interpreter another one would be a traceback
-        print(INTERRUPTED, file=sys.stderr)
+        sys.stderr.write(f"{INTERRUPTED}\n")
         return 128 + _Newest.number
 
 

@@ -19,7 +19,7 @@ def servers(pid):
     """The sockets that a process listens on: (address, port), the address as the kernel writes it."""
     inodes = set()
     for path in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(path) if path.is_symlink() else ""
+        target = str(path.readlink()) if path.is_symlink() else ""
         if target.startswith("socket:"):
             inodes.add(target.removeprefix("socket:[").removesuffix("]"))
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]]
