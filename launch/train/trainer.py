@@ -64,13 +64,14 @@ def _train(spec: SupernetSpec | ProgressiveSpec, out: Path, say: Say, *, is_done
     out = out.resolve()
     for name in (STARTED, STOP, REFUSED, LOG, ERRORS):
         (out / name).unlink(missing_ok=True)
+    _forget(out / TRAIN)  # of a driver that was killed: Train would go on with its state, and the failures that it has counted
     try:
         with cluster() as resources:
             was_interrupted = _fit(_trainer(spec, out, _worker(spec, resources)), out, say)
     finally:
         for name in (STARTED, STOP):
             (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / TRAIN, ignore_errors=True)  # what the run goes on from stands in its own checkpoint
+        _forget(out / TRAIN)
     if (out / REFUSED).exists():
         refusal = (out / REFUSED).read_text(encoding="utf-8")
         for name in (REFUSED, LOG):
@@ -78,6 +79,13 @@ def _train(spec: SupernetSpec | ProgressiveSpec, out: Path, say: Say, *, is_done
         raise ConfigError(refusal)
     if not is_done() or (was_interrupted and not (out / RESULTS).exists()):
         raise KeyboardInterrupt
+
+
+def _forget(folder: Path) -> None:
+    """Remove what Train keeps of its runs: what ours go on from stands in their own checkpoints. Nothing behind a link is touched."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _worker(spec: SupernetSpec | ProgressiveSpec, resources: dict[str, float]) -> dict[str, float]:

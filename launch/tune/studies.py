@@ -108,7 +108,8 @@ def _close_studies(storage: optuna.storages.BaseStorage) -> dict[str, int]:
 def _sampler(name: str, n_before: int) -> optuna.samplers.BaseSampler:
     """TPE, seeded by the study's name and length, so that a study that goes on does not draw its first points again.
 
-    Draws under way count as poor ones, so that parallel draws spread out.
+    Draws under way do not count as poor ones (`constant_liar`): on hills over rate and decay, 40 seeds, 4 or 12 at once, the best
+    of 24 or 48 draws was as good without, and draws after the first ten were a quarter nearer to the top.
     """
     seed = int(hashlib.sha256(f"{name} {n_before}".encode()).hexdigest()[:8], 16)
-    return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    return optuna.samplers.TPESampler(seed=seed, constant_liar=False)

@@ -19,7 +19,7 @@ from launch.mad.sweep import execute
 from search import benchmark
 from search.jobs.mad import job
 from search.training import loop
-from tests.launch.runs import numbers, rows_of, tiny
+from tests.launch.runs import RAW, numbers, rows_of, tiny
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -170,7 +170,7 @@ def test_draws_that_asha_stops_are_pruned_in_the_study_and_one_that_is_tried_aga
     died = tmp_path / "died"
 
     def make_model(trial):
-        model, n_steps = Picky(trial.spec.setting.instance().vocab_size), []
+        model, n_steps = trial.spec.rack.build(trial.spec.seed), []
 
         def die_in_the_fifth_epoch(module, *_):
             n_steps.extend([module.training] * module.training)
@@ -183,7 +183,8 @@ def test_draws_that_asha_stops_are_pruned_in_the_study_and_one_that_is_tried_aga
         return model
 
     draws = {"method": "optuna", "n_samples": 8, "asha": True, "grace_epochs": 2}
-    spec = tiny(architectures={"picky": None}, lrs=[1e-9, 1e-1], epochs=9, sweep=draws, workers=ONE)
+    attention = {"attention": RAW["architectures"]["attention"]}
+    spec = tiny(architectures=attention, lrs=[1e-6, 1e-1], epochs=9, sweep=draws, workers=ONE)
     assert job.run(spec, tmp_path / "run", execute, make_model) == 0
     assert died.exists()
     rows = rows_of(tmp_path / "run")

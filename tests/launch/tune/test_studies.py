@@ -76,6 +76,13 @@ def test_draws_of_a_study_that_was_cut_short_are_drawn_again(search, storage):
     assert [draw.state for draw in drawn(storage)] == [TrialState.FAIL, TrialState.RUNNING]
 
 
+def test_draws_under_way_do_not_count_as_poor_ones_whatever_optuna_takes_for_granted(monkeypatch, storage):
+    given, sampler = [], optuna.samplers.TPESampler
+    monkeypatch.setattr(optuna.samplers, "TPESampler", lambda **options: given.append(options) or sampler(**options))
+    StudySearch(FIXED, {"one": 2}, SPACE, storage, metric="accuracy", time="epoch", whole="rows")
+    assert [options["constant_liar"] for options in given] == [False]
+
+
 def asha():
     return AshaPerSetting(("task",), metric="accuracy", time="epoch", whole="rows", grace_period=2)
 
