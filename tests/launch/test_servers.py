@@ -9,26 +9,7 @@ import ray
 
 from launch import cluster as module
 from launch.cluster import start_here
-from tests.launch.processes import command, descendants
-
-LISTENING, LOOPBACK = "0A", {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
-"""As the kernel writes them: the state of a server's socket; 127.0.0.1, the same as an IPv6 address, ::1."""
-
-
-def servers(pid):
-    """The sockets that a process listens on: (address, port), the address as the kernel writes it."""
-    inodes = set()
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        target = str(path.readlink()) if path.is_symlink() else ""
-        if target.startswith("socket:"):
-            inodes.add(target.removeprefix("socket:[").removesuffix("]"))
-    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]]
-    return {
-        (address, int(port, 16))
-        for _, local, _, state, *rest in lines
-        if state == LISTENING and rest[5] in inodes
-        for address, _, port in [local.partition(":")]
-    }
+from tests.launch.processes import LOOPBACK, command, descendants, servers
 
 
 @ray.remote
