@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, utils
 
 from configs import ConfigError
 from launch.upload import JOIN_LIMIT, PROJECT, check_upload
-from search.runs.interruption import handlers_kept
+from search.runs.interruption import interruptions
 from search.runs.workers import ResourcesSpec
 from search.training.spec import Device
 
@@ -40,6 +40,7 @@ def cluster() -> Iterator[dict[str, float]]:
 
     Raises:
         ConfigError: if nothing answers at the address, or the project is too large to travel there.
+        KeyboardInterrupt: if SIGINT or SIGTERM came while Ray started.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -49,14 +50,27 @@ def cluster() -> Iterator[dict[str, float]]:
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     try:
-        with handlers_kept():  # Ray ends the process without a word at SIGTERM
+        with interruptions() as is_interrupted, _ray_without_sigterm():
             if address in ("", "local"):
                 start_here()
             else:
                 _join(address)
+        if is_interrupted():
+            raise KeyboardInterrupt
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _ray_without_sigterm() -> Iterator[None]:
+    """Keep Ray from listening to SIGTERM: it would end the process without a word, or, while it starts, perhaps not at all."""
+    listen = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = listen
 
 
 def start_here(n_cpus: int | None = None) -> None:

@@ -68,6 +68,7 @@ def interruptible(command: Callable[[], int]) -> int:
     Until a job begins (`interruptions_raised`) the process ends where it is, for an exception in the middle of an import gets
     lost or comes out as another one, and there is nothing to be tidied.
     """
+    _Newest.number = signal.SIGINT  # also where Tune takes it for itself
     _listen(dict.fromkeys(SIGNALS, _end_with_a_word))
     try:
         return command()

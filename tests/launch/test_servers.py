@@ -1,6 +1,7 @@
 """A Ray that is started here: its servers listen on loopback alone, want a token, and leave the user's home as it was."""
 
 import os
+import signal
 from pathlib import Path
 
 import grpc
@@ -61,6 +62,27 @@ def test_a_token_is_made_for_the_process_where_the_user_has_none(tmp_path, monke
     assert {name: os.environ[name] for name in chosen if name != "HOME"} == {
         name: value for name, value in chosen.items() if name != "HOME"
     }
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_while_ray_starts_waits_for_it_and_stops_it(monkeypatch, number):
+    done = []
+
+    def init(**_):
+        ray._private.utils.set_sigterm_handler(lambda *_: done.append("ended without a word"))
+        signal.raise_signal(number)
+        done.append("started")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setattr(module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(module.ray, "init", init)
+    monkeypatch.setattr(module.ray, "shutdown", lambda: done.append("stopped"))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), module.cluster():
+        pytest.fail("went on")
+    assert done == ["started", "stopped"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("address", ["", "local"])
