@@ -13,6 +13,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED = "interrupted; the same command goes on from here"
 
 
+class Interrupted(KeyboardInterrupt):
+    """What a signal raises in a command line's job.
+
+    Where Python's own comes up in code that is made of a text (as dataclasses are, in any import), CPython ends `python -m` by
+    SIGINT, although it was caught.
+    """
+
+
 class _Newest:
     """The signal that came last, for signals belong to the process: the exit status tells which one it was."""
 
@@ -95,7 +103,7 @@ def interruptions_raised() -> Iterator[None]:
 def _raise(number: int, frame: FrameType | None) -> None:
     del frame
     _Newest.number = signal.Signals(number)
-    raise KeyboardInterrupt
+    raise Interrupted
 
 
 def _as_ctrl_c(number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM on a command line: one line and a status, whenever they come; and who listens to them afterwards."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -94,6 +95,21 @@ def test_an_interruption_of_a_job_is_one_line(capsys, interrupt, number):
 
     assert interruptible(command) == 128 + number
     assert capsys.readouterr().err == f"{INTERRUPTED}\n"
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_status_is_kept_where_code_that_is_made_of_a_text_was_interrupted(tmp_path, number):
+    (tmp_path / "job.py").write_text(
+        "import signal, sys\n"
+        "from search.runs.interruption import interruptible, interruptions_raised\n"
+        "def command():\n"
+        "    with interruptions_raised():\n"
+        f"        exec('signal.raise_signal({int(number)})')\n"
+        "sys.exit(interruptible(command))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run([sys.executable, "-m", "job"], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, f"{INTERRUPTED}\n")
 
 
 @pytest.mark.parametrize("error", [ImportError, SystemExit])
