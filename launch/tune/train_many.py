@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import Any, Protocol
 import torch
 from ray import cloudpickle, tune
 from ray.tune import Callback
-from ray.tune.logger import TBXLoggerCallback
 
 from configs import ConfigError
 from configs.records import Row, to_json
 from launch.cluster import work_where_the_driver_does, worker_resources
 from launch.tune.reports import stoppable, tell_tune
 from launch.tune.searchers import ListSearch
-from launch.tune.sessions import error_of, next_session
+from launch.tune.sessions import error_of, fit, next_session
+from launch.tune.tensorboard import TensorBoardLog
 from search.runs.console import Progress
 from search.runs.isolation import IsolationSpec, run_trial
 from search.runs.own_process import Tell, TookTooLongError
@@ -66,7 +65,7 @@ def train_side_by_side(
         KeyboardInterrupt: on Ctrl-C, after Tune has wound up.
     """
     if left:
-        _tuner(left, out, trial, told, resources, limits=limits).fit()
+        fit(_tuner(left, out, trial, told, resources, limits=limits))
     if told.refused:
         raise ConfigError(told.refused)
     if not left.keys() <= told.rows.keys():
@@ -96,7 +95,7 @@ def _tuner(
             name=next_session(out / "tune"),
             storage_path=str((out / "tune").resolve()),
             failure_config=tune.FailureConfig(max_failures=max(spec.workers.max_failures for spec in left.values())),
-            callbacks=[told, TBXLoggerCallback()],
+            callbacks=[told, TensorBoardLog("step")],
             verbose=0,
         ),
     )
@@ -117,7 +116,8 @@ def _train(
         except TookTooLongError as error:
             tell_tune({"summary": to_json({"error": str(error)})})
         else:
-            tell_tune({**_numbers(summary), "summary": to_json(summary)})
+            step = {"step": summary["steps"]} if "steps" in summary else {}  # not of what could not be trained
+            tell_tune({**step, **_numbers(summary), "summary": to_json(summary)})
 
 
 def _work(trial: ModelTrial, spec: dict[str, Any], folder: Path, tell: Tell) -> Row:
@@ -125,7 +125,7 @@ def _work(trial: ModelTrial, spec: dict[str, Any], folder: Path, tell: Tell) -> 
 
 
 def _numbers(row: Row) -> dict[str, float]:
-    return {name: value for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
+    return {name: value for name, value in row.items() if isinstance(value, int | float)}
 
 
 class Summaries(Callback):

@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from pkgutil import resolve_name
@@ -96,7 +95,7 @@ def positive(text: str) -> int:
 
 
 def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | None = None) -> int:
-    """Parse, run, and turn bad input into one message and exit status 2, runs that came to nothing into 1, interrupts into 130.
+    """Parse, run, and turn bad input into one message and exit status 2, runs that came to nothing into 1.
 
     What a command needs is imported when it is run; `backend` says where what runs the jobs is found, `module:name`.
     """
@@ -114,11 +113,6 @@ def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | No
     except OSError as error:
         if not is_out_of_room(error):
             raise
-        print(
-            f"{error.filename or 'writing'}: {os.strerror(error.errno or 0)}: make room, and the same command goes on from here",
-            file=sys.stderr,
-        )
+        told = f"{error.filename or 'writing'}: {os.strerror(error.errno or 0)}"
+        print(f"{told}; make room, and the same command goes on from here", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 128 + signal.SIGINT

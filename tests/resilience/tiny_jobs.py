@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from search.cli.main import add_jobs, add_mad, main
 from search.jobs.table import JOBS
+from search.runs.interruption import interruptible
 from search.training.devices import use_one_thread
 
 TINY = Path(__file__).parent / "tiny"
@@ -75,7 +76,7 @@ def _in_child(words, writing, before):
         jobs = parser.add_subparsers(dest="job", required=True)
         for add in (add_jobs, add_mad):
             add(jobs)
-        status = main(parser, "search.jobs.in_process:HERE", words)
+        status = interruptible(lambda: main(parser, "search.jobs.in_process:HERE", words))
     except SystemExit as error:
         status = int(error.code or 0)
     except BaseException:  # noqa: BLE001 - shown, as the interpreter would
