@@ -9,6 +9,7 @@ from configs.errors import yaml_path
 from models.assembly.assemble import without_memory
 from models.assembly.cost import RackCost, cost
 from models.ops.kernels import check_kernel
+from search.jobs.mad.benchmark_data import DataFolders, benchmark_fingerprints, refuse_changed_data
 from search.jobs.mad.figure import save_picture
 from search.jobs.mad.report import print_scores
 from search.jobs.mad.run_trials import MakeModel, attempt, checkpoint_path
@@ -44,12 +45,18 @@ def run(
         raise ConfigError("architectures: null stands for a model given by the caller of search.benchmark")
     if execute is None:
         _check_here(spec)
-    if spec.data_folder is not None:
-        make_folder(Path(spec.data_folder))
+    data_folders = DataFolders.of(spec.data_folder)
+    if data_folders.kept is not None:
+        make_folder(data_folders.kept)
+    fingerprints = benchmark_fingerprints(spec, data_folders.benchmark)
     with run_folder(out, spec):
         log = TrialLog(out / "trials.jsonl")
+        refuse_changed_data(log, fingerprints, out)
         n_trials, n_done = n_expected(spec), sum(row["status"] != "failed" for row in log.rows.values())
         progress = Progress(n_trials, n_done)
+        if data_folders.benchmark is not None:
+            drawn = "; validation, which it has not, is drawn" if spec.mode == "clean" else ""
+            progress.say(f"data: MAD's own, {len(fingerprints)} setting(s) of {data_folders.benchmark.path}{drawn}")
         if log.n_torn:
             progress.say(f"{log.path.name}: {log.n_torn} line(s) cut short by a kill were dropped; those trials run again")
         if n_done >= n_trials:
@@ -137,8 +144,7 @@ def packs(trials: Sequence[Trial], size: int) -> Iterator[list[Trial]]:
 
 def trial_options(spec: MadSpec, out: Path) -> dict[str, Any]:
     """What `run_trials` needs beside the trials."""
-    data_folder = None if spec.data_folder is None else Path(spec.data_folder).resolve()
-    return {"folder": out / "checkpoints", "data_folder": data_folder, "save_weights": spec.save_weights}
+    return {"folder": out / "checkpoints", "data_folders": DataFolders.of(spec.data_folder), "save_weights": spec.save_weights}
 
 
 def finish_sweep(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:

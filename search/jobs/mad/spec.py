@@ -42,8 +42,9 @@ class MadSpec(Spec):
     of models (`MODES`).
 
     Up to `pack_size` trials that differ in rate, decay and seed alone are trained as one; `packing: auto` does so on a GPU, where
-    it pays. A pack gives what separate trials give, but for the masks of dropout. `data_folder` keeps data sets between runs,
-    `save_weights` the best and last weights of every trial.
+    it pays. A pack gives what separate trials give, but for the masks of dropout. `data_folder` keeps data sets between runs; one
+    that holds those of MAD's public benchmark (folders `t-*`) is read instead, and nothing is written into it. `save_weights`
+    keeps the best and last weights of every trial.
     """
 
     short_forms = ("changes", "d_model", "only")

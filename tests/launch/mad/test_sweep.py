@@ -16,6 +16,7 @@ from launch.mad.sweep import execute
 from search import benchmark
 from search.jobs.mad import job
 from tests.launch.runs import numbers, rows_of, tiny
+from tests.mad_folders import SIZES, listing, write_benchmark
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -53,6 +54,17 @@ def test_packed_trials_are_the_separate_ones(tmp_path):
     for key, row in rows_of(tmp_path / "separate").items():
         assert packed[key]["n_packed"] == 2
         assert packed[key]["test_loss"] == pytest.approx(row["test_loss"], rel=1e-4)
+
+
+def test_workers_read_the_folder_of_the_benchmark_and_leave_it_as_it_is(tmp_path):
+    folder = write_benchmark(tmp_path / "mad", ["in-context-recall"])
+    before, spec = listing(folder), tiny(tasks={"in-context-recall": SIZES}, mode="mad", seeds=[12345], data_folder=str(folder))
+    assert job.run(spec, tmp_path / "here") == 0
+    assert job.run(spec, tmp_path / "ray", execute) == 0
+    here, there = rows_of(tmp_path / "here"), rows_of(tmp_path / "ray")
+    assert {key: numbers(row) for key, row in here.items()} == {key: numbers(row) for key, row in there.items()}
+    assert all(row["data"] for row in there.values())
+    assert listing(folder) == before
 
 
 class Picky(nn.Module):
