@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from configs import ConfigError
+from search.jobs.mad.benchmark_data import DataFolders, benchmark_splits, fingerprint_of_splits
 from search.jobs.mad.trial import TrialSpec
 from search.training.batches import Batch, EpochBatches
 from search.training.devices import resolve_device
@@ -18,28 +19,34 @@ from tasks import IGNORED, Examples, Split, Task, cached, draw
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of one setting and seed, on the device; mode `mad` has no validation split."""
+    """The splits of one setting and seed, on the device; mode `mad` has no validation split.
+
+    `fingerprint` is that of arrays that were read from MAD's folder, None of those that were drawn.
+    """
 
     train: EpochBatches
     validation: EpochBatches | None
     test: EpochBatches
+    fingerprint: str | None = None
 
     @classmethod
-    def of(cls, spec: TrialSpec, seed: int, folder: Path | None) -> Data:
-        """Draw the splits of a trial's setting, or read them from the folder."""
+    def of(cls, spec: TrialSpec, seed: int, folders: DataFolders = DataFolders()) -> Data:  # noqa: B008 - it is frozen
+        """Draw the splits of a trial's setting, or read them; of MAD's folder, which has no validation, that is drawn."""
         device = resolve_device(spec.train.device)
-        setting = spec.setting
+        setting, benchmark = spec.setting, folders.benchmark
         sizes: dict[Split, int] = {"train": setting.n_train, "validation": setting.n_validation, "test": setting.n_test}
+        read = {} if benchmark is None else benchmark_splits(benchmark, setting, seed)
 
         def batches(split: Split) -> EpochBatches:
-            examples = examples_of(setting.instance(split), sizes[split], seed, split, folder)
+            examples = read.get(split) or examples_of(setting.instance(split), sizes[split], seed, split, folders.kept)
             if split == "test" and setting.test_seq_len is not None:
                 examples = beyond(setting.instance().input_length, examples)
             if not (examples.targets != IGNORED).any():
                 raise ConfigError(f"{split}: none of the {len(examples)} instances has a supervised position")
             return EpochBatches(examples, spec.batch_size, seed=seed, device=device)
 
-        return cls(batches("train"), batches("validation") if spec.mode == "clean" else None, batches("test"))
+        validation = batches("validation") if spec.mode == "clean" else None
+        return cls(batches("train"), validation, batches("test"), fingerprint_of_splits(read) if read else None)
 
 
 def beyond(n_positions: int, examples: Examples) -> Examples:

@@ -11,6 +11,7 @@ from models.assembly.assemble import without_memory
 from models.assembly.cost import RackCost, cost
 from models.ops.kernels import check_kernel
 from search.jobs.mad.attempt import attempt
+from search.jobs.mad.benchmark_data import DataFolders, benchmark_fingerprints, refuse_changed_data
 from search.jobs.mad.figure import save_picture
 from search.jobs.mad.report import print_scores
 from search.jobs.mad.rows import drop_useless
@@ -55,13 +56,19 @@ def run(
         _check_here(spec)
         if spec.isolates:
             check_pickled(make_model, "the caller's model")
-    if spec.data_folder is not None:
-        make_folder(Path(spec.data_folder))
+    data_folders = DataFolders.of(spec.data_folder)
+    if data_folders.kept is not None:
+        make_folder(data_folders.kept)
+    fingerprints = benchmark_fingerprints(spec, data_folders.benchmark)
     with run_folder(out, spec):
         log, n_trials = TrialLog(out / "trials.jsonl"), n_expected(spec)
         useless = drop_useless(spec, log, out / CHECKPOINTS)
+        refuse_changed_data(log, fingerprints, out)
         n_done = sum(row["status"] != "failed" for row in log.rows.values())
         progress = Progress(n_trials, n_done)
+        if data_folders.benchmark is not None:
+            drawn = "; validation, which it has not, is drawn" if spec.mode == "clean" else ""
+            progress.say(f"data: MAD's own, {len(fingerprints)} setting(s) of {data_folders.benchmark.path}{drawn}")
         tell_damage(log, progress.say, "those trials run again")
         for text in useless:
             progress.say(text)
@@ -161,8 +168,7 @@ def packs(trials: Sequence[Trial], size: int) -> Iterator[list[Trial]]:
 
 def trial_options(spec: MadSpec, out: Path) -> dict[str, Any]:
     """What `run_trials` needs beside the trials."""
-    data_folder = None if spec.data_folder is None else Path(spec.data_folder).resolve()
-    return {"folder": out / CHECKPOINTS, "data_folder": data_folder, "save_weights": spec.save_weights}
+    return {"folder": out / CHECKPOINTS, "data_folders": DataFolders.of(spec.data_folder), "save_weights": spec.save_weights}
 
 
 def finish_sweep(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.records import Row
+from search.jobs.mad.benchmark_data import DataFolders
 from search.jobs.mad.data import Data, in_order
 from search.jobs.mad.trial import Trial
 from search.runs.own_process import Tell
@@ -32,7 +33,7 @@ def run_trials(
     *,
     make_model: MakeModel | None = None,
     folder: Path | None = None,
-    data_folder: Path | None = None,
+    data_folders: DataFolders = DataFolders(),  # noqa: B008 - it is frozen
     on_evaluation: Callable[[Trial, dict[str, float]], None] | None = None,
     save_weights: bool = False,
 ) -> list[Row]:
@@ -42,7 +43,7 @@ def run_trials(
         trials: one, or several to be packed.
         make_model: instead of the trials' racks; called under the trial's seed.
         folder: where the unfinished run is checkpointed (and weights are kept, if asked for).
-        data_folder: where data sets are kept between runs; drawn anew each time if None, which is usually as fast.
+        data_folders: where data sets are kept between runs, or read; else they are drawn each time, which is usually as fast.
         on_evaluation: called after every epoch, for each trial still running.
         save_weights: leave `<key>.weights.safetensors` with `best.*` and `last.*` in the folder.
 
@@ -50,7 +51,7 @@ def run_trials(
         One row a trial: labels, status, test and training metrics, steps, seconds, sizes, versions.
     """
     spec = trials[0].spec
-    data = {seed: Data.of(spec, seed, data_folder) for seed in {trial.spec.seed for trial in trials}}
+    data = {seed: Data.of(spec, seed, data_folders) for seed in {trial.spec.seed for trial in trials}}
     members = [_member(trial, data[trial.spec.seed], make_model) for trial in trials]
     trial_of = {id(member): trial for member, trial in zip(members, trials, strict=True)}
     held_out: Split = "test" if spec.mode == "mad" else "validation"
@@ -74,7 +75,7 @@ def run_trials(
     )
     if save_weights and folder is not None:
         _save_weights(trials, members, folder)
-    return _rows(trials, members, evaluate)
+    return [row | {"data": data[row["seed"]].fingerprint} for row in _rows(trials, members, evaluate)]
 
 
 def checkpoint_of(trials: Sequence[Trial], folder: Path) -> Checkpoint:

@@ -43,8 +43,9 @@ class MadSpec(IsolationSpec):
     of models (`MODES`).
 
     Up to `pack_size` trials that differ in rate, decay and seed alone are trained as one; `packing: auto` does so on a GPU, where
-    it pays. A pack gives what separate trials give, but for the masks of dropout. `data_folder` keeps data sets between runs,
-    `save_weights` the best and last weights of every trial. `isolate_trials` gives each trial or pack a process of its own, and
+    it pays. A pack gives what separate trials give, but for the masks of dropout. `data_folder` keeps data sets between runs; one
+    that holds those of MAD's public benchmark (folders `t-*`) is read instead, and nothing is written into it. `save_weights`
+    keeps the best and last weights of every trial. `isolate_trials` gives each trial or pack a process of its own, and
     `trial_timeout` also ends it after so many seconds (of a pack, for each of its trials).
     """
 

@@ -6,12 +6,12 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from configs import GrowthSpec, Spec
 from configs.errors import below
+from configs.local_losses import LocalLossSpec
 from models import RackSpec, StackSpec
 from search.budget import BudgetValue
 from search.runs.isolation import IsolationSpec
 from search.runs.workers import WorkersSpec
 from search.strategies import STRATEGIES
-from search.training.local_losses.spec import LocalLossSpec
 from search.training.spec import TrainSpec
 from tasks import TASKS, Task
 from tasks.objectives import OBJECTIVES

@@ -21,6 +21,7 @@ from search import benchmark
 from search.jobs.mad import job
 from search.training import loop
 from tests.launch.runs import RAW, numbers, rows_of, tiny
+from tests.mad_folders import SIZES, listing, write_benchmark
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -75,6 +76,17 @@ def sessions(out):
         lr = start.session_start_info.hparams["lr"].number_value
         found[lr] = end.session_end_info.status, losses[-1].value if losses else None
     return found
+
+
+def test_workers_read_the_folder_of_the_benchmark_and_leave_it_as_it_is(tmp_path):
+    folder = write_benchmark(tmp_path / "mad", ["in-context-recall"])
+    before, spec = listing(folder), tiny(tasks={"in-context-recall": SIZES}, mode="mad", seeds=[12345], data_folder=str(folder))
+    assert job.run(spec, tmp_path / "here") == 0
+    assert job.run(spec, tmp_path / "ray", execute) == 0
+    here, there = rows_of(tmp_path / "here"), rows_of(tmp_path / "ray")
+    assert {key: numbers(row) for key, row in here.items()} == {key: numbers(row) for key, row in there.items()}
+    assert all(row["data"] for row in there.values())
+    assert listing(folder) == before
 
 
 class Picky(nn.Module):

@@ -140,7 +140,7 @@ def test_train_task_leaves_the_model_with_its_best_weights():
     row = library.train_task(model, config, epochs=3, batch_size=16, lr=10.0, mode="clean", train={"device": "cpu"})
     assert row["best_step"] < row["steps"]
     (single, *_) = mad_spec(tasks={"one": config}).trials()
-    batches = data.Data.of(single.spec, 12345, None).test
+    batches = data.Data.of(single.spec, 12345).test
     found = search.training.metrics.evaluate(lambda inputs: model(inputs)[None], batches.in_order())
     assert found["loss"].item() == pytest.approx(row["test_loss"], rel=1e-5)
 

@@ -206,7 +206,7 @@ def longer_tests(**keys):
 def test_a_longer_test_leaves_all_other_splits_as_they_are():
     baseline, longer, longest, *_ = longer_tests().settings()
     assert [single.change for single in (baseline, longer, longest)] == ["baseline", "test_seq_len=32", "test_seq_len=64"]
-    first, second = (Data.of(single.spec, 0, None) for single in (baseline, longest))
+    first, second = (Data.of(single.spec, 0) for single in (baseline, longest))
     for split in ("train", "validation"):
         assert torch.equal(getattr(first, split).inputs, getattr(second, split).inputs)
         assert torch.equal(getattr(first, split).targets, getattr(second, split).targets)
@@ -229,13 +229,13 @@ def test_a_longer_test_asks_what_lies_beyond_the_training():
     """With all positions a model that is right up to its length, and never after it, would look half right at the double."""
     baseline, _, longest = (single.spec for single in longer_tests().settings() if single.architecture == "a")
     dense = draw(longest.setting.instance("test"), 8, seed=0, split="test").targets
-    asked = Data.of(longest, 0, None).test.targets.numpy()
+    asked = Data.of(longest, 0).test.targets.numpy()
     assert (asked[:, :15] == IGNORED).all()
     assert (dense[:, :15] != IGNORED).any()
     assert (asked[:, 15:] == dense[:, 15:]).all()
-    assert (Data.of(baseline, 0, None).test.targets[:, :15] != IGNORED).sum() > 8
+    assert (Data.of(baseline, 0).test.targets[:, :15] != IGNORED).sum() > 8
     shorter = mad_spec(tasks={"recall": {**LONGER, "changes": {"test_seq_len": [8]}}}, changes="all").trials()[-1].spec
-    assert (Data.of(shorter, 0, None).test.targets[:, :7] != IGNORED).any()
+    assert (Data.of(shorter, 0).test.targets[:, :7] != IGNORED).any()
 
 
 @pytest.mark.parametrize(
