@@ -35,12 +35,9 @@ def execute(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_mo
     settings = {name_of(trial.labels()): trial for trial in _settings(spec)}
     with cluster() as resources:
         if spec.sweep.method == "grid":
-            configs = [_config(pack) for pack in packs(remaining(spec, log), _pack_size(spec, resources))]
-            searcher: StatelessSearcher = ListSearch(configs)
-            n_configs = len(configs)
+            searcher, n_configs = _grid_search(spec, log, _pack_size(spec, resources))
         else:
-            n_left = _draws_left(spec, log, settings)
-            searcher, n_configs = _study_search(spec, settings, n_left, _storage(out, progress)), sum(n_left.values())
+            searcher, n_configs = _study_search(spec, log, settings, _storage(out, progress))
         recorder = Recorder(log, progress, settings, out)
         trainable = tune.with_parameters(
             run_config,
@@ -85,6 +82,23 @@ def _pack_size(spec: MadSpec, resources: dict[str, float]) -> int:
     return spec.pack_size if is_packed else 1
 
 
+def _grid_search(spec: MadSpec, log: TrialLog, size: int) -> tuple[StatelessSearcher, int]:
+    """What Tune asks for the next configuration, and how many there are."""
+    configs = [_config(pack) for pack in packs(remaining(spec, log), size)]
+    return ListSearch(configs), len(configs)
+
+
+def _study_search(
+    spec: MadSpec, log: TrialLog, settings: Mapping[str, Trial], storage: optuna.storages.BaseStorage
+) -> tuple[StatelessSearcher, int]:
+    """The same for draws of Optuna."""
+    done = Counter(name_of(row) for row in log.rows.values() if row["status"] != "failed")
+    n_left = {name: max(0, spec.sweep.n_samples - done[name]) for name in settings}
+    fixed = {name: {key: value for key, value in trial.labels().items() if key in SETTING} for name, trial in settings.items()}
+    search = StudySearch(fixed, n_left, _space(spec), storage, metric=spec.train.stop_metric, time=EPOCH, whole=ROWS)
+    return search, sum(n_left.values())
+
+
 def _storage(out: Path, progress: Progress) -> optuna.storages.BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = out / "optuna.journal"
@@ -92,18 +106,6 @@ def _storage(out: Path, progress: Progress) -> optuna.storages.BaseStorage:
     if n_dropped:
         progress.say(f"{path.name}: {n_dropped} line(s) cut short by a kill were dropped; what they told of is drawn again")
     return storage
-
-
-def _draws_left(spec: MadSpec, log: TrialLog, settings: Mapping[str, Trial]) -> dict[str, int]:
-    done = Counter(name_of(row) for row in log.rows.values() if row["status"] != "failed")
-    return {name: max(0, spec.sweep.n_samples - done[name]) for name in settings}
-
-
-def _study_search(
-    spec: MadSpec, settings: Mapping[str, Trial], n_left: Mapping[str, int], storage: optuna.storages.BaseStorage
-) -> StudySearch:
-    fixed = {name: {key: value for key, value in trial.labels().items() if key in SETTING} for name, trial in settings.items()}
-    return StudySearch(fixed, n_left, _space(spec), storage, metric=spec.train.stop_metric, time=EPOCH, whole=ROWS)
 
 
 def _config(pack: Sequence[Trial]) -> Config:

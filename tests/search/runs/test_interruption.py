@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM on a command line: one line and a status, whenever they come; and who listens to them afterwards."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from search.jobs.supernet.job import train_supernet
 from search.runs.interruption import INTERRUPTED, SIGNALS, handlers_kept, interruptible, interruptions, interruptions_raised
+from tests.search.cases import mad_spec
+from tests.search.supernets import supernet_spec
 
 ROOT = Path(__file__).parents[3]
 IMPORTING = """
@@ -129,3 +133,27 @@ def test_signals_are_given_back_to_who_listened_before():
     with interruptions_raised():
         assert [signal.getsignal(number) for number in SIGNALS] != before
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("job", ["mad", "placement", "supernet"])
+def test_an_interrupted_job_says_so_and_the_same_command_goes_on(tmp_path, job, number):
+    """In the middle of an import of the job's own, the last thing that it does or (of a supernet) before the first step."""
+    if job == "placement":
+        train_supernet(supernet_spec(), tmp_path / "supernet", say=lambda _: None)
+    described = {
+        "mad": mad_spec().to_dict(),
+        "placement": {"job": "placement", "supernet": str(tmp_path / "supernet"), "budgets": [1], "n_batches": 2},
+        "supernet": supernet_spec().to_dict(),
+    }[job]
+    config, out = tmp_path / "job.yaml", tmp_path / "run"
+    config.write_text(json.dumps(described))
+    module = "torch._dynamo" if job == "supernet" else "pandas"
+    words = [job, str(config), f"out={out}"]
+    command = [sys.executable, "-c", IMPORTING, module, str(int(number)), "search", *words]
+    cut = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (cut.returncode, cut.stderr) == (128 + number, f"{INTERRUPTED}\n")
+    assert not list(out.rglob("*half-written*"))
+    whole = subprocess.run([sys.executable, "-m", "search", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (whole.returncode, whole.stdout.splitlines()[-1]) == (0, str(out)), whole.stderr
