@@ -4,7 +4,8 @@ from typing import Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
-from configs import Problems, Spec
+from configs.errors import Problems
+from configs.spec import Spec
 
 
 class LocalLossSpec(Spec):

@@ -10,8 +10,8 @@ from configs.stackwise.model import PRESETS, ArchitectureConfig, ModelConfig
 from configs.stackwise.training import ProgressiveConfig, TrainingConfig
 
 MIXER = ("query", "key", "value", "output")
-MLA = ("query", "query_rope", "latent", "key_rope", "key_up", "value_up", "output")
-MLP = ("gate", "up", "down")
+_MLA = ("query", "query_rope", "latent", "key_rope", "key_up", "value_up", "output")
+_MLP = ("gate", "up", "down")
 """The linears of a block: of attention, of its type mla, of the SwiGLU."""
 
 
@@ -66,7 +66,7 @@ def _progressive_problems(model: ModelConfig, growth: ProgressiveConfig) -> Iter
 def _linears(model: ModelConfig) -> list[str]:
     """What globs may name: the linears of a block, and the parts that they are in."""
     kind = PRESETS[model.attention_preset][0] if model.attention_preset else model.attention_type
-    mixer = MIXER if kind != "mla" else MLA if model.mla_rq is None else ("query_latent", *MLA)
-    names = {"mixer": mixer, "mlp": MLP}
+    mixer = MIXER if kind != "mla" else _MLA if model.mla_rq is None else ("query_latent", *_MLA)
+    names = {"mixer": mixer, "mlp": _MLP}
     linears = [f"blocks.0.{part}.{name}" for part, found in names.items() for name in found]
     return [*linears, *(f"blocks.0.{part}" for part in names)]
