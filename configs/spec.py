@@ -12,7 +12,7 @@ from configs.errors import Problems, known_names, message_of, nearest_name
 from configs.limits import MOST_PROBLEMS, shortened
 from configs.numbers import with_plain_numbers
 
-SPEC_VERSION = 3
+SPEC_VERSION = 4
 """Of the format of saved specs: raise it when keys change. No other version is read; the first one did not say so."""
 
 
