@@ -292,7 +292,7 @@ def test_a_saved_spec_says_its_version_and_no_other_one_is_read(tmp_path):
     assert load(MadSpec, path) == load_saved(MadSpec, path) == spec
     path.write_text(json.dumps(spec.to_dict()))
     assert load(MadSpec, path) == spec, "a file that a user wrote says none"
-    told = r"spec\.json: saved in version {} of the format, but this mixrack reads version 3 alone: run it again"
+    told = r"spec\.json: saved in version {} of the format, but this mixrack reads version 4 alone: run it again"
     with pytest.raises(ConfigError, match=told.format(1)):
         load_saved(MadSpec, path)
     for version in (SPEC_VERSION - 1, SPEC_VERSION + 1, 0, "new"):
