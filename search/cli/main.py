@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from pkgutil import resolve_name
@@ -94,7 +93,7 @@ def positive(text: str) -> int:
 
 
 def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | None = None) -> int:
-    """Parse, run, and turn bad input into one message and exit status 2, workers that failed into 1, an interrupt into 130.
+    """Parse, run, and turn bad input into one message and exit status 2, workers that failed into 1.
 
     What a command needs is imported when it is run; `backend` says where what runs the jobs is found, `module:name`.
     """
@@ -109,6 +108,3 @@ def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | No
     except WorkersError as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 128 + signal.SIGINT

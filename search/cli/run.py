@@ -14,6 +14,7 @@ from search.cli.mad_options import architectures, blame, from_here
 from search.cli.main import MAD_PRESETS
 from search.jobs.mad.spec import MadSpec
 from search.jobs.table import job_run, job_spec
+from search.runs.interruption import interruptions_raised
 
 if TYPE_CHECKING:
     from search.jobs.backend import Backend
@@ -24,7 +25,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def run_mad(arguments: argparse.Namespace, overrides: Sequence[str], backend: str) -> int:
     """Run what the command line asks for; prints the run's folder last."""
     spec, folder = mad_spec(arguments, overrides)
-    status: int = resolve_name("search.jobs.mad.job:run")(spec, folder, _started(backend).mad)
+    run, execute = resolve_name("search.jobs.mad.job:run"), _started(backend).mad
+    with interruptions_raised():
+        status: int = run(spec, folder, execute)
     print(folder)
     return status
 
@@ -37,7 +40,9 @@ def run_job(arguments: argparse.Namespace, overrides: Sequence[str], backend: st
     check_keys(spec_class, tree, arguments.config)
     spec = validate(spec_class, tree, arguments.config)
     out = Path(folder or f"runs/{arguments.job}-{spec.fingerprint()}")
-    status = job_run(arguments.job)(spec, out, _started(backend))
+    run, started = job_run(arguments.job), _started(backend)
+    with interruptions_raised():
+        status = run(spec, out, started)
     print(out)
     return status
 
