@@ -2,14 +2,18 @@
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants, utils
 
 from configs import ConfigError
+from launch.upload import JOIN_LIMIT, PROJECT, check_upload
+from search.runs.interruption import interruptions
 from search.runs.workers import ResourcesSpec
 from search.training.spec import Device
 
@@ -24,15 +28,19 @@ ENVIRONMENT = {
 """What Ray and Tune read when they start; a user's own settings win."""
 DRIVERS_FOLDER = "MIXRACK_DRIVERS_FOLDER"
 EXCLUDED = ["/.venv", "/.git", "/runs", "/data"]
-"""What of the project does not travel to the workers of a cluster: its top folders of results and data may be huge."""
+"""What of the project never travels to the workers of a cluster, whatever .rayignore says: these folders may be huge."""
 
 
 @contextmanager
 def cluster() -> Iterator[dict[str, float]]:
     """Connect for the time of the block; yields the cluster's resources.
 
-    `RAY_ADDRESS` (set by `ray job submit`, or by hand) says which cluster; without it one is started here, on loopback and
-    without a dashboard, and stopped at the end.
+    `RAY_ADDRESS` (set by `ray job submit`, or by hand) says which cluster; without it, or with `local`, one is started here
+    and stopped at the end (`start_here`).
+
+    Raises:
+        ConfigError: if nothing answers at the address, or the project is too large to travel there.
+        KeyboardInterrupt: if SIGINT or SIGTERM came while Ray started.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -40,23 +48,62 @@ def cluster() -> Iterator[dict[str, float]]:
     if ray.is_initialized():
         yield ray.cluster_resources()
         return
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        _check_address(address)
-        # Inside `ray job submit` the job has brought the project along; by hand, this does.
-        inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        project = {
-            "working_dir": str(Path(__file__).parents[1]),
-            "excludes": EXCLUDED,
-            "env_vars": {DRIVERS_FOLDER: str(Path.cwd())},
-        }
-        ray.init(logging_level=logging.ERROR, runtime_env=None if inside_job else project)
-    else:
-        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    address = os.environ.get("RAY_ADDRESS", "local")
     try:
+        with interruptions() as is_interrupted, _ray_without_sigterm():
+            if address in ("", "local"):
+                start_here()
+            else:
+                _join(address)
+        if is_interrupted():
+            raise KeyboardInterrupt
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _ray_without_sigterm() -> Iterator[None]:
+    """Keep Ray from listening to SIGTERM: it would end the process without a word, or, while it starts, perhaps not at all."""
+    listen = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = listen
+
+
+def start_here(n_cpus: int | None = None) -> None:
+    """Start Ray on this machine, without a dashboard, for this machine's own processes alone: all servers listen on loopback.
+
+    They ask for a token, unless RAY_AUTH_MODE says otherwise. It is the user's own where there is one (RAY_AUTH_TOKEN,
+    RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token), else one of this process; Ray itself would write one into the user's home, and from
+    then on other programs' clusters would want it.
+
+    Args:
+        n_cpus: how many CPUs Ray hands out; None is all there are.
+    """
+    has_token = "RAY_AUTH_TOKEN_PATH" in os.environ or (Path.home() / ".ray/auth_token").exists()
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() == "token" and not has_token:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    # Ray takes the machine's outer address for its own, and listens on all, even when it is told `_node_ip_address="127.0.0.1"`.
+    # Only where it knows no clusters of several machines, as on macOS, it stays on loopback.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(address="local", num_cpus=n_cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _join(address: str) -> None:
+    _check_address(address)
+    project = None
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # inside `ray job submit` the job has brought the project along
+        check_upload(PROJECT, EXCLUDED, JOIN_LIMIT)
+        folder = {DRIVERS_FOLDER: str(Path.cwd())}
+        project = {"working_dir": str(PROJECT), "excludes": EXCLUDED, "env_vars": folder}
+    ray.init(logging_level=logging.ERROR, runtime_env=project)
 
 
 def work_where_the_driver_does() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from launch.cluster import cluster
+from launch.cluster import cluster, start_here
 from search.training.devices import use_one_thread
 
 
@@ -21,7 +21,7 @@ def local_ray():
     root = Path(__file__).parents[2]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(root))  # workers unpickle what tests define
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        start_here(n_cpus=2)
         with cluster():
             yield
         ray.shutdown()

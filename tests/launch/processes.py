@@ -1,4 +1,4 @@
-"""Processes below a process: what they run, and their end."""
+"""Processes below a process: what they run, what they listen on, and their end."""
 
 import contextlib
 import os
@@ -6,6 +6,9 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+
+LISTENING, LOOPBACK = "0A", {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""As the kernel writes them: the state of a server's socket; 127.0.0.1, the same as an IPv6 address, ::1."""
 
 
 def command(pid: int) -> bytes:
@@ -23,6 +26,22 @@ def descendants(pid: int) -> list[int]:
             for child in map(int, (task / "children").read_text().split()):
                 found += [child, *descendants(child)]
     return found
+
+
+def servers(pid):
+    """The sockets that a process listens on: (address, port), the address as the kernel writes it."""
+    inodes = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        target = str(path.readlink()) if path.is_symlink() else ""
+        if target.startswith("socket:"):
+            inodes.add(target.removeprefix("socket:[").removesuffix("]"))
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]]
+    return {
+        (address, int(port, 16))
+        for _, local, _, state, *rest in lines
+        if state == LISTENING and rest[5] in inodes
+        for address, _, port in [local.partition(":")]
+    }
 
 
 def kill_a_worker(history: Path, n_rows: int) -> None:
