@@ -13,6 +13,7 @@ from ray.train.torch import TorchTrainer
 from configs import ConfigError
 from launch.cluster import cluster, worker_resources
 from launch.train.log import LOG, Failures, Tail, told
+from launch.train.process_group import torch_config
 from launch.train.worker import POLL_SECONDS, REFUSED, STARTED, STOP, train_worker
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stages import is_finished, next_index, pending_choice
@@ -64,13 +65,14 @@ def _train(spec: SupernetSpec | ProgressiveSpec, out: Path, say: Say, *, is_done
     out = out.resolve()
     for name in (STARTED, STOP, REFUSED, LOG, ERRORS):
         (out / name).unlink(missing_ok=True)
+    _forget(out / TRAIN)  # of a driver that was killed: Train would take its state and its count of failures for this run's
     try:
         with cluster() as resources:
             was_interrupted = _fit(_trainer(spec, out, _worker(spec, resources)), out, say)
     finally:
         for name in (STARTED, STOP):
             (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / TRAIN, ignore_errors=True)  # what the run goes on from stands in its own checkpoint
+        _forget(out / TRAIN)
     if (out / REFUSED).exists():
         refusal = (out / REFUSED).read_text(encoding="utf-8")
         for name in (REFUSED, LOG):
@@ -78,6 +80,13 @@ def _train(spec: SupernetSpec | ProgressiveSpec, out: Path, say: Say, *, is_done
         raise ConfigError(refusal)
     if not is_done() or (was_interrupted and not (out / RESULTS).exists()):
         raise KeyboardInterrupt
+
+
+def _forget(folder: Path) -> None:
+    """Remove what Train keeps, but nothing behind a link: what a run goes on from stands in its own checkpoints."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _worker(spec: SupernetSpec | ProgressiveSpec, resources: dict[str, float]) -> dict[str, float]:
@@ -93,6 +102,7 @@ def _trainer(spec: SupernetSpec | ProgressiveSpec, out: Path, worker: dict[str, 
     return TorchTrainer(
         train_worker,
         train_loop_config={"spec": spec.to_dict(), "out": str(out)},
+        torch_config=torch_config(),
         scaling_config=ScalingConfig(
             num_workers=spec.workers.n,
             use_gpu=worker["gpu"] > 0,

@@ -1,6 +1,7 @@
 """A supernet on Ray Train: same numbers as in one process, workers replaced, errors told in a line."""
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from search.jobs.supernet.job import train_supernet, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.workers import WorkersError
 from search.training.ranks import Ranks
-from tests.launch.processes import kill_a_worker
+from tests.launch.processes import LOOPBACK, command, descendants, kill_a_worker, servers
 from tests.search.ranks import on_ranks
 from tests.search.supernets import supernet_spec
 
@@ -38,17 +39,26 @@ def quietly(spec, out):
 
 
 @pytest.mark.parametrize("parallel", ["data", "fsdp"])
-def test_two_workers_are_one_process(tmp_path, parallel, capsys):
+def test_two_workers_are_one_process_and_listen_on_loopback_alone(tmp_path, parallel):
     """Rates at which AdamW does not make a step of what is rounding alone."""
     spec = supernet_spec(lr=1e-3, n_steps=20, debug=True, workers={"n": 2}, parallel=parallel)
-    here, there = quietly(spec, tmp_path / "here"), train_on_ray(spec, tmp_path / "there")
+    lines, addresses = [], []
+
+    def say(line):
+        lines.append(line)
+        if line.startswith("training on") and Path("/proc/net/tcp").exists():
+            workers = [pid for pid in descendants(os.getpid()) if b"RayTrainWorker" in command(pid)]
+            assert len(workers) == 2
+            addresses.extend(address for pid in workers for address, _ in servers(pid))
+
+    here, there = quietly(spec, tmp_path / "here"), train_on_ray(spec, tmp_path / "there", say)
+    assert set(addresses) <= LOOPBACK
     assert there["counts"] == here["counts"]
     for ours, theirs in zip(history(tmp_path / "here"), history(tmp_path / "there"), strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
             tolerance = {"abs": ONE_ANSWER, "rel": 0} if "accuracy" in name else {"rel": AFTER_TRAINING}
             assert ours[name] == pytest.approx(value, **tolerance), name
-    lines = capsys.readouterr().out.splitlines()
     assert "training on 2 worker(s)" in lines
     assert any(line.startswith("step 20 of 20") for line in lines)
 
