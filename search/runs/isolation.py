@@ -10,7 +10,7 @@ from pydantic import PositiveFloat
 
 from configs import Spec
 from configs.records import write_json
-from search.runs.own_process import T, Tell, TrialError, Work, contained, run_in_own_process
+from search.runs.own_process import T, Tell, TrialError, UnpicklableError, Work, contained, run_in_own_process
 
 
 class IsolationSpec(Spec):
@@ -63,7 +63,11 @@ def run_trial(
     """
     if limits.isolates or any(each.exists() for each in markers):
         timeout = None if limits.trial_timeout is None else limits.trial_timeout * n_trials
-        result = run_in_own_process(work, tell, timeout=timeout, dumps=dumps)
+        try:
+            result = run_in_own_process(work, tell, timeout=timeout, dumps=dumps)
+        except UnpicklableError:
+            _remove(markers)  # the others go on without it, and the next start tries it here again
+            raise
         _remove(markers)
         return result
     try:

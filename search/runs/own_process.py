@@ -39,6 +39,10 @@ class TookTooLongError(TrialError):
     """A trial has used up its time."""
 
 
+class UnpicklableError(ConfigError):
+    """Work cannot go to a process of its own."""
+
+
 def contained(work: Work[T], tell: Tell) -> T:
     """Do the work here; what would end the thread that does it without a word is a TrialError.
 
@@ -102,7 +106,9 @@ def _pickled(work: Any, dumps: Callable[[Any], bytes]) -> bytes:
     try:
         return dumps(work)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ConfigError(f"this trial cannot run in a process of its own, which needs to import its model: {error}") from None
+        raise UnpicklableError(
+            f"the trial cannot run in a process of its own, which needs to import its model: {error}"
+        ) from None
 
 
 def _result(process: BaseProcess, here: Connection, tell: Tell, timeout: float | None) -> Any:

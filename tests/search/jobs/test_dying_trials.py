@@ -14,7 +14,7 @@ from search.jobs.in_process import HERE
 from search.jobs.mad import job
 from search.jobs.pipeline.spec import RetrainSpec
 from search.jobs.progressive.fields import ChoiceSpec
-from search.runs.isolation import IsolationSpec
+from search.runs.isolation import IsolationSpec, marker
 from search.runs.run_folder import TrialLog
 from tests.search import dying
 from tests.search.cases import mad_spec, same, timeless
@@ -147,6 +147,15 @@ def test_a_model_that_no_other_process_can_make_is_refused_before_anything_runs(
     with pytest.raises(ConfigError, match="isolate_trials and trial_timeout need what a process of its own can import"):
         job.run(doomed("mine", isolate_trials=True), tmp_path / "run", make_model=lambda _: dying.Doomed("usual"))
     assert not (tmp_path / "run").exists()
+
+
+def test_where_the_run_died_of_such_a_model_the_others_go_on_and_the_next_start_tries_it_again(tmp_path):
+    spec = doomed("mine", "other")
+    marker(tmp_path, spec.trials()[0].spec.fingerprint()).touch()
+    for status in (1, 0):
+        assert job.run(spec, tmp_path, make_model=lambda _: dying.Doomed("usual")) == status
+        rows = rows_by_architecture(tmp_path)
+        assert (rows["mine"]["status"], rows["other"]["status"]) == (("finished", "failed")[status], "finished")
 
 
 def test_how_trials_are_kept_apart_is_no_content():
