@@ -105,7 +105,9 @@ class Registry(Mapping[str, type]):
         if isinstance(value, str):
             value = {"kind": value}
         if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-            raise PydanticCustomError("rule", "{text}", {"text": f"{with_article(self.noun)} needs a kind; {known_names('', self)}"})
+            raise PydanticCustomError(
+                "rule", "{text}", {"text": f"{with_article(self.noun)} needs a kind; {known_names('', self)}"}
+            )
         if value["kind"] not in self:
             text = f"unknown {self.noun} '{shortened(value['kind'])}'; {known_names(value['kind'], self)}"
             raise PydanticCustomError("rule", "{text}", {"text": text})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import ConfigError, Spec
-from configs.load import load_saved
+from configs.load import check_version, read_yaml, validate_saved
 from configs.storage import UNFINISHED, whole_file
 
 RESULTS, TRIALS = "results.json", "trials.parquet"
@@ -83,7 +83,11 @@ def run_folder(out: Path, spec: Spec, *, may_change: tuple[str, ...] = ()) -> It
 
 def _changed(saved: Path, spec: Spec) -> list[str]:
     """The fields in which a saved spec differs from this one, but for how it is run."""
-    before = load_saved(type(spec), saved).content()
+    tree, job = read_yaml(saved), getattr(spec, "job", None)
+    check_version({"spec_version": 1, **tree}, str(saved))
+    if job is not None and tree.get("job", job) != job:
+        raise ConfigError(f"{saved.parent}: holds a run of the job '{tree['job']}', not of '{job}'; give another out=")
+    before = validate_saved(type(spec), tree, str(saved)).content()
     return [name for name, value in spec.content().items() if before.get(name) != value]
 
 

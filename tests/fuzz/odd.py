@@ -19,7 +19,9 @@ VALUES = (
 
 def odd_for(value, draw):
     """An odd value, mostly of the type of what it takes the place of: those of another type are soon refused."""
-    kind = {bool: bool, int: int | float, float: int | float, str: str, list: list, dict: dict}.get(type(value), int | float | str)
+    kind = {bool: bool, int: int | float, float: int | float, str: str, list: list, dict: dict}.get(
+        type(value), int | float | str
+    )
     return draw.choice([each for each in VALUES if isinstance(each, kind)] if draw.random() < 0.75 else VALUES)
 
 
