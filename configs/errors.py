@@ -8,7 +8,7 @@ from typing import Any, Never
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from configs.limits import LARGEST_INTEGER, LONGEST_ECHO, MOST_PROBLEMS, shortened
+from configs.limits import LARGEST_INTEGER, LONGEST_ECHO, LONGEST_LINE, MOST_PROBLEMS, shortened
 
 Location = tuple[int | str, ...]
 
@@ -103,6 +103,10 @@ _EXPECTED = {
 }
 
 
+_SINGLE = ("int_type", "float_type", "string_type", "bool_type", "literal_error")
+"""Pydantic's words for one value that is not what is expected."""
+
+
 def message_of(line: Any) -> str:
     """One pydantic error line in our words: the rule and the offending value."""
     if line["type"] == "rule":
@@ -112,6 +116,11 @@ def message_of(line: Any) -> str:
     message = _EXPECTED.get(line["type"], str(line["msg"])).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message[:1].lower() + message[1:]
     value = line["input"]
+    if isinstance(value, list | tuple) and line["type"] in _SINGLE:
+        return f"{message}: one value is expected, not a list" + (f": write {value[0]}" if len(value) == 1 else "")
+    if line["type"] == "tuple_type" and isinstance(value, int | float | str):
+        shown = shortened(str(value))
+        return f"{message}: write [{shown}] (got {shown})"
     is_endless = isinstance(value, int) and abs(value) > LARGEST_INTEGER  # its digits would take minutes, or be refused
     if is_endless or isinstance(value, dict | list | tuple):
         return message
@@ -127,5 +136,8 @@ def config_error(source: str, error: ValidationError) -> ConfigError:
 
 def told_lines(source: str, lines: list[str]) -> str:
     """Problems, a line each, as many as a person reads."""
-    left = len(lines) - MOST_PROBLEMS
+    left, lines = (
+        len(lines) - MOST_PROBLEMS,
+        [line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..." for line in lines],
+    )
     return "\n".join([*lines[:MOST_PROBLEMS], *([f"{source}: more problems follow from there on"] if left > 0 else [])])

@@ -24,6 +24,9 @@ MOST_PROBLEMS = 50
 LONGEST_ECHO = 200
 """Characters of a value that a message repeats."""
 
+LONGEST_LINE = 2000
+"""Characters of one problem as it is told, the names that are known included."""
+
 MOST_BLOCKS = 1024
 """Of a rack, patterns laid out, and its stacks as it grows. The deepest published language models have some 130 layers."""
 
@@ -38,9 +41,6 @@ WIDEST = 2**17
 
 LONGEST = 2**24
 """Positions of a sequence, and tokens of a vocabulary: more than any published context (10 million) or vocabulary has."""
-
-MOST_POSITIONS = 2**31
-"""Of the batch of one step over all workers: above any published batch (some 100 million). They are 8 bytes each."""
 
 
 def shortened(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from configs.errors import ConfigError, Location, config_error, known_names, told_lines, yaml_path
+from configs.errors import ConfigError, Location, config_error, known_names, nearest_name, told_lines, yaml_path
 from configs.limits import MOST_JSON_BYTES, MOST_LEVELS, MOST_PROBLEMS, MOST_YAML_BYTES, shortened
 from configs.parse_json import parse_json
 from configs.parse_yaml import parse_yaml
@@ -25,12 +25,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         with path.open("rb") as file:  # no more than may be there: some files have no end
             text = file.read((MOST_JSON_BYTES if is_json else MOST_YAML_BYTES) + 1).decode("utf-8")
     except OSError as error:
-        raise ConfigError(f"{shortened(str(path))}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{shortened(str(path))}: cannot be read: {error.strerror}{_hint_at_file(path, error)}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: cannot be read: not UTF-8 text") from None
     tree = (parse_json if is_json else parse_yaml)(text, str(path))
     _check_mapping(tree, str(path))
     return dict(tree)
+
+
+def _hint_at_file(path: Path, error: OSError) -> str:
+    """The file beside it that was probably meant."""
+    if not isinstance(error, FileNotFoundError):
+        return ""
+    nearest = nearest_name(path.stem, [other.stem for other in path.parent.glob("*.yaml")])
+    return "" if nearest is None else f"; did you mean '{path.with_name(nearest)}.yaml'?"
 
 
 def _check_mapping(tree: Any, source: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from configs import ConfigError
 from configs.storage import is_out_of_room
+from search.cli.words import check_command, unknown_words
 from search.jobs.table import JOBS
 from search.runs.errors import RunError
 
@@ -81,9 +82,7 @@ def add_tools(jobs: Any) -> None:
     kernels = jobs.add_parser("kernels", help="list the fast kernels: what is installed, what auto picks here and why")
     kernels.set_defaults(run="search.cli.kernels:run_kernels")
     schema = jobs.add_parser("schema", help="print the JSON Schema of configuration files; out=FILE writes it")
-    schema.add_argument(
-        "file", nargs="?", choices=FILES, metavar="JOB", help=f"one of {', '.join(FILES)}; all files, if not given"
-    )
+    schema.add_argument("file", nargs="?", metavar="JOB", help=f"one of {', '.join(FILES)}; all files, if not given")
     schema.set_defaults(run="search.cli.schema:run_schema")
 
 
@@ -101,8 +100,8 @@ def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | No
     """
     words = list(sys.argv[1:] if argv is None else argv)
     overrides = [word for word in words if OVERRIDE.match(word)]
-    arguments = parser.parse_args([word for word in words if word not in overrides])
     try:
+        arguments = _parsed(parser, [word for word in words if word not in overrides])
         return int(resolve_name(arguments.run)(arguments, overrides, backend))
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -116,3 +115,12 @@ def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | No
         told = f"{error.filename or 'writing'}: {os.strerror(error.errno or 0)}"
         print(f"{told}; make room, and the same command goes on from here", file=sys.stderr)
         return 1
+
+
+def _parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    commands = next(action.choices for action in parser._actions if isinstance(action.choices, dict))  # noqa: SLF001 - no other way
+    check_command(words, commands, parser.prog)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise unknown_words(unknown, commands[arguments.job].format_usage().replace("[", " ").replace("]", " ").split())
+    return arguments

@@ -9,6 +9,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from configs import ConfigError, read_yaml
+from configs.limits import shortened
 from configs.load import apply_override, check_keys, validate
 from search.cli.mad_options import architectures, blame, from_here
 from search.cli.main import MAD_PRESETS
@@ -48,8 +49,29 @@ def run_job(arguments: argparse.Namespace, overrides: Sequence[str], backend: st
 
 
 def _check_job(tree: dict[str, Any], job: str, source: str) -> None:
+    """ConfigError for the file of another job, and for one that is of none; with what to write for it."""
     if tree.get("job", job) != job:
-        raise ConfigError(f"{source}: describes the job '{tree['job']}', not '{job}'")
+        raise ConfigError(f"{source}: describes the job '{shortened(str(tree['job']))}', not '{job}'")
+    kind = kind_of_file(tree)
+    if kind in REMEDIES:
+        told = f"{source}: a {kind}, not the job '{job}'; python -m search show {source} shows it"
+        raise ConfigError(f"{told}, {REMEDIES[kind].format(source=source, name=Path(source).stem)}")
+
+
+REMEDIES = {
+    "rack": "python -m search mad --racks {source} scores it, and a job's file has one under rack:",
+    "layer": "python -m search mad --layers {name} scores it, and a rack's file has it in layers:",
+    "task": "python -m search mad --tasks {name} trains on it",
+}
+"""What to write for a file that is of no job."""
+
+
+def kind_of_file(tree: dict[str, Any]) -> str | None:
+    """What a file is of, by the key that says it: `job`, `task`, `layer` or `rack`; None if none of them does."""
+    for key, kind in (("job", "job"), ("task", "task"), ("kind", "layer"), ("stacks", "rack"), ("layers", "rack")):
+        if key in tree:
+            return kind
+    return None
 
 
 def _started(backend: str) -> Backend:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs import ConfigError
+from configs.errors import raise_unknown
 from configs.storage import write_text
+from search.cli.main import FILES
 from search.cli.run import out_folder
 from search.cli.schema_parts import SPECS, Json, definitions, either, reachable, reference, resolved
 
@@ -47,6 +49,8 @@ def _all_files() -> Json:
 def run_schema(arguments: argparse.Namespace, overrides: Sequence[str], backend: object) -> int:
     """Print the schema, or write it to the file that `out=` names."""
     del backend
+    if arguments.file not in (None, *FILES):
+        raise_unknown("kind of file", arguments.file, FILES)
     for text in overrides:
         if not text.startswith("out="):
             raise ConfigError(f"schema: only out=FILE can be set, not '{text}'")

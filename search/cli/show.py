@@ -13,11 +13,13 @@ from rich.table import Table
 
 from configs import ConfigError, Spec, read_yaml
 from configs.errors import known_names
+from configs.limits import shortened
 from configs.load import apply_override, validate
 from models import BackboneSpec, RackSpec
 from models.assembly.cost import RackCost, cost
 from models.spec.short_forms import layer
 from search.budget import Budget, CostTable
+from search.cli.run import kind_of_file
 from search.cli.show_parameters import print_parameters
 from search.cli.show_space import print_budgets, print_expected, print_space
 from search.cli.show_stages import print_stages
@@ -44,22 +46,25 @@ def read_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     for text in overrides:
         if not text.startswith("out="):  # where a run would lie is no part of what it is
             apply_override(tree, text)
-    if "job" in tree:
-        if not isinstance(tree["job"], str) or tree["job"] not in _SPECS:
-            raise ConfigError(f"{path}: job: unknown job '{tree['job']}'. Known: {', '.join(_SPECS)}")
-        return validate(_SPECS[tree["job"]], tree, str(path))
-    if "task" in tree:
-        return validate(TaskSpec, tree, str(path))
-    if "kind" in tree:
-        try:
-            layer(tree)
-        except ValueError as error:
-            raise ConfigError(f"{path}: {error}") from None
-        return validate(BackboneSpec, {"d_model": LAYER_WIDTH, "layers": [tree]}, str(path))
-    if not {"stacks", "layers"} & tree.keys():
-        known = known_names(next(iter(map(str, tree)), ""), ("job", "task", "kind", "stacks", "layers"))
-        raise ConfigError(f"{path}: neither a job, a task, a layer nor a rack; {known} (one of them says which)")
-    return validate(RackSpec, tree, str(path))
+    match kind_of_file(tree):
+        case "job":
+            if not isinstance(tree["job"], str) or tree["job"] not in _SPECS:
+                raise ConfigError(
+                    f"{path}: job: unknown job '{shortened(str(tree['job']))}'; {known_names(str(tree['job']), _SPECS)}"
+                )
+            return validate(_SPECS[tree["job"]], tree, str(path))
+        case "task":
+            return validate(TaskSpec, tree, str(path))
+        case "layer":
+            try:
+                layer(tree)
+            except ValueError as error:
+                raise ConfigError(f"{path}: {error}") from None
+            return validate(BackboneSpec, {"d_model": LAYER_WIDTH, "layers": [tree]}, str(path))
+        case "rack":
+            return validate(RackSpec, tree, str(path))
+    known = known_names(next(iter(map(str, tree)), ""), ("job", "task", "kind", "stacks", "layers"))
+    raise ConfigError(f"{path}: neither a job, a task, a layer nor a rack; {known} (one of them says which)")
 
 
 def run_check(arguments: argparse.Namespace, overrides: Sequence[str], backend: object) -> int:

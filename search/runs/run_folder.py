@@ -87,7 +87,11 @@ def _refuse_other_version(path: Path) -> None:
 
 def _changed(saved: Path, spec: Spec) -> list[str]:
     """The fields in which a saved spec differs from this one, but for how it is run."""
-    before = validate_saved(type(spec), saved_spec(saved.parent), str(saved)).content()
+    tree, job = saved_spec(saved.parent), getattr(spec, "job", None)
+    check_version({"spec_version": 1, **tree}, str(saved))
+    if job is not None and tree.get("job", job) != job:
+        raise ConfigError(f"{saved.parent}: holds a run of the job '{tree['job']}', not of '{job}'; give another out=")
+    before = validate_saved(type(spec), tree, str(saved)).content()
     return [name for name, value in spec.content().items() if before.get(name) != value]
 
 
