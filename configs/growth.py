@@ -35,6 +35,9 @@ class GrowthSpec(Spec):
     of the linears of a block that globs in `qlora_targets` name (`query`, `mlp`, `mixer.*`). The weights of a new stack at
     `qlora` never learn: what `init` copies serves it better than what is drawn.
 
+    What a part of the trunk that stands still makes of the samples is kept: with `cache_activations` None wherever there is one;
+    true demands that there is, false keeps nothing.
+
     `stage_steps` is the number of steps of each stage, or of one after another, the last one holding on (None: the training's
     `max_steps`). A stage ends early when it has not improved by `min_delta` for `patience` evaluations. `joint_tuning_steps` at
     the end train all (`fine_tune_mode` full), all adapters, or the head.
@@ -72,7 +75,7 @@ class GrowthSpec(Spec):
     progressive_qlora_rank: PositiveInt = 8
     progressive_qlora_alpha: PositiveFloat = 16
 
-    cache_activations: bool = True
+    cache_activations: bool | None = None
     cache_mode: Literal["auto", "memory", "arrow", "stream"] = "auto"
     cache_dir: str | None = None
     cache_bytes: PositiveInt | None = None
@@ -111,6 +114,31 @@ class GrowthSpec(Spec):
         """How many stacks there are at last."""
         return self.max_stacks if self.target_stacks is None else self.target_stacks
 
+    @property
+    def uncached_because(self) -> str | None:
+        """Why no part of the trunk's output is the same at every step, and could be kept; None where some is."""
+        if not self.enabled:
+            return "with enabled: false there is no trunk: the whole rack trains at once"
+        if self.building_mode == "prepend":
+            return "below a stack that is prepended stands nothing but the embedding: leave it out, or set building_mode: append"
+        if self.trunk_strategy == "full":
+            return "all of a trunk that trains on (trunk_strategy: full) moves at every step: leave it out"
+        if self.train_embedding:
+            return "with train_embedding: true all that stands above the embedding moves at every step: leave one of them out"
+        if self.trunk_strategy == "qlora" and self.qlora_trunk_window is None:
+            return "all of a qlora trunk moves with its adapters at every step: set qlora_trunk_window, or leave it out"
+        return None
+
+    @property
+    def caches(self) -> bool:
+        """Whether the output of the part of the trunk that stands still is kept."""
+        return self.cache_activations is not False and self.uncached_because is None
+
+    @property
+    def has_second_adapters(self) -> bool:
+        """Whether stacks of the trunk get adapters beside their own."""
+        return self.trunk_strategy == "qlora" if self.progressive_qlora is None else self.progressive_qlora
+
     def problems(self) -> list[Problem]:
         """What does not fit together."""
         return _misfits(self)
@@ -130,6 +158,8 @@ def _misfits(growth: GrowthSpec) -> list[Problem]:
     found: list[Problem] = []
     if growth.final_stacks > growth.max_stacks:
         found.append((("target_stacks",), f"{growth.target_stacks} is more than max_stacks = {growth.max_stacks}"))
+    if growth.cache_activations and growth.uncached_because is not None:
+        found.append((("cache_activations",), f"true keeps nothing here: {growth.uncached_because}"))
     fields = type(growth).model_fields
     for name, strategy in (
         ("qlora_configs", "variable"),

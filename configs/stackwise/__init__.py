@@ -24,8 +24,10 @@ from collections.abc import Iterator
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from configs.growth import Problem
+from configs.stackwise.at_rest import at_rest
 from configs.stackwise.base import BaseConfig
-from configs.stackwise.model import PRESETS, ArchitectureConfig, BlockOptions, ModelConfig
+from configs.stackwise.between import between
+from configs.stackwise.model import ArchitectureConfig, BlockOptions, ModelConfig
 from configs.stackwise.training import ProgressiveConfig, TrainingConfig
 
 __all__ = [
@@ -56,22 +58,17 @@ class StackWiseConfig(BaseConfig):
 
     def problems(self) -> list[Problem]:
         """What does not fit together between the sections."""
-        return list(_between(self.model, self.training.progressive, self.data))
+        resting = (((("training", *place)), text) for place, text in at_rest(self.training))
+        return [*between(self.model, self.training), *_data_problems(self.model, self.data), *resting]
+
+    def validate_sections(self) -> None:
+        """Check each section by itself: with a model that is not the section `model`, they may fit together all the same."""
+        for section in (self.model, self.training, self.data):
+            section.validate()
 
 
-def _between(model: ModelConfig, progressive: ProgressiveConfig, data: DataConfig) -> Iterator[Problem]:
-    architecture, section = model.architecture, ("training", "progressive")
-    for name, mode in (("attention_mode", model.attention_mode), ("attention_preset", PRESETS.get(model.attention_preset or ""))):
-        if progressive.training_objective == "clm" and "bidirectional" in (mode or ()):
-            yield ("model", name), "the objective clm asks for the next token, which bidirectional attention sees: make it causal"
-    if progressive.mask_token_id is not None and progressive.mask_token_id > model.vocab_size:
-        text = f"{progressive.mask_token_id} must be at most model.vocab_size = {model.vocab_size}"
-        yield (*section, "mask_token_id"), text
-    said = progressive.max_stacks != type(progressive).model_fields["max_stacks"].default
-    if said and architecture.n_stacks > progressive.max_stacks and architecture != ArchitectureConfig():
-        text = f"{architecture.n_stacks} is more than training.progressive.max_stacks = {progressive.max_stacks}"
-        yield ("model", "architecture", "n_stacks"), text
+def _data_problems(model: ModelConfig, data: DataConfig) -> Iterator[Problem]:
     if data.seq_len is not None and model.max_seq_len is not None and data.seq_len > model.max_seq_len:
         yield ("data", "seq_len"), f"{data.seq_len} is more than model.max_seq_len = {model.max_seq_len}"
-    if progressive.unfindable is not None:
-        yield (*section, "custom_time_mapping"), progressive.unfindable
+    if data.pad_token_id is not None and data.pad_token_id >= model.vocab_size:
+        yield ("data", "pad_token_id"), f"{data.pad_token_id} must be below model.vocab_size = {model.vocab_size}"

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from configs.errors import ConfigError, message_of
 from configs.growth import AdapterSize, GrowthSpec, Problem
 from configs.load import validate
+from configs.local_losses import LocalLossSpec
 from configs.stackwise.base import BaseConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -30,9 +31,10 @@ MASKS = {
 class ProgressiveConfig(GrowthSpec, BaseConfig):
     """How the rack grows (see `GrowthSpec`), and what its stages are asked.
 
-    Of the objective mlm: the chosen tokens become `mask_token_id` (None: a token of its own, `vocab_size`), a random one, or
-    stay. `mask_schedule` says how the share of them goes with time from `mask_ratio` to `final_mask_ratio` (None: linear, where
-    there is a time; constant, where there is none). A `custom_time_mapping` may be a function.
+    Of the objective mlm: the chosen tokens become `mask_token_id` (None: the last token of the model, `vocab_size - 1`, which no
+    text may use then), a random one, or stay. `mask_schedule` says how the share of them goes with time from `mask_ratio` to
+    `final_mask_ratio` (None: linear, where there is a time; constant, where there is none). A `custom_time_mapping` may be a
+    function.
     """
 
     custom_time_mapping: str | TimeMapping | None = None  # type: ignore[assignment]
@@ -66,13 +68,19 @@ class ProgressiveConfig(GrowthSpec, BaseConfig):
         text = "is no function at the top of a module, where a run, which may be on another machine, could find it"
         return f"{_place(function)} {text}"
 
-    def objective(self) -> dict[str, Any]:
-        """What the stages are asked, as a spec in plain values."""
+    def objective(self, vocab_size: int | None = None) -> dict[str, Any]:
+        """What the stages are asked, as a spec in plain values; `vocab_size` is the model's, None if nobody knows it."""
         if self.training_objective != "mlm":
             return {"kind": self.training_objective}
         options = {theirs: getattr(self, ours) for ours, theirs in MASKS.items()}
-        schedule = "constant" if self.time_interpretation == "none" else "linear"
-        return {"kind": "mlm", **options, "schedule": self.mask_schedule or schedule}
+        if self.mask_token_id is None and vocab_size is not None:
+            options["mask_token_id"] = vocab_size - 1
+        return {"kind": "mlm", **options, "schedule": self.schedule}
+
+    @property
+    def schedule(self) -> str:
+        """How the share of masked tokens goes with time."""
+        return self.mask_schedule or ("constant" if self.time_interpretation == "none" else "linear")
 
     def problems(self) -> list[Problem]:
         """What does not fit together."""
@@ -88,7 +96,7 @@ class ProgressiveConfig(GrowthSpec, BaseConfig):
             yield ("keep_fraction",), text
         if self.loss_weighting == "elbo" and self.random_fraction + self.keep_fraction:
             yield ("loss_weighting",), "elbo is of masks alone: random_fraction and keep_fraction must be 0"
-        if self.final_mask_ratio is not None and self.objective().get("schedule") == "constant":
+        if self.final_mask_ratio is not None and self.schedule == "constant":
             yield ("final_mask_ratio",), "a constant schedule has none: set another mask_schedule, and a time_interpretation"
 
     def _size_misfits(self) -> Iterator[Problem]:
@@ -119,7 +127,7 @@ class TrainingConfig(BaseConfig):
     training_architecture: Literal["rackwise", "stackwise", "blockwise"] = "rackwise"
     strategy: Literal["progressive", "end_to_end"] = "progressive"
     end_to_end_scope: Literal["rackwise", "stackwise"] = "rackwise"
-    local_loss: dict[str, Any] = Field(default_factory=dict)
+    local_loss: LocalLossSpec = Field(default_factory=LocalLossSpec)
     max_steps: PositiveInt = 100
     learning_rate: PositiveFloat = 1e-3
     current_block_lr: PositiveFloat | None = None
@@ -130,6 +138,21 @@ class TrainingConfig(BaseConfig):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     save_interval: PositiveInt | None = None
     progressive: ProgressiveConfig = Field(default_factory=ProgressiveConfig)
+
+    @property
+    def mode(self) -> Literal["rackwise", "stackwise", "blockwise"]:
+        """What learns from a loss of its own where a whole rack trains at once."""
+        return self.end_to_end_scope if self.strategy == "end_to_end" else self.training_architecture
+
+    def problems(self) -> list[Problem]:
+        """What does not fit together."""
+        found: list[Problem] = []
+        if self.end_to_end_scope != "rackwise" and self.strategy != "end_to_end":
+            found.append((("end_to_end_scope",), f"is of the strategy end_to_end, not of {self.strategy}"))
+        if self.mode == "rackwise" and self.local_loss != LocalLossSpec():
+            text = "is of units that learn by themselves: set training_architecture: stackwise, or blockwise"
+            found.append((("local_loss",), text))
+        return found
 
 
 def _place(function: TimeMapping) -> str:

@@ -5,12 +5,13 @@ from typing import Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from configs import ConfigError, ModelConfig, Spec, StackWiseConfig
+from configs import ConfigError, GrowthSpec, ModelConfig, Spec, StackWiseConfig
 from configs.load import validate
 from configs.stackwise import BlockOptions
 from configs.stackwise.model import AttentionMode, AttentionType
 from models.architecture.block_options import block_of, validated
 from models.architecture.modules import NORM, Rack, Stack, alone
+from models.growth.new_stack import new_stack
 from models.rack_spec import RackSpec
 from models.spec.precision import Precision
 from models.spec.stack import StackSpec
@@ -119,17 +120,20 @@ def create_stack_from_config(
     *,
     seed: int | None = None,
 ) -> Stack:
-    """A stack of the blocks that a configuration describes; `n_blocks` None is its `blocks_per_stack`."""
-    model, model_seed = _model_of(config)
-    block = model.block_options().to_dict()
-    n_blocks = model.architecture.blocks_per_stack if n_blocks is None else n_blocks
-    return create_stack_from_spec(stack_id, n_blocks, block, seed=model_seed if seed is None else seed)
+    """A stack of the blocks that a configuration describes, in the precision and with the adapters that new stacks have.
+
+    `n_blocks` None is its `blocks_per_stack`.
+    """
+    model, growth, model_seed = _parts_of(config)
+    stack = _new(stack_spec(model, stack_id, n_blocks), growth, stack_id)
+    spec = alone(stack, model.d_model, "create_stack_from_config")
+    return Rack.of(spec.build((model_seed if seed is None else seed) + stack_id), spec).stacks[0]  # type: ignore[return-value]
 
 
 def create_rack_from_config(config: AnyConfig, *, seed: int | None = None) -> Rack:
-    """The rack of a configuration; the seed is the training's."""
-    model, model_seed = _model_of(config)
-    spec = rack_spec(model, [stack_spec(model, uid) for uid in range(model.architecture.n_stacks)])
+    """The rack of a configuration, its stacks as above; the seed is the training's."""
+    model, growth, model_seed = _parts_of(config)
+    spec = rack_spec(model, [_new(stack_spec(model, uid), growth, uid) for uid in range(model.architecture.n_stacks)])
     return Rack.of(spec.build(model_seed if seed is None else seed), spec)
 
 
@@ -153,9 +157,16 @@ def _frozen(rack: Rack, entries: Sequence[StackEntry]) -> Rack:
     return rack
 
 
-def _model_of(config: AnyConfig) -> tuple[ModelConfig, int]:
-    """The section `model`, checked, and the seed."""
+def _new(stack: StackSpec, growth: GrowthSpec | None, index: int) -> StackSpec:
+    return stack if growth is None else new_stack(stack, growth, index)
+
+
+def _parts_of(config: AnyConfig) -> tuple[ModelConfig, GrowthSpec | None, int]:
+    """The section `model`, checked, how stacks are added, if anything is said of that, and the seed."""
     if isinstance(config, Mapping):
         config = StackWiseConfig.from_dict(config) if "model" in config else ModelConfig.from_dict(config)
-    config.validate()
-    return (config.model, config.training.seed) if isinstance(config, StackWiseConfig) else (config, 0)
+    if isinstance(config, ModelConfig):
+        config.validate()
+        return config, None, 0
+    config.validate_sections()
+    return config.model, config.training.progressive.growth(), config.training.seed

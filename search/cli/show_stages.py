@@ -25,7 +25,7 @@ def print_stages(console: Console, spec: ProgressiveSpec) -> None:
     seq_len = spec.data.sizes()[1]
     for stage in planned(spec):
         rack = without_memory(stage.rack)
-        frontier = find_frontier(rack) if spec.growth.cache_activations else 0
+        frontier = find_frontier(rack) if spec.growth.cache_activations is not False else 0
         row_bytes = seq_len * stage.rack.d_model * (2 if stage.rack.residual_dtype else 4)
         time_step = stage_time(spec, stage).step if spec.growth.time_interpretation == "depth" else None
         table.add_row(

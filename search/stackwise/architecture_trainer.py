@@ -19,22 +19,13 @@ from typing import Any
 import numpy as np
 
 from configs import ConfigError, StackWiseConfig
-from configs.load import validate
 from models import Rack
 from search.jobs.progressive.training.batches import GrowthBatches, StageTime
 from search.jobs.progressive.training.growing_model import is_causal, needs_attention_mask
-from search.stackwise.loader_samples import (
-    Mode,
-    evaluated_batches,
-    loader_samples,
-    mode_of,
-    objective_of,
-    steps_between_evaluations,
-)
+from search.stackwise.loader_samples import evaluated_batches, loader_samples, steps_between_evaluations
 from search.training.devices import resolve_device
 from search.training.local_losses.evaluation import ExitEvaluation
 from search.training.local_losses.model import LocalUnits
-from search.training.local_losses.spec import LocalLossSpec
 from search.training.local_losses.step import LocalLosses
 from search.training.local_losses.units import UnitKind
 from search.training.loop import train
@@ -46,7 +37,7 @@ from tasks.objectives import OBJECTIVES
 from tasks.objectives.shared.objective import Objective
 from tasks.samples.samples import ArraySamples
 
-UNITS: dict[Mode, UnitKind] = {"blockwise": "block", "stackwise": "stack", "rackwise": "rack"}
+UNITS: dict[str, UnitKind] = {"blockwise": "block", "stackwise": "stack", "rackwise": "rack"}
 """What learns from a loss of its own, by the training architecture."""
 
 
@@ -54,7 +45,7 @@ class ArchitectureTrainer:
     """Trains racks as a configuration says, which may be changed until they are trained.
 
     Of `training` it reads `training_architecture` (or `end_to_end_scope`, where the strategy is `end_to_end`), `local_loss`, how
-    long, how fast and where; of `training.progressive` the objective; and `data`.
+    long, how fast and where; of `training.progressive` the objective; and `data`. The rack is given: `model` need not be its.
 
     Args:
         config: the configuration, or one in plain values.
@@ -65,12 +56,12 @@ class ArchitectureTrainer:
 
     def __init__(self, config: StackWiseConfig | Mapping[str, Any]) -> None:
         self.config = StackWiseConfig.from_dict(config) if isinstance(config, Mapping) else config
-        self.config.validate()
+        self.config.validate_sections()
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> str:
         """What learns from a loss of its own: blockwise, stackwise or rackwise."""
-        return mode_of(self.config.training)
+        return self.config.training.mode
 
     def train_architecture(self, rack: Rack, dataloader: Iterable[Any]) -> dict[str, Any]:
         """Train the rack, in place, on the samples of a loader; batches of `batch_size` are drawn from all of them.
@@ -87,12 +78,11 @@ class ArchitectureTrainer:
             before the training on; `history`, rows of the whole rack on samples of the loader, and the last one as `metrics`;
             `objective`, in plain values; `status`, finished or diverged; `n_steps`; `seconds`.
         """
-        self.config.validate()
+        self.config.validate_sections()
         samples = loader_samples(dataloader, self.config.data, vocab_size=rack.vocab_size)
         objective = self._objective(rack, samples)
-        spec = validate(LocalLossSpec, self.config.training.local_loss, "training.local_loss")
         rack.to(resolve_device(self.config.training.device))
-        model = LocalUnits(rack, spec, unit=UNITS[self.mode], seed=self.config.training.seed)
+        model = LocalUnits(rack, self.config.training.local_loss, unit=UNITS[self.mode], seed=self.config.training.seed)
         member, rows = self._trained(model, samples, objective)
         rack.eval()
         history = [{name: value for name, value in row.items() if not name.startswith("loss.")} for row in rows]
@@ -145,7 +135,7 @@ class ArchitectureTrainer:
         return member, [first, *member.history]
 
     def _objective(self, rack: Rack, samples: ArraySamples) -> Objective:
-        options = objective_of(self.config.training, vocab_size=rack.vocab_size)
+        options = self.config.training.progressive.objective(rack.vocab_size)
         given = samples.sequences("train", np.arange(samples.n_samples("train")))
         if given.targets is not None:
             if options["kind"] != "custom" and ((given.targets == given.tokens) | (given.targets == IGNORED)).all():
@@ -154,6 +144,7 @@ class ArchitectureTrainer:
             options = {"kind": "custom"}
         objective: Objective = OBJECTIVES.build(OBJECTIVES.part(options), vocab_size=rack.vocab_size)
         if objective.input_vocab_size > rack.vocab_size:
-            raise ConfigError(f"mask_token_id = {options['mask_token_id']} is none of the rack's {rack.vocab_size} tokens")
+            text = f"{options['mask_token_id']} is none of the rack's {rack.vocab_size} tokens"
+            raise ConfigError(f"training.progressive.mask_token_id: {text}")
         objective.check_stacks([is_causal(stack) for stack in rack.stacks])
         return objective

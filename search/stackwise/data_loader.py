@@ -55,7 +55,8 @@ class ProgressiveDataLoader:
         trunk_activations: None where there is no trunk yet. A cache, whose trunk reads `input_ids`, and in one more column the
             time step if time is an input. Or hidden states by sample id, in a mapping or as the rows of a tensor: of the first
             masking, which is the only one then.
-        cache_activations: false has the trunk of a cache compute at every batch, and keeps nothing.
+        cache_activations: false has the trunk of a cache compute at every batch, and keeps nothing; None is what the
+            configuration of the masking says.
 
     Raises:
         ConfigError: where hidden states that are kept could not be those of the inputs, or the mask is no known token.
@@ -68,10 +69,12 @@ class ProgressiveDataLoader:
         stack_idx: int = 0,
         trunk_activations: ActivationCache | HiddenBySample | None = None,
         *,
-        cache_activations: bool = True,
+        cache_activations: bool | None = None,
     ) -> None:
         self.base_dataloader, self.masking_strategy, self.stack_idx = base_dataloader, masking_strategy, stack_idx
-        self.trunk_activations, self.cache_activations = trunk_activations, cache_activations
+        self.trunk_activations = trunk_activations
+        said = masking_strategy.options.cache_activations if cache_activations is None else cache_activations
+        self.cache_activations = said is not False
         self.epoch = 0
         self._time, self._objective = masking_strategy.stage_time(stack_idx), masking_strategy.objective()
         self._check()

@@ -11,11 +11,11 @@ from models.architecture import Rack, Stack
 from models.assembly.quantise import memory_bytes
 from models.growth.edit_spec import stack_position, stack_uids, with_stacks_fused, without_stack
 from models.growth.grow import grow
+from models.growth.new_stack import capped_notes
 from models.growth.start import Init
 from models.rack import modules as base
 from models.rack_spec import RackSpec
 from models.spec.stack import StackSpec
-from search.jobs.progressive.adapters import capped_notes
 from search.stackwise import stack_edits
 
 

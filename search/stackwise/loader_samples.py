@@ -1,7 +1,7 @@
 """Reads a data loader once into samples that training can draw from many times."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from tasks.samples.samples import ArraySamples, Samples
 
 N_EVALUATIONS = 10
 EVALUATED_BATCHES = 4
-Mode = Literal["blockwise", "stackwise", "rackwise"]
 
 
 def loader_samples(dataloader: Iterable[Any], data: DataConfig, *, vocab_size: int) -> ArraySamples:
@@ -43,19 +42,6 @@ def loader_samples(dataloader: Iterable[Any], data: DataConfig, *, vocab_size: i
 def _fitted(array: Any, length: int, filling: int) -> np.ndarray:
     cut = array[:, :length]
     return np.pad(cut, ((0, 0), (0, length - cut.shape[1])), constant_values=filling)
-
-
-def mode_of(training: TrainingConfig) -> Mode:
-    """What learns from a loss of its own where a whole rack trains at once."""
-    return training.end_to_end_scope if training.strategy == "end_to_end" else training.training_architecture
-
-
-def objective_of(training: TrainingConfig, *, vocab_size: int) -> dict[str, Any]:
-    """What is asked, as a spec in plain values; the mask, if no token is named, is the last one of the rack's `vocab_size`."""
-    options = training.progressive.objective()
-    if options["kind"] == "mlm" and options["mask_token_id"] is None:
-        options["mask_token_id"] = vocab_size - 1
-    return options
 
 
 def steps_between_evaluations(training: TrainingConfig) -> int:

@@ -36,7 +36,7 @@ from search.runs.console import make_console
 from search.runs.report import Say
 from search.runs.run_folder import CHECKPOINT, Row, run_folder
 from search.stackwise import stack_edits
-from search.stackwise.growth_spec import loaded_spec
+from search.stackwise.growth_spec import grows, loaded_spec
 from search.stackwise.loader_samples import loader_samples
 from search.stackwise.rack_builder import ProgressiveRackBuilder
 from search.training.ranks import Ranks
@@ -61,7 +61,7 @@ class ProgressiveTrainer:
         self, config: StackWiseConfig | Mapping[str, Any], *, out: str | Path | None = None, say: Say | None = None
     ) -> None:
         self.config = StackWiseConfig.from_dict(config) if isinstance(config, Mapping) else config
-        self.config.validate()
+        self.config.validate_sections()  # a builder of sizes brings its model
         self._out = None if out is None else Path(out)
         self._say = say or partial(make_console().print, markup=False)
 
@@ -76,7 +76,8 @@ class ProgressiveTrainer:
         Args:
             rack_builder: its rack is grown in place; one without stacks gets its first.
             dataloader: yields tokens, pairs of tokens and targets, or mappings, as `as_sequences` reads them.
-            target_stacks: how many there are at last, those that are there included.
+            target_stacks: how many there are at last, those that are there included; None is what the configuration says. Where
+                growth is not enabled, the builder gets as many, and all of them train at once.
 
         Returns:
             `stages`, a row each with losses before growth, after it and after training, steps, times, bytes, and all training
@@ -87,12 +88,16 @@ class ProgressiveTrainer:
         Raises:
             ConfigError: where the configuration, the builder and the loader do not fit, or `out` holds another rack.
         """
-        self.config.validate()
-        samples = loader_samples(dataloader, self.config.data, vocab_size=self.config.model.vocab_size)
-        if not rack_builder.current_stacks:
+        self.config.validate_sections()
+        config = rack_builder.agree(self.config)
+        config.validate()
+        target = config.training.progressive.target_stacks if target_stacks is None else target_stacks
+        is_grown = grows(config, target)
+        samples = loader_samples(dataloader, config.data, vocab_size=config.model.vocab_size)
+        while rack_builder.current_stacks < (1 if is_grown or target is None else target):
             rack_builder.add_stack()
         growth, rack = rack_builder.growth, rack_builder.spec
-        spec = loaded_spec(self.config, samples, rack=rack, growth=growth, target_stacks=target_stacks)
+        spec = loaded_spec(config, samples, rack=rack, growth=growth, target_stacks=target)
         with self._folder(spec, rack_builder) as out:
             rows = self._stages(spec, rack_builder, samples, Path(out))
             if spec.growth.cache_dir is None:

@@ -41,15 +41,16 @@ from models.architecture import Stack
 from models.architecture.helpers import rack_spec, stack_spec
 from models.assembly.assemble import without_memory
 from models.growth.edit_spec import next_uid, stack_position, stack_uids, with_stack, with_stack_replaced
+from models.growth.new_stack import new_stack, with_second_adapters
 from models.rack_spec import RackSpec
 from models.spec.precision import Precision
 from models.spec.stack import StackSpec
-from search.jobs.progressive.adapters import new_stack, with_second_adapters
 from search.stackwise import stack_edits
+from search.stackwise.agreement import of_sizes, refuse_differences
 from search.stackwise.edited_rack import EditedRack
 from search.training import checkpoint
 
-SAVED = frozenset(("config", "rack", "initial", "adapters", "seed", "building_mode", "default_precision", "trained"))
+SAVED = frozenset(("config", "sizes", "rack", "initial", "adapters", "seed", "building_mode", "default_precision", "trained"))
 """What a saved builder says of itself."""
 
 
@@ -57,7 +58,10 @@ class ProgressiveRackBuilder(EditedRack):
     """Builds the rack of a configuration, or of the sizes of one (`vocab_size`, `d_model`, ...: the options of `ModelConfig`).
 
     New stacks come to stand above the others (`append`) or below them (`prepend`), in `default_precision` (None: what the
-    configuration says by then), whether they are added here or by a trainer.
+    configuration says by then), whether they are added here or by a trainer. Where the configuration says another
+    `building_mode` or `new_stack_precision` than the builder was told, a ConfigError says so when the next stack is added.
+
+    Sizes say nothing of training: all settings are those of the trainer that the builder is given to.
     """
 
     def __init__(
@@ -72,8 +76,9 @@ class ProgressiveRackBuilder(EditedRack):
         if config is not None and sizes:
             raise ConfigError(f"give a config or sizes, not both: {', '.join(sizes)}")
         self.config = StackWiseConfig.from_dict({"model": sizes}) if config is None else config
-        self.config.validate()
+        self.config.validate_sections()  # whether it can train as it says is for the trainer to check
         super().__init__(seed=self.config.training.seed if seed is None else seed)
+        self._sizes, self._has_seed = sizes if config is None else None, seed is not None
         self.building_mode, self.default_precision = building_mode, default_precision
         for name, choices in (("building_mode", get_args(BuildingMode)), ("default_precision", get_args(Precision))):
             if getattr(self, name) not in (None, *choices):
@@ -90,7 +95,28 @@ class ProgressiveRackBuilder(EditedRack):
         """How stacks are added, with what the builder was told, and what has been said of adapters since."""
         told = {"building_mode": self.building_mode, "new_stack_precision": self.default_precision}
         said = {name: value for name, value in told.items() if value is not None}
-        return self.config.training.progressive.growth().model_copy(update={**said, **self._adapters})
+        growth = self.config.training.progressive.growth()
+        for name, value in said.items():
+            if (other := getattr(growth, name)) not in (value, GrowthSpec.model_fields[name].default):
+                argument = "default_precision" if name == "new_stack_precision" else name
+                text = f"{other}, but the builder was made with {argument} = '{value}': leave one of them out"
+                raise ConfigError(f"training.progressive.{name}: {text}")
+        return growth.model_copy(update={**said, **self._adapters})
+
+    def agree(self, config: StackWiseConfig) -> StackWiseConfig:
+        """What builder and trainer have in common; of a builder that was made from sizes it is the configuration from now on.
+
+        Raises:
+            ConfigError: with the keys in which the trainer's configuration differs from the builder's.
+        """
+        if self._sizes is None:
+            if config is not self.config:
+                refuse_differences(self.config, config)
+            return config
+        self.config = of_sizes(self._sizes, self.config.model, config, has_stacks=self.current_stacks > 0)
+        if not self._has_seed:
+            self.seed = config.training.seed
+        return self.config
 
     def append_stack(self, n_blocks: int | None = None, precision: Precision | None = None) -> Stack:
         """A new stack above all others."""
@@ -153,7 +179,8 @@ class ProgressiveRackBuilder(EditedRack):
         initial = {str(uid): stack.to_dict() for uid, stack in self.initial.items()}
         what = {"config": self.config.to_dict(), "rack": self.spec.saved(), "initial": initial, "adapters": self._adapters}
         how = {"seed": self.seed, "building_mode": self.building_mode, "default_precision": self.default_precision}
-        state = {**what, **how, "trained": sorted(self.trained)}
+        sizes = None if self._sizes is None else {name: what["config"]["model"][name] for name in self._sizes}
+        state = {**what, **how, "sizes": sizes, "trained": sorted(self.trained)}
         checkpoint.save(Path(path), checkpoint.weights(self.build_rack()), state)
 
     @classmethod
@@ -166,6 +193,7 @@ class ProgressiveRackBuilder(EditedRack):
         tensors, state = _read(Path(path))
         config = StackWiseConfig.from_dict(state["config"])
         builder = cls(config, state["building_mode"], state["default_precision"], seed=state["seed"])
+        builder._sizes = state["sizes"]
         spec = validate_saved(RackSpec, state["rack"], str(path))
         rack = spec.build(builder.seed)
         checkpoint.load_weights(rack, tensors)

@@ -6,11 +6,11 @@ from typing import Any
 from configs import GrowthSpec
 from configs.errors import known_names
 from models.architecture import Stack
+from models.growth import new_stack as adapters
 from models.growth.edit_spec import stack_position
 from models.rack_spec import RackSpec
 from models.spec.precision import STORED_AS, TRAINED_AS_STORED
 from models.spec.stack import StackSpec
-from search.jobs.progressive import adapters
 
 
 def changed(spec: RackSpec, uids: Iterable[int], change: Callable[[int, StackSpec], StackSpec]) -> RackSpec:

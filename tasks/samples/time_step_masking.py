@@ -30,7 +30,8 @@ class TimeStepMasking:
         config: a `StackWiseConfig`, one of its sections `training` or `training.progressive`, or the like: a mapping or an object
             with the same keys, nested or flat.
         seed: of masks and times; None is `training.seed`, if there is one, otherwise 0.
-        vocab_size: tokens are below it, and without a `mask_token_id` it is the mask; None is `model.vocab_size`, if it exists.
+        vocab_size: tokens are below it, and without a `mask_token_id` the last one is the mask, as in training; None is
+            `model.vocab_size`, if it exists.
 
     Raises:
         ConfigError: for keys and values that do not exist, each with its name and what would be right.
@@ -71,7 +72,7 @@ class TimeStepMasking:
         options = self.options
         if options.training_objective == "mlm" and self.vocab_size is None:
             if options.mask_token_id is None:
-                raise ConfigError("mask_token_id: which token is the mask? Give it, or a vocab_size, by which it is the next one")
+                raise ConfigError("mask_token_id: which token is the mask? Give it, or a vocab_size, whose last one it is then")
             if options.random_fraction:
                 raise ConfigError(f"random_fraction = {options.random_fraction} draws tokens below a vocab_size: give one")
         return self._apply(batch, stack_idx, variant=variant, step=step)
@@ -82,7 +83,7 @@ class TimeStepMasking:
 
     def objective(self) -> Objective:
         """What is asked; without a `vocab_size`, of tokens of any size."""
-        part = OBJECTIVES.part(self.options.objective())
+        part = OBJECTIVES.part(self.options.objective(self.vocab_size))
         objective: Objective = OBJECTIVES.build(part, vocab_size=self.vocab_size or np.iinfo(np.int32).max)
         return objective
 

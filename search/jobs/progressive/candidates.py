@@ -169,7 +169,7 @@ class _Ranking:
 def _can_share(spec: ProgressiveSpec) -> bool:
     """Whether files of all that candidates read are wanted, and within the limit."""
     growth, rack = spec.growth, spec.rack
-    if not growth.cache_activations or growth.cache_mode == "stream":
+    if growth.cache_activations is False or growth.cache_mode == "stream":
         return False
     n_bytes = spec.choice.n_steps * spec.data.batch_size * spec.data.sizes()[1] * rack.d_model * (2 if rack.residual_dtype else 4)
     return growth.cache_bytes is None or n_bytes <= growth.cache_bytes

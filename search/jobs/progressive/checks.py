@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from configs.errors import message_of
 from configs.growth import Problem
+from configs.growth_checks import growth_problems
+from configs.local_losses import NO_CHECKPOINTED_TAIL
 from models import StackSpec
-from search.jobs.progressive.adapters import progressive_lora_of
 from search.jobs.progressive.fields import ProgressiveFields
 from tasks.objectives import OBJECTIVES
 
@@ -79,31 +80,19 @@ def _growth_problems(spec: ProgressiveFields) -> Iterator[Problem]:
     computes_half = "half" in (growth.new_stack_precision, *(stack.precision for stack in spec.rack.stacks))
     if spec.training_architecture != "rackwise" and computes_half:
         yield ("growth", "new_stack_precision"), "half needs its loss scaled, and local losses are not: choose bfloat16"
-    has_adapters = growth.qlora_enabled or growth.new_stack_precision == "qlora" or progressive_lora_of(growth) is not None
+    if spec.training_architecture != "rackwise" and growth.gradient_checkpointing and not spec.local_loss.tail_learns:
+        yield ("local_loss", "tail_learns"), NO_CHECKPOINTED_TAIL
     says_adapters = any(stack.lora or stack.progressive_lora for stack in _stacks(spec).values())
-    if growth.joint_tuning_steps and growth.fine_tune_mode == "adapters" and not (has_adapters or says_adapters):
-        text = "there are no adapters to tune: set qlora_enabled or progressive_qlora, or choose full or head"
-        yield ("growth", "fine_tune_mode"), text
-    if growth.prepend_loss == "denoise_mse":
-        yield from _denoising_problems(spec)
-
-
-def _denoising_problems(spec: ProgressiveFields) -> Iterator[Problem]:
-    growth = spec.growth
-    if not OBJECTIVES[spec.objective.kind].corrupts:  # type: ignore[attr-defined]
+    for place, text in growth_problems(growth, has_adapters=says_adapters):
+        yield ("growth", *place), text
+    if growth.prepend_loss == "denoise_mse" and not OBJECTIVES[spec.objective.kind].corrupts:  # type: ignore[attr-defined]
         yield ("growth", "prepend_loss"), f"denoise_mse needs an objective that corrupts its input, not {spec.objective.kind}"
-    if growth.train_embedding or (growth.train_embedding is None and growth.trunk_strategy == "full"):
-        text = "denoise_mse measures by the embedding, which would shrink to please it: set train_embedding: false"
-        yield ("growth", "train_embedding"), text
 
 
 def _time_problems(spec: ProgressiveFields) -> Iterator[Problem]:
     growth = spec.growth
     if spec.rack.time is not None:
         yield ("rack", "time"), "time comes from growth.time_interpretation: say it there"
-    if growth.time_interpretation == "input" and growth.time_sampling == "batch" and growth.cache_activations:
-        text = "one time step for a whole batch cannot be cached: give time_sampling: sample, or cache_activations: false"
-        yield ("growth", "time_sampling"), text
     if growth.time_interpretation != "depth":
         return
     try:

@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from configs import GrowthSpec, Spec
+from configs.local_losses import LocalLossSpec
 from models import RackSpec, StackSpec
 from search.budget import BudgetValue
 from search.runs.workers import WorkersSpec
 from search.strategies import STRATEGIES
-from search.training.local_losses.spec import LocalLossSpec
 from search.training.spec import TrainSpec
 from tasks import TASKS, Task
 from tasks.objectives import OBJECTIVES

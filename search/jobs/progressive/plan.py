@@ -7,9 +7,9 @@ from typing import Any, Literal
 from configs import GrowthSpec
 from models import RackSpec, StackSpec
 from models.growth.edit_spec import next_uid, stack_uids, with_stack
+from models.growth.new_stack import new_stack
 from models.spec.parameters import ParameterFields
 from models.spec.time import TimeSpec
-from search.jobs.progressive.adapters import new_stack
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.trunk_strategy import trunk_stack
 

@@ -12,7 +12,8 @@ from configs import ConfigError
 from models import Rack
 from models.assembly.quantise import memory_bytes
 from models.growth.grow import grow
-from search.jobs.progressive.adapters import capped_notes
+from models.growth.new_stack import capped_notes
+from search.jobs.progressive.idle_adapters import idle_notes
 from search.jobs.progressive.plan import Stage
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stage_settings import is_plateau, stage_time, train_spec
@@ -94,7 +95,7 @@ class StageRun:
         self.model = self._growing(rack.to(self.device))
         self.losses["loss_grown"] = float(self.evaluation.score(self.model)["loss"])
         self._tell_notes()
-        is_cached = spec.growth.cache_activations and self.model.frontier > 0 and self._batches().is_cacheable
+        is_cached = spec.growth.cache_activations is not False and self.model.frontier > 0 and self._batches().is_cacheable
         self.batches = self._batches(n_variants=spec.growth.cache_variants if is_cached else None)
         self.cache = self._filled_cache(start) if is_cached else None
         if start is not None:
@@ -206,11 +207,12 @@ class StageRun:
         notes = [str(each.message) for each in told]
         if self.device.type == "cpu" and any(stack.precision == "half" for stack in self.stage.rack.stacks):
             notes.append("precision half is slow on a CPU; bfloat16 is not")
-        if self.spec.growth.cache_activations and self.stage.kind == "grow" and not self.model.frontier:
+        if self.spec.growth.cache_activations is not False and self.stage.kind == "grow" and not self.model.frontier:
             below = "nothing but the embedding" if self.stage.position == 0 else "what moves at every step"
             notes.append(f"nothing is cached: below the stacks that train stands {below}")
         newest = f"stack {self.stage.uid}:"  # of the others it was told when they were new
         notes += [note for note in capped_notes(self.model.rack, self.stage.rack) if note.startswith(newest)]
+        notes += idle_notes(self.spec, self.stage, self.model.rack)
         for note in notes if self.place.ranks.is_main else ():
             self.place.say(f"note: {note}")
 

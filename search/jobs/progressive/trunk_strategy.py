@@ -1,8 +1,8 @@
 """What becomes of a stack when it is trunk: frozen, adapted, or trained on."""
 
 from configs import GrowthSpec
+from models.growth.new_stack import PRECISIONS, adapters_alone, stored_stack, with_second_adapters
 from models.spec.stack import StackSpec
-from search.jobs.progressive.adapters import PRECISIONS, adapters_alone, stored_stack, with_second_adapters
 
 
 def trunk_stack(stack: StackSpec, settings: GrowthSpec, *, in_window: bool = True) -> StackSpec:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from configs.local_losses import LocalLossSpec
 from models import Rack
 from models.linears.adapters import Adapter
 from models.rack.modules import Stack
-from search.training.local_losses.spec import LocalLossSpec
 from search.training.local_losses.units import Unit, UnitKind, through, units_of
 
 

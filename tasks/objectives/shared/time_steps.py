@@ -10,14 +10,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from configs.time_steps import depth_step
 from tasks.checks import check_integers
 from tasks.objectives.shared.checks import check_choice
 from tasks.objectives.shared.counters import uniform
 from tasks.objectives.shared.objective import Draw
 from tasks.rng import stream
-
-STEEPNESS = 3.0
-"""Of the exponential mapping."""
 
 MappingName = Literal["linear", "exponential", "custom"]
 NoiseDirection = Literal["increasing", "decreasing"]
@@ -29,8 +27,7 @@ CustomMapping = Callable[[int, int, int], float]
 class DepthTime:
     """A time step for each stack, by the order in which stacks are created, wherever they are put.
 
-    linear: min(index * time_per_stack, N - 1). exponential: round((N - 1) (e^{a index / (S - 1)} - 1) / (e^a - 1)) for S stacks,
-    a = 3: from 0 to N - 1. custom: what a function says, rounded and kept within [0, N - 1].
+    linear and exponential: see `configs.time_steps`. custom: what a function says, rounded and kept within [0, N - 1].
 
     Options:
         max_stacks: S, as many as there may be at last.
@@ -85,10 +82,9 @@ class DepthTime:
 
     def _mapped(self, index: int) -> int:
         last = self.n_steps - 1
-        if self.mapping == "linear":
-            return min(index * self.time_per_stack, last)
-        if self.mapping == "exponential":
-            return round(last * math.expm1(STEEPNESS * index / max(self.max_stacks - 1, 1)) / math.expm1(STEEPNESS))
+        if self.mapping != "custom":
+            sizes = {"max_stacks": self.max_stacks, "time_per_stack": self.time_per_stack, "n_time_steps": self.n_steps}
+            return depth_step(self.mapping, index, **sizes)
         assert self.custom is not None  # checked before
         function = find_function(self.custom) if isinstance(self.custom, str) else self.custom
         step = function(index, self.max_stacks, self.n_steps)

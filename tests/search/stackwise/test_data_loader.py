@@ -113,7 +113,7 @@ def test_a_batch_has_all_that_is_promised(objective):
         clean = TOKENS[batch["sample_id"]]
         if objective == "mlm":
             assert torch.equal(batch["masks"], batch["combined_masks"])
-            assert torch.equal(batch["input_ids"], torch.where(batch["masks"], VOCAB_SIZE, clean))
+            assert torch.equal(batch["input_ids"], torch.where(batch["masks"], VOCAB_SIZE - 1, clean))
             assert torch.equal(batch["targets"], torch.where(batch["masks"], clean, -100))
         else:
             assert torch.equal(batch["input_ids"], clean)

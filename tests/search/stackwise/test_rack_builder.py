@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import search.stackwise.rack_builder
-from configs import ConfigError, StackWiseConfig
+from configs import ConfigError, GrowthSpec, StackWiseConfig
 from models.architecture import Block, Stack
+from models.growth.new_stack import capped_notes
 from models.linears.adapters import AdaptedLinear, is_adapter
 from models.rack import modules as base
 from models.rack_spec import RackSpec
 from models.spec.stack import StackSpec
-from search.jobs.progressive.adapters import capped_notes
 from search.stackwise.rack_builder import ProgressiveRackBuilder
 
 SIZES = {"vocab_size": 30, "d_model": 32, "d_ff": 48, "n_heads": 2}
@@ -101,17 +101,36 @@ def test_the_configuration_says_what_is_not_told():
     assert builder.current_stacks == 3
 
 
-def test_what_is_configured_later_holds_where_the_builder_was_told_nothing_else(tmp_path):
-    free, told = ProgressiveRackBuilder(config_of()), ProgressiveRackBuilder(config_of(), "append", "half")
-    for builder, expected in ((free, ("prepend", "bfloat16")), (told, ("append", "half"))):
-        builder.append_stack(n_blocks=1)
-        builder.save(tmp_path / "builder.safetensors")
-        for each in (builder, ProgressiveRackBuilder.load(tmp_path / "builder.safetensors")):
-            each.config.training.progressive.building_mode = "prepend"
-            each.config.training.progressive.new_stack_precision = "bfloat16"
-            assert (each.growth.building_mode, each.growth.new_stack_precision) == expected
-            newest = each.add_stack(n_blocks=1)
-            assert (newest.stack_id, newest.spec.precision) == (0 if expected[0] == "prepend" else 1, expected[1])
+def test_what_is_configured_later_holds_where_the_builder_was_told_nothing(tmp_path):
+    builder = ProgressiveRackBuilder(config_of())
+    builder.append_stack(n_blocks=1)
+    builder.save(tmp_path / "builder.safetensors")
+    for each in (builder, ProgressiveRackBuilder.load(tmp_path / "builder.safetensors")):
+        each.config.training.progressive.building_mode = "prepend"
+        each.config.training.progressive.new_stack_precision = "bfloat16"
+        newest = each.add_stack(n_blocks=1)
+        assert (newest.stack_id, newest.spec.precision) == (0, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("told", "name", "value", "message"),
+    [
+        ({"default_precision": "half"}, "new_stack_precision", "bfloat16", "bfloat16, .* made with default_precision = 'half'"),
+        ({"default_precision": "full"}, "new_stack_precision", "qlora", "qlora, .* made with default_precision = 'full'"),
+        ({"building_mode": "append"}, "building_mode", "prepend", "prepend, .* made with building_mode = 'append'"),
+    ],
+)
+def test_what_is_configured_later_is_refused_where_the_builder_was_told_something_else(tmp_path, told, name, value, message):
+    builder = ProgressiveRackBuilder(config_of(), **told)
+    builder.append_stack(n_blocks=1)
+    builder.save(tmp_path / "builder.safetensors")
+    for each in (builder, ProgressiveRackBuilder.load(tmp_path / "builder.safetensors")):
+        setattr(each.config.training.progressive, name, value)
+        with pytest.raises(ConfigError, match=rf"training\.progressive\.{name}: {message}: leave one of them out"):
+            each.add_stack(n_blocks=1)
+        assert each.current_stacks == 1
+        setattr(each.config.training.progressive, name, GrowthSpec.model_fields[name].default)
+        each.add_stack(n_blocks=1)
 
 
 def test_there_is_no_rack_without_stacks():

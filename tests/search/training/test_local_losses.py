@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from configs import ConfigError
+from configs.local_losses import LocalLossSpec
 from models import RackSpec
 from models.rack.reports import collecting
 from search.training import checkpoint
 from search.training.local_losses.evaluation import ExitEvaluation
 from search.training.local_losses.model import LocalUnits
-from search.training.local_losses.spec import LocalLossSpec
 from search.training.local_losses.step import LocalLosses
 from search.training.local_losses.units import units_of
 from search.training.loop import batch_gradients, train

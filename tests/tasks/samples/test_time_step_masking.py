@@ -215,9 +215,9 @@ def test_who_asks_says_what_the_mask_is():
     with pytest.raises(ConfigError, match=r"random_fraction = 0\.5 draws tokens below a vocab_size"):
         TimeStepMasking({**DEPTH, "mask_token_id": 7, "random_fraction": 0.5}).apply(batch, 2)
     by_size = TimeStepMasking(DEPTH, vocab_size=50).apply(batch, 2)
-    by_token = TimeStepMasking({**DEPTH, "mask_token_id": 50}).apply(batch, 2)
+    by_token = TimeStepMasking({**DEPTH, "mask_token_id": 49}).apply(batch, 2)
     assert np.array_equal(by_size.inputs, by_token.inputs)
-    assert by_size.inputs.max() == 50
+    assert by_size.inputs.max() == 49
     assert np.array_equal(TimeStepMasking(DEPTH).generate_masks_for_stack(TOKENS, 2), by_size.weights > 0)
     others = TimeStepMasking({"training_objective": "custom"}).apply(as_sequences((TOKENS, TOKENS)), 0)
     assert np.array_equal(others.targets, TOKENS)

@@ -4,9 +4,9 @@ import pytest
 
 from configs import GrowthSpec
 from models import RackSpec, StackSpec
+from models.growth.new_stack import lora_of, new_stack, progressive_lora_of
 from models.linears.adapters import is_adapter
 from models.spec.parameters import LoraSpec
-from search.jobs.progressive.adapters import lora_of, new_stack, progressive_lora_of
 from search.jobs.progressive.trunk_strategy import trunk_stack
 
 BLOCK = {"mixer": {"kind": "attention", "n_heads": 2}, "mlp": {"kind": "swiglu", "d_ff": 48}}

@@ -1,4 +1,4 @@
-"""Precision and adapters of a stack, as a new one and once it is part of the trunk."""
+"""What a new stack is: its precision and adapters, as it is added and once it is part of the trunk."""
 
 from configs import GrowthSpec
 from configs.growth import Pattern
@@ -35,8 +35,9 @@ def lora_of(settings: GrowthSpec, index: int) -> LoraSpec:
 
 def progressive_lora_of(settings: GrowthSpec) -> LoraSpec | None:
     """The second adapters of a stack in the trunk; None where it gets none."""
-    wanted = settings.trunk_strategy == "qlora" if settings.progressive_qlora is None else settings.progressive_qlora
-    return _adapters(settings, settings.progressive_qlora_rank, settings.progressive_qlora_alpha) if wanted else None
+    if not settings.has_second_adapters:
+        return None
+    return _adapters(settings, settings.progressive_qlora_rank, settings.progressive_qlora_alpha)
 
 
 def new_stack(stack: StackSpec, settings: GrowthSpec, index: int) -> StackSpec:
