@@ -7,6 +7,9 @@ from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from configs.errors import Problems
 from configs.spec import Spec
 
+NO_CHECKPOINTED_TAIL = "a tail that stands still cannot be computed again: leave true, or set gradient_checkpointing: false"
+"""Torch computes it again in the backward pass, when it does not stand still any more, and finds other tensors to keep."""
+
 
 class LocalLossSpec(Spec):
     """The losses of units, which are a rack's blocks or stacks: cross entropies of exits, one behind every unit.

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from configs.errors import known_names
 from configs.growth import Problem
 from configs.growth_checks import growth_problems, shared_steps
+from configs.local_losses import NO_CHECKPOINTED_TAIL
 from configs.stackwise.model import PRESETS, ArchitectureConfig, ModelConfig
 from configs.stackwise.training import ProgressiveConfig, TrainingConfig
 
@@ -22,6 +23,8 @@ def between(model: ModelConfig, training: TrainingConfig) -> Iterator[Problem]:
     if growth.new_stack_precision == "half" and training.mode != "rackwise":
         text = "half needs its loss scaled, and local losses are not: choose bfloat16"
         yield ("training", "progressive", "new_stack_precision"), text
+    if training.mode != "rackwise" and growth.gradient_checkpointing and not training.local_loss.tail_learns:
+        yield ("training", "local_loss", "tail_learns"), NO_CHECKPOINTED_TAIL
     for place, text in _progressive_problems(model, growth):
         yield ("training", "progressive", *place), text
 

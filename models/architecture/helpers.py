@@ -165,7 +165,8 @@ def _parts_of(config: AnyConfig) -> tuple[ModelConfig, GrowthSpec | None, int]:
     """The section `model`, checked, how stacks are added, if anything is said of that, and the seed."""
     if isinstance(config, Mapping):
         config = StackWiseConfig.from_dict(config) if "model" in config else ModelConfig.from_dict(config)
-    config.validate()
     if isinstance(config, ModelConfig):
+        config.validate()
         return config, None, 0
+    config.validate_sections()
     return config.model, config.training.progressive.growth(), config.training.seed

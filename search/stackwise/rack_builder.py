@@ -77,7 +77,7 @@ class ProgressiveRackBuilder(EditedRack):
         if config is not None and sizes:
             raise ConfigError(f"give a config or sizes, not both: {', '.join(sizes)}")
         self.config = StackWiseConfig.from_dict({"model": sizes}) if config is None else config
-        self.config.validate()
+        self.config.validate_sections()  # whether it can train as it says is for the trainer to check
         super().__init__(seed=self.config.training.seed if seed is None else seed)
         self._sizes, self._has_seed = sizes if config is None else None, seed is not None
         self.building_mode, self.default_precision = building_mode, default_precision

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from configs.errors import message_of
 from configs.growth import Problem
 from configs.growth_checks import growth_problems
+from configs.local_losses import NO_CHECKPOINTED_TAIL
 from models import StackSpec
 from search.jobs.progressive.fields import ProgressiveFields
 from tasks.objectives import OBJECTIVES
@@ -79,6 +80,8 @@ def _growth_problems(spec: ProgressiveFields) -> Iterator[Problem]:
     computes_half = "half" in (growth.new_stack_precision, *(stack.precision for stack in spec.rack.stacks))
     if spec.training_architecture != "rackwise" and computes_half:
         yield ("growth", "new_stack_precision"), "half needs its loss scaled, and local losses are not: choose bfloat16"
+    if spec.training_architecture != "rackwise" and growth.gradient_checkpointing and not spec.local_loss.tail_learns:
+        yield ("local_loss", "tail_learns"), NO_CHECKPOINTED_TAIL
     says_adapters = any(stack.lora or stack.progressive_lora for stack in _stacks(spec).values())
     for place, text in growth_problems(growth, has_adapters=says_adapters):
         yield ("growth", *place), text

@@ -40,7 +40,7 @@ def _of_stage(spec: ProgressiveSpec, stage: Stage, seq_len: int, n_rows: int) ->
     bare, _ = _forward(_without_adapters(stage.rack), seq_len)
     full, head = _forward(stage.rack, seq_len)
     below = n_tokens * sum(full[:frontier])
-    if spec.growth.cache_activations:
+    if spec.growth.cache_activations is not False:
         n_supervised = min(n_rows, stage.n_steps * spec.data.batch_size)
         below = n_supervised * seq_len * sum(full[max(frontier - 1, 0) : frontier])
     above = sum(_passes(rack, index, adapters=False) * bare[index] for index in range(frontier, len(full)))
