@@ -1,6 +1,7 @@
 """What the other strategies are made of: the integer program, the chain and its regression, suggestions, placements by hand."""
 
 import numpy as np
+import optuna
 import pytest
 
 from configs import ConfigError
@@ -87,6 +88,14 @@ def test_suggestions_outside_of_the_budget_are_moved_into_it():
     rounds = Tpe(n_evaluations=20, n_random=4, batch_size=8).search(rack, budget, landscape)
     assert all(candidate.is_admitted for scored in rounds for candidate in scored)
     assert len(landscape.asked) == 20
+
+
+def test_suggestions_of_a_round_do_not_count_as_poor_ones_whatever_optuna_takes_for_granted(monkeypatch):
+    given, sampler = [], optuna.samplers.TPESampler
+    monkeypatch.setattr(optuna.samplers, "TPESampler", lambda **options: given.append(options) or sampler(**options))
+    rack = space(3)
+    Tpe(n_evaluations=2).search(rack, Budget.of(1, rack), Landscape(rack.slots()))
+    assert [options["constant_liar"] for options in given] == [False]
 
 
 @pytest.mark.parametrize(
