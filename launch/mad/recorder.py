@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from launch.mad.worker import name_of, points_of
+from launch.mad.worker import ROWS, name_of, points_of
 from launch.tune.searchers import Config
 from launch.tune.sessions import error_of
 from search.jobs.mad.job import forget
@@ -32,7 +32,7 @@ class Recorder(Callback):
         """An evaluation, or the end of a trial with its rows."""
         del iteration, trials, info
         config = trial.config
-        if "rows" not in result:
+        if ROWS not in result:
             n_steps = self._settings[name_of(config)].spec.n_steps
             self._progress.moved(trial.trial_id, label(config), result, n_steps)
 
@@ -40,7 +40,7 @@ class Recorder(Callback):
         """A trial that returned, with its rows, or one that ASHA stopped."""
         del iteration, trials, info
         last = trial.last_result or {}
-        self._end(trial, json.loads(last["rows"]) if "rows" in last else [self._pruned(trial.config, last)])
+        self._end(trial, json.loads(last[ROWS]) if ROWS in last else [self._pruned(trial.config, last)])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial that raised or died, for the last time."""

@@ -1,20 +1,21 @@
 """The MAD job's trials under Ray Tune: scheduled, retried, logged for TensorBoard; the same rows as in one process."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
 from ray import tune
-from ray.tune.logger import TBXLoggerCallback
-from ray.tune.search import Searcher
 
 from launch.cluster import cluster, may_use_gpus, worker_resources
 from launch.mad.recorder import Recorder
-from launch.mad.worker import SETTING, name_of, run_config
+from launch.mad.worker import EPOCH, ROWS, SETTING, name_of, run_config
+from launch.tune.journal import open_journal
 from launch.tune.schedulers import AshaPerSetting
-from launch.tune.searchers import Config, ListSearch, StudySearch
-from launch.tune.sessions import next_session
+from launch.tune.searchers import Config, ListSearch, StatelessSearcher
+from launch.tune.sessions import fit, next_session
+from launch.tune.studies import StudySearch
+from launch.tune.tensorboard import TensorBoardLog
 from search.jobs.mad.job import packs, remaining, trial_options
 from search.jobs.mad.run_trials import MakeModel
 from search.jobs.mad.spec import MadSpec
@@ -32,7 +33,10 @@ def execute(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_mo
     """
     settings = {name_of(trial.labels()): trial for trial in _settings(spec)}
     with cluster() as resources:
-        searcher, n_configs = searcher_for(spec, log, out, settings, _pack_size(spec, resources))
+        if spec.sweep.method == "grid":
+            searcher, n_configs = _grid_search(spec, log, _pack_size(spec, resources))
+        else:
+            searcher, n_configs = _study_search(spec, log, settings, _storage(out, progress))
         recorder = Recorder(log, progress, settings, out)
         trainable = tune.with_parameters(
             run_config,
@@ -56,22 +60,17 @@ def execute(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_mo
                 name=next_session(out / "tune"),
                 storage_path=str((out / "tune").resolve()),
                 failure_config=tune.FailureConfig(max_failures=spec.workers.max_failures),
-                callbacks=[recorder, TBXLoggerCallback()],
+                callbacks=[recorder, TensorBoardLog(EPOCH)],
                 verbose=0,
             ),
         )
-        tuner.fit()
+        fit(tuner)
     if recorder.n_ended < n_configs:
         raise KeyboardInterrupt  # Tune turns the first Ctrl-C into an early, orderly end
 
 
 def _settings(spec: MadSpec) -> list[Trial]:
     return [trial.at(seed, trial.spec.lr, trial.spec.weight_decay) for trial in spec.settings() for seed in spec.seeds]
-
-
-def _objective(spec: MadSpec) -> dict[str, str]:
-    """What searchers and schedulers go by: the accuracy that the mode goes by."""
-    return {"metric": spec.train.stop_metric, "mode": "max"}
 
 
 def _pack_size(spec: MadSpec, resources: dict[str, float]) -> int:
@@ -81,18 +80,30 @@ def _pack_size(spec: MadSpec, resources: dict[str, float]) -> int:
     return spec.pack_size if is_packed else 1
 
 
-def searcher_for(spec: MadSpec, log: TrialLog, out: Path, settings: dict[str, Trial], size: int) -> tuple[Searcher, int]:
+def _grid_search(spec: MadSpec, log: TrialLog, size: int) -> tuple[StatelessSearcher, int]:
     """What Tune asks for the next configuration, and how many there are."""
-    if spec.sweep.method == "grid":
-        configs = [_config(pack) for pack in packs(remaining(spec, log), size)]
-        return ListSearch(configs, **_objective(spec)), len(configs)
+    configs = [_config(pack) for pack in packs(remaining(spec, log), size)]
+    return ListSearch(configs), len(configs)
+
+
+def _study_search(
+    spec: MadSpec, log: TrialLog, settings: Mapping[str, Trial], storage: optuna.storages.BaseStorage
+) -> tuple[StatelessSearcher, int]:
+    """The same for draws of Optuna."""
+    done = Counter(name_of(row) for row in log.rows.values() if row["status"] != "failed")
+    n_left = {name: max(0, spec.sweep.n_samples - done[name]) for name in settings}
     fixed = {name: {key: value for key, value in trial.labels().items() if key in SETTING} for name, trial in settings.items()}
-    done = [name_of(row) for row in log.rows.values() if row["status"] != "failed"]
-    n_left = {name: max(0, spec.sweep.n_samples - done.count(name)) for name in settings}
-    backend = JournalFileBackend(str(out / "optuna.journal"))
-    storage = optuna.storages.JournalStorage(backend)
+    search = StudySearch(fixed, n_left, _space(spec), storage, metric=spec.train.stop_metric, time=EPOCH, whole=ROWS)
+    return search, sum(n_left.values())
+
+
+def _storage(out: Path, progress: Progress) -> optuna.storages.BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return StudySearch(fixed, n_left, _space(spec), storage, **_objective(spec)), sum(n_left.values())
+    path = out / "optuna.journal"
+    storage, n_dropped = open_journal(path)
+    if n_dropped:
+        progress.say(f"{path.name}: {n_dropped} line(s) cut short by a kill were dropped; what they told of is drawn again")
+    return storage
 
 
 def _config(pack: Sequence[Trial]) -> Config:
@@ -116,7 +127,5 @@ def _space(spec: MadSpec) -> dict[str, optuna.distributions.BaseDistribution]:
 def _scheduler(spec: MadSpec) -> AshaPerSetting | None:
     if not spec.sweep.asha:
         return None
-    # A trial reports once an epoch and once more with its rows; ASHA would end it at max_t, so that lies beyond.
-    return AshaPerSetting(
-        SETTING, **_objective(spec), max_t=spec.epochs + 2, grace_period=min(spec.sweep.grace_epochs, spec.epochs)
-    )
+    grace_period = min(spec.sweep.grace_epochs, spec.epochs)
+    return AshaPerSetting(SETTING, metric=spec.train.stop_metric, time=EPOCH, whole=ROWS, grace_period=grace_period)

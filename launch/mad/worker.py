@@ -14,6 +14,8 @@ from search.training.devices import use_one_thread
 GridPoint = tuple[int, float, float]
 SETTING = ("architecture", "task", "change", "seed")
 """The keys of a configuration that say which specification its trials share."""
+EPOCH, ROWS = "epoch", "rows"
+"""Keys of a report: how far the trial is, which goes on where it goes on from a checkpoint; and, in the last one, its rows."""
 
 
 def name_of(labels: Config) -> str:
@@ -35,19 +37,26 @@ def run_config(config: Config, settings: dict[str, Any], options: dict[str, Any]
     architecture, task, change, raw = settings[name_of(config)]
     setting = Trial(architecture, task, change, TrialSpec.model_validate(raw))
     trials = [setting.at(*point) for point in points_of(config)]
-    reported_step = 0
+    steps_per_epoch, reported_step = setting.spec.steps_per_epoch, 0
 
     def report(trial: Trial, row: dict[str, float]) -> None:
         nonlocal reported_step
         del trial
         if row["step"] > reported_step:  # once an evaluation; of a pack, the first that is still running stands for all
             reported_step = int(row["step"])
-            finite = {name: value for name, value in row.items() if math.isfinite(value)}
-            tune.report({"accuracy": 0.0, "macro_accuracy": 0.0, **finite})  # a diverged model is as good as none
+            judged = {name: finite_or_zero(row[name]) for name in ("accuracy", "macro_accuracy")}
+            tune.report({EPOCH: reported_step // steps_per_epoch, **row, **judged})
 
     run = run_trials if len(trials) == 1 else attempt
     rows = run(trials, make_model=make_model, on_evaluation=report, **options)
     objective = setting.spec.train.stop_metric
-    best = max(rows, key=lambda row: row.get(f"held_out_{objective}") or 0.0)
+    best = max(rows, key=lambda row: finite_or_zero(row.get(f"held_out_{objective}")))
     numbers = {name: value for name, value in best.items() if name.startswith(("test_", "held_out_")) and value is not None}
-    tune.report({objective: best.get(f"held_out_{objective}") or 0.0, **numbers, "rows": to_json(rows)})
+    epoch = max(row.get("steps", 0) for row in rows) // steps_per_epoch
+    numbers[objective] = finite_or_zero(best.get(f"held_out_{objective}"))
+    tune.report({EPOCH: epoch, **numbers, ROWS: to_json(rows)})
+
+
+def finite_or_zero(accuracy: float | None) -> float:
+    """What a trial is judged by: a model that diverged is as good as none."""
+    return accuracy if accuracy is not None and math.isfinite(accuracy) else 0.0

@@ -1,12 +1,26 @@
-"""Names of Tune sessions in a run folder: a new one at each start."""
+"""Sessions of Tune in a run folder, a new one at each start, and what became of their trials."""
 
 from pathlib import Path
 from typing import Any
 
+from ray import tune
+
+from search.runs.interruption import handlers_kept
+
 
 def next_session(folder: Path) -> str:
     """The name of the next run of Tune in a folder; each has its own, for what is left to do stands in our own logs."""
-    return f"session-{sum(1 for _ in folder.glob('session-*')) + 1}"
+    numbers = [path.name.removeprefix("session-") for path in folder.glob("session-*")]
+    return f"session-{max((int(number) for number in numbers if number.isdecimal()), default=0) + 1}"
+
+
+def fit(tuner: tune.Tuner) -> None:
+    """Run a session. The first interruption ends it in order, and it is the caller's to see what is left to do.
+
+    Tune does not give SIGINT back when it ends: the next Ctrl-C would be lost.
+    """
+    with handlers_kept():
+        tuner.fit()
 
 
 def error_of(trial: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,12 +10,12 @@ from typing import Any, Protocol
 import torch
 from ray import tune
 from ray.tune import Callback
-from ray.tune.logger import TBXLoggerCallback
 
 from configs import ConfigError
 from launch.cluster import work_where_the_driver_does, worker_resources
 from launch.tune.searchers import ListSearch
-from launch.tune.sessions import error_of, next_session
+from launch.tune.sessions import error_of, fit, next_session
+from launch.tune.tensorboard import TensorBoardLog
 from search.runs.console import Progress
 from search.runs.report import outcome, outcome_text
 from search.runs.run_folder import Row, to_json
@@ -55,7 +54,7 @@ def train_side_by_side(
         KeyboardInterrupt: on Ctrl-C, after Tune has wound up.
     """
     if left:
-        _tuner(left, out, trial, told, resources).fit()
+        fit(_tuner(left, out, trial, told, resources))
     if told.refused:
         raise ConfigError(told.refused)
     if not left.keys() <= told.rows.keys():
@@ -78,7 +77,7 @@ def _tuner(
             name=next_session(out / "tune"),
             storage_path=str((out / "tune").resolve()),
             failure_config=tune.FailureConfig(max_failures=max(spec.workers.max_failures for spec in left.values())),
-            callbacks=[told, TBXLoggerCallback()],
+            callbacks=[told, TensorBoardLog("step")],
             verbose=0,
         ),
     )
@@ -98,11 +97,12 @@ def _train(config: dict[str, Any], specs: dict[str, Any], out: Path, trial: Mode
     except ConfigError as error:
         tune.report({"refused": str(error)})
     else:
-        tune.report({**_numbers(summary), "summary": to_json(summary)})
+        step = {"step": summary["steps"]} if "steps" in summary else {}  # not of what could not be trained
+        tune.report({**step, **_numbers(summary), "summary": to_json(summary)})
 
 
 def _numbers(row: Row) -> dict[str, float]:
-    return {name: value for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
+    return {name: value for name, value in row.items() if isinstance(value, int | float)}
 
 
 class Summaries(Callback):

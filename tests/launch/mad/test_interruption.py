@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -35,19 +34,15 @@ def wait_for_rows(process: subprocess.Popen, log: Path, n_rows: int) -> None:
         time.sleep(0.05)
 
 
-def interrupt(log: Path, n_rows: int) -> None:
-    while not (log.exists() and len(log.read_text().splitlines()) >= n_rows):
-        time.sleep(0.05)
-    os.kill(os.getpid(), signal.SIGINT)
-
-
 @pytest.mark.usefixtures("local_ray")
 def test_a_sweep_that_is_interrupted_and_killed_goes_on_and_ends_as_if_undisturbed(tmp_path, capsys):
     config, out = tmp_path / "run.yaml", tmp_path / "run"
     config.write_text(yaml.safe_dump({"job": "mad", **RAW, **GRID}))
-    threading.Thread(target=interrupt, args=(out / "trials.jsonl", 2), daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        job.run(tiny(**GRID), out, execute)
+    process = start(config, out)
+    wait_for_rows(process, out / "trials.jsonl", 2)
+    process.terminate()
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (128 + signal.SIGTERM, "interrupted; the same command goes on from here\n")
     interrupted = rows_of(out)
     assert 2 <= len(interrupted) < 7
 

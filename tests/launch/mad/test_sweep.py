@@ -1,13 +1,16 @@
 """The MAD job on Ray Tune: same numbers, failures isolated and retried, Optuna and ASHA, TensorBoard."""
 
 import json
+import math
 import os
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import nn
 
 from configs import ConfigError
@@ -15,10 +18,13 @@ from launch.mad import sweep
 from launch.mad.sweep import execute
 from search import benchmark
 from search.jobs.mad import job
-from tests.launch.runs import numbers, rows_of, tiny
+from search.training import loop
+from tests.launch.runs import RAW, numbers, rows_of, tiny
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
+SUCCESS, FAILURE = 1, 2
+"""Of a session in HParams, as its protocol numbers them."""
 ONE = {"max_concurrent": 1}
 """Workers: one process starts sooner than two."""
 
@@ -55,6 +61,21 @@ def test_packed_trials_are_the_separate_ones(tmp_path):
         assert packed[key]["test_loss"] == pytest.approx(row["test_loss"], rel=1e-4)
 
 
+def sessions(out):
+    """By learning rate, what HParams shows of the first session's trials: the status, and the last held-out loss."""
+    found = {}
+    for folder in {path.parent for path in out.glob("tune/session-1/*/events.out.tfevents.*")}:
+        events = EventAccumulator(str(folder)).Reload()
+        start, end = (
+            HParamsPluginData.FromString(events.summary_metadata[f"_hparams_/session_{name}_info"].plugin_data.content)
+            for name in ("start", "end")
+        )
+        losses = events.Scalars("ray/tune/loss") if "ray/tune/loss" in events.Tags()["scalars"] else []
+        lr = start.session_start_info.hparams["lr"].number_value
+        found[lr] = end.session_end_info.status, losses[-1].value if losses else None
+    return found
+
+
 class Picky(nn.Module):
     """A model that only some trials can have."""
 
@@ -81,7 +102,7 @@ def test_a_trial_that_raises_is_reported_one_whose_worker_dies_is_not_and_the_sa
             os._exit(1)
         return Picky(trial.spec.setting.instance().vocab_size)
 
-    spec = tiny(architectures={"picky": None}, lrs=[1e-3, 1e-2, 1e-1], workers={"max_failures": 1})
+    spec = tiny(architectures={"picky": None}, lrs=[1e-3, 1e-2, 1e-1, 1e30], workers={"max_failures": 1})
     assert job.run(spec, tmp_path / "run", execute, make_model) == 1
     rows = {row["lr"]: row for row in rows_of(tmp_path / "run").values()}
     assert rows[1e-3]["status"] == "failed"
@@ -89,7 +110,11 @@ def test_a_trial_that_raises_is_reported_one_whose_worker_dies_is_not_and_the_sa
     assert len(tries.read_text().splitlines()) == 2
     assert died.exists()
     assert [rows[lr]["status"] for lr in (1e-2, 1e-1)] == ["finished", "finished"]
+    assert rows[1e30]["status"] == "diverged"
     assert json.loads((tmp_path / "run/results.json").read_text())["complete"] is False
+    ended = {lr: sessions(tmp_path / "run")[lr] for lr in rows}
+    assert {lr: status for lr, (status, _) in ended.items()} == {1e-3: FAILURE, 1e-2: SUCCESS, 1e-1: SUCCESS, 1e30: SUCCESS}
+    assert {lr for lr, (_, loss) in ended.items() if loss is not None and not math.isfinite(loss)} == {1e30}
     broken.unlink()
     assert job.run(spec, tmp_path / "run", execute, make_model) == 0
     again = {row["lr"]: row for row in rows_of(tmp_path / "run").values()}
@@ -97,7 +122,7 @@ def test_a_trial_that_raises_is_reported_one_whose_worker_dies_is_not_and_the_sa
     assert [again[lr] for lr in (1e-2, 1e-1)] == [rows[lr] for lr in (1e-2, 1e-1)]
 
 
-def test_optuna_draws_between_the_lowest_and_highest_rate_and_goes_on_with_its_studies(tmp_path):
+def test_optuna_draws_between_the_lowest_and_highest_rate_and_goes_on_with_its_studies(tmp_path, capsys):
     spec = tiny(lrs=[1e-4, 1e-1], weight_decays=[0.0, 0.5], sweep={"method": "optuna", "n_samples": 3}, epochs=1)
     assert job.run(spec, tmp_path, execute) == 0
     rows = list(rows_of(tmp_path).values())
@@ -115,7 +140,10 @@ def test_optuna_draws_between_the_lowest_and_highest_rate_and_goes_on_with_its_s
     log.write_text("\n".join(lines[2:]) + "\n")
     before = rows_of(tmp_path)
     assert len(before) == 4
+    journal = tmp_path / "optuna.journal"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code":5,"worker_')
     assert job.run(spec, tmp_path, execute) == 0
+    assert "optuna.journal: 1 line(s) cut short by a kill were dropped" in " ".join(capsys.readouterr().out.split())
     after = rows_of(tmp_path)
     assert len(after) == 6
     assert {key: after[key] for key in before} == before
@@ -139,6 +167,40 @@ def test_asha_stops_trials_that_are_behind_others_of_their_own_setting(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["problems"] == {"stopped by ASHA": len(pruned)}
     assert not list((tmp_path / "checkpoints").glob("*"))
     assert {row["status"] for row in rows if row["lr"] == 1e-2} <= {"finished", "solved"}
+
+
+def test_draws_that_asha_stops_are_pruned_in_the_study_and_one_that_is_tried_again_counts_on(tmp_path):
+    died = tmp_path / "died"
+
+    def make_model(trial):
+        model, n_steps = trial.spec.rack.build(trial.spec.seed), []
+
+        def die_in_the_fifth_epoch(module, *_):
+            n_steps.extend([module.training] * module.training)
+            if len(n_steps) == 9 and not Path(died).exists():
+                Path(died).touch()
+                os._exit(1)
+
+        loop.CHECKPOINT_SECONDS = -1.0  # in the worker
+        model.register_forward_pre_hook(die_in_the_fifth_epoch)
+        return model
+
+    draws = {"method": "optuna", "n_samples": 8, "asha": True, "grace_epochs": 2}
+    attention = {"attention": RAW["architectures"]["attention"]}
+    spec = tiny(architectures=attention, lrs=[1e-6, 1e-1], epochs=9, sweep=draws, workers=ONE)
+    assert job.run(spec, tmp_path / "run", execute, make_model) == 0
+    assert died.exists()
+    rows = rows_of(tmp_path / "run")
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "run/optuna.journal")))
+    (study,) = optuna.get_all_study_summaries(storage)
+    draws = optuna.load_study(study_name=study.study_name, storage=storage).trials
+    states = {"pruned": TrialState.PRUNED, "finished": TrialState.COMPLETE}
+    assert sorted(draw.state for draw in draws) == sorted(states[row["status"]] for row in rows.values())
+    assert {draw.state for draw in draws} == set(states.values())
+    for draw in draws:
+        n_epochs = 9 if draw.state == TrialState.COMPLETE else len(draw.intermediate_values)
+        assert list(draw.intermediate_values) == list(range(1, n_epochs + 1))
+        assert n_epochs in (2, 8, 9)  # of the rungs, and whole
 
 
 def test_a_worker_that_asks_for_too_much_is_an_error_not_a_wait(tmp_path):
