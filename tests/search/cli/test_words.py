@@ -44,7 +44,7 @@ TOLD = {
     "mad --preset quick --taks needle": "unknown option --taks; did you mean --tasks?",
     "show configs/hybrid.yaml --seqlen 5": "unknown option --seqlen; did you mean --seq-len?",
     f"superent {SUPERNET}": "python -m search: unknown command 'superent'; did you mean 'supernet'? Known: check, ",
-    f"{SUPERNET} n_steps=5": f"python -m search: a command comes before the file, as in python -m search supernet {SUPERNET}",
+    f"{SUPERNET} n_steps=5": f"python -m search: a command comes before the file: python -m search supernet {SUPERNET}",
     "--n_steps=5 supernet": "python -m search: the command comes first, then '--n_steps=5'; settings are written key=value",
     "schema supernett": "unknown kind of file 'supernett'; did you mean 'supernet'?",
     "kernels foo": "'foo': one word too many",
