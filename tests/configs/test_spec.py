@@ -140,7 +140,7 @@ head: {kind: langauge_model}
         ({"changes": "some"}, "changes", "expected all, none or a list, got 'some'"),
         ({"changes": ["seq_lne"]}, "changes", "no task has the change 'seq_lne'; did you mean 'seq_len'?"),
         ({"changes": [["seq_len"]]}, "changes", "no task has the change"),
-        ({"lrs": 0.1}, "lrs", "a list is expected (got 0.1)"),
+        ({"lrs": 0.1}, "lrs", "a list is expected: write [0.1] (got 0.1)"),
         ({"lrs": []}, "lrs", "at least 1 item"),
         ({"lrs": [0]}, "lrs[0]", "greater than 0 (got 0)"),
         ({"lrs": ["fast"]}, "lrs[0]", "(got 'fast')"),

@@ -122,7 +122,14 @@ def test_the_guides_file_is_read(tmp_path):
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    config = StackWiseConfig.from_dict({"training": {"progressive": OTHER}, "model": {"d_model": 64, "max_seq_len": 12}})
+    fitting = {
+        **OTHER,
+        "trunk_strategy": "qlora",
+        "time_interpretation": "depth",
+        "trunk_lr_scale": 1.0,
+        "time_sampling": "batch",
+    }
+    config = StackWiseConfig.from_dict({"training": {"progressive": fitting}, "model": {"d_model": 64, "max_seq_len": 12}})
     config.to_yaml(tmp_path / "config.yaml")
     assert StackWiseConfig.from_yaml(tmp_path / "config.yaml") == config
     assert StackWiseConfig.from_dict(config.to_dict()) == config
@@ -342,7 +349,8 @@ def test_where_and_how_a_cache_is_kept_is_no_content_of_a_growth():
 
 
 def test_functions_of_time(tmp_path):
-    config = ProgressiveConfig(stack_time_mapping="custom", custom_time_mapping=halfway, target_stacks=3)
+    times = {"time_interpretation": "depth", "stack_time_mapping": "custom", "custom_time_mapping": halfway}
+    config = ProgressiveConfig(**times, target_stacks=3)
     assert config.custom_time_mapping is halfway is config.growth().custom_time_mapping
     assert config.growth().to_dict()["custom_time_mapping"] == config.to_dict()["custom_time_mapping"] == [0, 34, 67]
     config.target_stacks = 5

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from argparse import ArgumentParser
 from pathlib import Path
@@ -70,6 +71,7 @@ def _in_child(words, writing, before):
     try:
         os.dup2(writing, 1)
         os.dup2(writing, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))  # pytest has others
         use_one_thread()
         before()
         parser = ArgumentParser()
@@ -84,6 +86,7 @@ def _in_child(words, writing, before):
 
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         os._exit(status)
 
 

@@ -29,7 +29,7 @@ def imported(*arguments):
         ("", "the following arguments are required: JOB"),
         ("--help", "train one set of weights for every placement"),
         ("mad --help", "Score architectures on the MAD suite"),
-        ("superent", "invalid choice: 'superent'"),
+        ("superent", "unknown command 'superent'"),
         ("placement configs/placement.yaml budgts=[1]", UNKNOWN_KEY.format("budgts", "budgets")),
         ("mad --preset quick epchs=2", "command line: epchs: " + UNKNOWN_KEY.format("epchs", "epochs")),
         (
