@@ -1,6 +1,5 @@
 """A supernet on Ray Train: same numbers as in one process, workers replaced, errors told in a line."""
 
-import json
 import os
 import threading
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError
+from configs.records import read_rows
 from launch.train.trainer import train_on_ray
 from search.jobs.supernet.job import train_supernet, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
@@ -31,7 +31,7 @@ ONE_ANSWER = 0.15
 
 
 def history(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    return read_rows(out / "history.jsonl")[0]
 
 
 def quietly(spec, out):

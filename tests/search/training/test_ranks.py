@@ -1,7 +1,6 @@
 """Training on several processes: two are one, only what is active travels, shares of the weights are the whole weights."""
 
 import hashlib
-import json
 import shutil
 
 import pytest
@@ -10,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
+from configs.records import read_rows
 from models import RackSpec, Supernet
 from search.jobs.supernet.job import train_supernet, train_supernet_here
 from search.jobs.supernet.spec import SupernetSpec
@@ -139,7 +139,7 @@ def train_as_rank(raw, out, stops_at=None):
 
 
 def history(out):
-    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    return read_rows(out / "history.jsonl")[0]
 
 
 TRAIN = {"device": "cpu", "eps": 1e-3}

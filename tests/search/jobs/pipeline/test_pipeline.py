@@ -183,11 +183,11 @@ def test_all_mistakes_of_a_search_are_told_at_once():
 def test_a_failed_rack_is_told_and_the_others_are_compared(tmp_path, capsys):
     whole = HERE.train_racks
 
-    def one_fails(runs, out):
+    def one_fails(runs, out, limits):
         name, *_ = runs
         return {
             name: {"error": "Traceback\nRuntimeError: boom"},
-            **whole({key: spec for key, spec in runs.items() if key != name}, out),
+            **whole({key: spec for key, spec in runs.items() if key != name}, out, limits),
         }
 
     backend = replace(HERE, train_racks=one_fails)

@@ -50,7 +50,7 @@ def search(trained, tmp_path, monkeypatch):
         def opened(spec, supernet, trained_as, out, backend):
             del supernet, trained_as, backend
             log = ScoreLog(out / "scores.jsonl")
-            yield Evaluator(scorer, n_batches=n_batches, shares={"recall": 1.0}, key="key", log=log, race=spec.race), log
+            yield Evaluator(scorer, n_batches=n_batches, shares={"recall": 1.0}, key="key", log=log, race=spec.race)
 
         monkeypatch.setattr(job, "open_evaluator", opened)
         spec = PlacementSpec(**{"supernet": str(trained), "budgets": [1], "n_batches": n_batches, "batch_size": 4, **keys})

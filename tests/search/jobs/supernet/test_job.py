@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from configs import ConfigError
-from configs.records import read_json, to_json
+from configs.records import read_json
 from models import Rack, Supernet
 from search.cli.main import add_jobs, main
 from search.jobs.supernet import job
@@ -69,7 +69,7 @@ def test_a_run_leaves_weights_history_and_results(tmp_path):
     assert lines[0].startswith("step 4 of 12: training loss ")
     assert " to go" in lines[0]
     assert " to go" not in lines[-1]
-    assert to_json(results) == (tmp_path / "results.json").read_text().strip()
+    assert results == read_json(tmp_path / "results.json")
 
 
 def test_the_weights_are_those_that_were_scored_last(tmp_path):
@@ -236,10 +236,11 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, whole, every, s
     assert_same_run(whole, out)
 
 
-def test_a_kill_between_the_last_step_and_the_results_costs_no_step(tmp_path, monkeypatch, whole):
+@pytest.mark.parametrize("before", ["save_weights", "write_outcome"])
+def test_a_kill_between_the_last_step_and_the_results_costs_no_step(tmp_path, monkeypatch, whole, before):
     out, spec = tmp_path / "killed", supernet_spec(checkpoint_every=6)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "write_results", lambda *_: raise_killed())
+        patch.setattr(job, before, lambda *_: raise_killed())
         with pytest.raises(KilledError):
             train_into(out, spec)
     trained = stop_before(-1, raise_killed, monkeypatch)
