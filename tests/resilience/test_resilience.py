@@ -51,8 +51,8 @@ def test_what_a_finished_run_has_left_is_made_again(laboratories, job, name, dam
     lab = laboratories[job]
     outcome, text = lab.outcome("finished", name.replace("01", "N").replace("02", "N"), damage, random.Random(0))
     assert outcome == "same", text
-    if damage == "truncated":
-        assert "damaged" in text
+    if (job, name) != ("placement", "results.json"):  # which every start writes
+        assert name in text
 
 
 @pytest.mark.parametrize("name", ["supernet", "progressive"])

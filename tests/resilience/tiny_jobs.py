@@ -26,8 +26,9 @@ ALL_JOBS = ("mad", *JOBS)
 NEEDED = {"placement": {"supernet": "supernet"}}
 """By job: the keys that are folders of other jobs' finished runs."""
 
-OF_THE_CLOCK = {"seconds", "step_ms", "cache_fill_seconds", "peak_bytes", "milliseconds", "checksum"}
-"""What differs from run to run."""
+OF_THE_CLOCK = {"seconds", "best_seconds", "step_ms", "cache_fill_seconds", "peak_bytes", "milliseconds", "checksum"}
+OF_THE_DISK = {"cache_fill_forwards"}
+"""What differs from run to run; and with what of a cache lay on the disk already, of candidates or of a start before."""
 NOT_COMPARED = re.compile(r"\.lock$|\.png$|manifest\.json$|/candidates/|moments\.safetensors$")
 """Pictures; and what nothing reads once the stage that it is of is done."""
 
@@ -122,14 +123,14 @@ def _read(path):
         return sorted(json.dumps(_timeless(json.loads(line)), sort_keys=True) for line in path.read_text().splitlines())
     if path.suffix == ".parquet":
         table = pd.read_parquet(path)
-        columns = [name for name in table if name not in OF_THE_CLOCK | {"history"}]
+        columns = [name for name in table if name not in OF_THE_CLOCK | OF_THE_DISK | {"history"}]
         return table[columns].map(repr).to_dict("list")
     return path.read_bytes()
 
 
 def _timeless(value):
     if isinstance(value, dict):
-        return {name: _timeless(inner) for name, inner in value.items() if name not in OF_THE_CLOCK}
+        return {name: _timeless(inner) for name, inner in value.items() if name not in OF_THE_CLOCK | OF_THE_DISK}
     return [_timeless(inner) for inner in value] if isinstance(value, list) else value
 
 

@@ -47,7 +47,8 @@ def draw_placements(axis: Axes, rows: Sequence[tuple[str, Scored]], results: Pla
     used = [name for name in colors if any(name in scored.placement for _, scored in rows)]
     for name in used:
         axis.bar(0, 0, color=colors[name], label=name)  # an entry of the legend, and nothing to see
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(used), frameon=False, fontsize=8)
+    if used:  # of racks that all failed there are none
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(used), frameon=False, fontsize=8)
 
 
 def _draw_front(axis: Axes, results: PlacementResults) -> None:

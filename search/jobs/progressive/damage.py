@@ -35,7 +35,7 @@ def forget_damaged(spec: ProgressiveSpec, out: Path, say: Say) -> None:
     choice = stage_folder(out, len(whole)) / CHOICE
     if kept_json(choice, say, fingerprint=own) is None:
         choice.unlink(missing_ok=True)
-    if len(kept) < len(folders) or kept_json(out / RESULTS, say, fingerprint=own) is None:
+    if not _has_ended(spec, whole) or kept_json(out / RESULTS, say, fingerprint=own) is None:
         (out / RESULTS).unlink(missing_ok=True)
 
 

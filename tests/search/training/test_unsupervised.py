@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from configs import ConfigError
+from configs.local_losses import LocalLossSpec
 from search.jobs.progressive.training.batches import GrowthBatches, StageTime
 from search.jobs.supernet.step import SupernetStep
 from search.jobs.supernet.teacher import Teacher
@@ -17,7 +18,6 @@ from search.runs.report import HISTORY, Report
 from search.training import metrics
 from search.training.batches import EpochBatches
 from search.training.local_losses.model import LocalUnits
-from search.training.local_losses.spec import LocalLossSpec
 from search.training.local_losses.step import LocalLosses
 from search.training.loop import train
 from search.training.mixture import Mixture

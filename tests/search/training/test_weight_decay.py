@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from configs.local_losses import LocalLossSpec
 from models import RackSpec
 from models.ops.convolutions.short_convolution import ShortConvolution
 from models.spec.registries import CHANNEL_MIXERS, MIXERS
 from search.cli.show import run_show
 from search.jobs.mad.library import train_task
 from search.training.local_losses.model import LocalUnits
-from search.training.local_losses.spec import LocalLossSpec
 from search.training.optimizer import own_decay, parameter_groups
 
 BLOCK = {"mixer": {"kind": "mamba2", "d_state": 4}, "mlp": {"kind": "swiglu", "d_ff": 16}}
