@@ -17,6 +17,7 @@ from search.jobs.supernet.teacher import Teacher
 from search.runs.report import HISTORY, Report
 from search.training import metrics
 from search.training.batches import EpochBatches
+from search.training.checkpoint import Checkpoint
 from search.training.local_losses.model import LocalUnits
 from search.training.local_losses.step import LocalLosses
 from search.training.loop import train
@@ -143,8 +144,8 @@ def test_a_resumed_run_knows_which_steps_asked_nothing(tmp_path):
         return member(batches=Silenced(data(), (1, 4)), lr=1e-2)
 
     (whole,) = run([begun()], n_steps=6, eval_every=6)
-    path, first, spec = tmp_path / "checkpoint", begun(), TrainSpec(device="cpu")
-    evaluate, options = evaluate_on(data(split="test")), {"n_steps": 6, "eval_every": 6, "checkpoint_path": path}
+    kept, first, spec = Checkpoint(tmp_path / "checkpoint", "a run"), begun(), TrainSpec(device="cpu")
+    evaluate, options = evaluate_on(data(split="test")), {"n_steps": 6, "eval_every": 6, "checkpoint": kept}
     train([first], spec, evaluate=evaluate, on_step=lambda step: step < 3, **options)
     second = begun()
     train([second], spec, evaluate=evaluate, **options)
