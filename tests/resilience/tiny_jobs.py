@@ -10,6 +10,8 @@ import signal
 import sys
 import time
 from argparse import ArgumentParser
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from search.cli.main import add_jobs, add_mad, main
-from search.jobs.table import JOBS
+from search.jobs.table import JOBS, job_run
 from search.runs.interruption import interruptible
 from search.training.devices import use_one_thread
 
@@ -50,6 +52,7 @@ def run(words, *, before=lambda: None, meanwhile=None):
 
     `before` is called in that process, `meanwhile` with its id while it runs.
     """
+    import_what_jobs_need()
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -62,6 +65,15 @@ def run(words, *, before=lambda: None, meanwhile=None):
         text = pipe.read().decode(errors="replace")
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), text
+
+
+@cache
+def import_what_jobs_need():
+    """Once, in the process that forks: some seconds, half of them what torch imports for the first optimizer."""
+    for name in ("torch._dynamo", "matplotlib.figure", "scipy.stats", "search.jobs.in_process"):
+        import_module(name)
+    for job in ALL_JOBS:
+        job_run(job)
 
 
 def _in_child(words, writing, before):

@@ -38,4 +38,5 @@ def _draw_losses(axis: Axes, rows: Sequence[PlacementRow], cost_axis: tuple[str,
         )
     axis.set_xlabel(label)
     axis.set_ylabel("test loss, nats")
-    axis.legend(fontsize=8, frameon=False)
+    if names:  # else all racks have failed
+        axis.legend(fontsize=8, frameon=False)
