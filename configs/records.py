@@ -71,13 +71,12 @@ def read_json(path: Path, *, fingerprint: str | None = None) -> Row:
 
     Raises:
         DamagedError: if it is missing or damaged, or of another run.
+        OSError: if the system refuses to read it: what is in it may well be whole.
     """
     try:
         content = without_checksum(json.loads(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
         raise DamagedError(f"{path}: is missing") from None
-    except OSError as error:
-        raise DamagedError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8 or another content
         raise DamagedError(f"{path}: damaged: {error}") from None
     if fingerprint is not None and content.get("fingerprint") != fingerprint:

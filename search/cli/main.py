@@ -110,10 +110,13 @@ def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | No
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
-        if not is_out_of_room(error):
+        if is_out_of_room(error):
+            told, remedy = f"{error.filename or 'writing'}: {os.strerror(error.errno or 0)}", "make room"
+        elif error.filename is None:
             raise
-        told = f"{error.filename or 'writing'}: {os.strerror(error.errno or 0)}"
-        print(f"{told}; make room, and the same command goes on from here", file=sys.stderr)
+        else:
+            told, remedy = f"{error.filename}: {error.strerror}", "put that right"
+        print(f"{told}; {remedy}, and the same command goes on from here", file=sys.stderr)
         return 1
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable
@@ -46,8 +47,14 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         try:
             save_file(contiguous, unfinished, metadata=metadata)
         except SafetensorError as error:
-            found = re.search(r"\(os error (\d+)\)", str(error))
-            raise OSError(int(found[1]) if found else errno.EIO, str(error), str(path)) from None
+            raise _of_file(path, error) from None
+
+
+def _of_file(path: Path, error: Exception) -> OSError:
+    """What safetensors raises where the system refuses: its number stands in the text alone, and the file is not named."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(found[1]) if found else errno.EIO
+    return OSError(number, os.strerror(number), str(path))
 
 
 def read(path: Path, device: torch.device, *, fingerprint: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -60,6 +67,7 @@ def read(path: Path, device: torch.device, *, fingerprint: str | None = None) ->
 
     Raises:
         DamagedError: if it is missing, not as it was written, or of another run.
+        OSError: naming the file, if the system refuses to read it: what is in it may well be whole.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -70,6 +78,8 @@ def read(path: Path, device: torch.device, *, fingerprint: str | None = None) ->
         state = json.loads(text)
     except FileNotFoundError:
         raise DamagedError(f"{path}: is missing") from None
+    except OSError as error:
+        raise _of_file(path, error) from None
     except (SafetensorError, ValueError) as error:
         raise DamagedError(f"{path}: damaged: {error}") from None
     if not is_whole:

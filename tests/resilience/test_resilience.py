@@ -52,6 +52,18 @@ def test_what_a_finished_run_has_left_is_made_again(laboratories, job, kind, dam
     assert damage == "deleted" or kind.rpartition("/")[2] in text
 
 
+@pytest.mark.parametrize("job", QUICK)
+def test_a_folder_in_the_way_of_a_file_is_one_message_that_names_it(laboratories, job):
+    lab, out = laboratories[job], laboratories[job].folder / "run"
+    for kind, path in lab.kinds("finished").items():
+        copied(lab.folders["finished"], out)
+        (out / path).unlink()
+        (out / path).mkdir()
+        status, text = run(command(job, out, lab.work))
+        assert "Traceback" not in text, (kind, text)
+        assert status == 0 or (status in (1, 2) and path.name in text.splitlines()[-1]), (kind, status, text)
+
+
 @pytest.mark.parametrize("name", ["supernet", "progressive"])
 def test_signals_at_a_moment_of_a_run_do_not_change_what_it_comes_to(laboratories, tmp_path, name):
     for number in (signal.SIGINT, signal.SIGKILL):

@@ -28,7 +28,7 @@ def small(inputs=None, targets=None):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_benchmark(tmp_path_factory.mktemp("mad"))
+    return write_benchmark(tmp_path_factory.mktemp("benchmark") / "mad")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

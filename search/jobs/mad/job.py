@@ -6,7 +6,7 @@ from typing import Any
 
 from configs import ConfigError
 from configs.errors import below, yaml_path
-from configs.records import write_json
+from configs.records import Row, write_json
 from models.assembly.assemble import without_memory
 from models.assembly.cost import RackCost, cost
 from models.ops.kernels import check_kernel
@@ -173,7 +173,7 @@ def trial_options(spec: MadSpec, out: Path) -> dict[str, Any]:
 
 def finish_sweep(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:
     """Write the summary, the Parquet file and the picture; print the table, if it is to be shown; the exit status."""
-    rows = list(log.rows.values())
+    rows = in_order(spec, log)
     scores = score(spec, rows)
     costs = baseline_costs(spec)
     sizes = {name: {"n_parameters": costed.n_parameters, "state": costed.state} for name, costed in costs.items()}
@@ -184,6 +184,14 @@ def finish_sweep(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:
         print_scores(scores, costs, out)
     has_all = all(scores.of(name).value is not None for name in spec.architectures)
     return 0 if has_all and "failed" not in scores.problems() else 1
+
+
+def in_order(spec: MadSpec, log: TrialLog) -> list[Row]:
+    """The rows in the order of the grid, whenever they ended; what Optuna asked for, in the order in which it ended."""
+    if spec.sweep.method == "optuna":
+        return list(log.rows.values())
+    asked = dict.fromkeys(trial.spec.fingerprint() for trial in spec.trials())
+    return [log.rows[key] for key in asked if key in log.rows]
 
 
 def baseline_costs(spec: MadSpec) -> dict[str, RackCost]:

@@ -1,12 +1,11 @@
 """Many racks on Ray: the results of training them here, failures by name, nothing trained twice."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from configs import ConfigError
-from configs.records import read_json
+from configs.records import read_json, write_json
 from launch.tune.racks import train_racks_on_ray
 from search.jobs.supernet.job import train_rack
 from search.runs.workers import WorkersError
@@ -53,14 +52,14 @@ def test_racks_that_fail_or_diverge_are_reported_by_name_and_the_others_go_on(tm
     wild = supernet_spec(lr=1e20, n_steps=8, workers={"max_failures": 0}).placed("all:gdn")
     runs = {**racks(workers={"max_failures": 0}), "wild": wild}
     (tmp_path / "all").mkdir()
-    (tmp_path / "all/weights.safetensors").mkdir()  # in the way of the weights at the end
+    (tmp_path / "all/checkpoint.safetensors").mkdir()  # in the way of the state during training
     found = train_racks_on_ray(runs, tmp_path)
     assert found["mixed"]["status"] == "finished"
     assert list(found["all"]) == ["error"]
-    assert "weights.safetensors" in found["all"]["error"]
+    assert "checkpoint.safetensors" in found["all"]["error"]
     assert list(found["wild"]) == ["error"]
     assert found["wild"]["error"].startswith("diverged: at step 4")
-    (tmp_path / "all/weights.safetensors").rmdir()
+    (tmp_path / "all/checkpoint.safetensors").rmdir()
     assert train_racks_on_ray({"all": runs["all"]}, tmp_path)["all"]["status"] == "finished"
 
 
@@ -89,6 +88,6 @@ def test_racks_of_several_workers_are_trained_by_train_one_after_the_other(tmp_p
 def test_a_folder_of_another_run_is_refused(tmp_path):
     runs = {"all": racks()["all"]}
     (tmp_path / "all").mkdir()
-    (tmp_path / "all/spec.json").write_text(json.dumps({**runs["all"].saved(), "n_steps": 99}))
+    write_json(tmp_path / "all/spec.json", {**runs["all"].saved(), "n_steps": 99})
     with pytest.raises(ConfigError, match="another specification"):
         train_racks_on_ray(runs, tmp_path)

@@ -59,6 +59,16 @@ def test_a_run_leaves_everything_in_its_folder_and_a_second_has_nothing_to_do(tm
     assert results_in(out) == results
 
 
+def test_the_table_is_in_the_order_of_the_grid_whenever_its_trials_ended(tmp_path):
+    job.run(mad_spec(), tmp_path)
+    before = list(pd.read_parquet(tmp_path / "trials.parquet")["key"])
+    log = TrialLog(tmp_path / "trials.jsonl")
+    log.drop(before[:1])
+    job.run(mad_spec(), tmp_path)
+    assert [row["key"] for row in rows_in(tmp_path)] == [*before[1:], before[0]]
+    assert list(pd.read_parquet(tmp_path / "trials.parquet")["key"]) == before
+
+
 def test_a_trial_that_raises_is_a_row_and_the_others_run(tmp_path, monkeypatch, capsys):
     spec = mad_spec(lrs=[1e-3, 2e-3, 3e-3], weight_decays=[0.0])
     run, _ = failing(lambda single: single.spec.lr == 2e-3)
