@@ -173,7 +173,7 @@ def trial_options(spec: MadSpec, out: Path) -> dict[str, Any]:
 
 def finish_sweep(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:
     """Write the summary, the Parquet file and the picture; print the table, if it is to be shown; the exit status."""
-    rows = in_order(spec, log)
+    rows = rows_in_grid_order(spec, log)
     scores = score(spec, rows)
     costs = baseline_costs(spec)
     sizes = {name: {"n_parameters": costed.n_parameters, "state": costed.state} for name, costed in costs.items()}
@@ -186,7 +186,7 @@ def finish_sweep(spec: MadSpec, log: TrialLog, out: Path, *, show: bool) -> int:
     return 0 if has_all and "failed" not in scores.problems() else 1
 
 
-def in_order(spec: MadSpec, log: TrialLog) -> list[Row]:
+def rows_in_grid_order(spec: MadSpec, log: TrialLog) -> list[Row]:
     """The rows in the order of the grid, whenever they ended; what Optuna asked for, in the order in which it ended."""
     if spec.sweep.method == "optuna":
         return list(log.rows.values())

@@ -1,14 +1,11 @@
 """What a pipeline is: a supernet, a search over it, and how the chosen racks and their rivals are trained."""
 
-from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from configs import Problems, Spec
-from models import parse_placement
 from models.spec.parameters import learning_rate_scales
-from search.budget import Budget
 from search.jobs.placement.spec import SearchSpec
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.isolation import IsolationSpec
@@ -52,23 +49,7 @@ class PipelineSpec(Spec):
         elif 0.0 in learning_rate_scales(without_memory(space)).values():
             frozen = "parts are frozen (lr_scale 0): racks trained from scratch would keep them at their random start"
             problems.add(("supernet", "rack"), f"{frozen}; use the jobs supernet and placement one after the other")
-        for location, message in self._problems() if space.slots() else ():
+        for location, message in self.placement.problems_in(space) if space.slots() else ():
             problems.add(("placement", *location), message)
         problems.raise_if_any("PipelineSpec")
         return self
-
-    def _problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Budgets that cannot be met in the space, and rivals that do not fit it; a measured table is read when the job runs."""
-        space = self.supernet.rack
-        for index, budget in enumerate(self.placement.budgets):
-            try:
-                if self.placement.latency_table is None:
-                    Budget.of(budget, space)
-            except ValueError as error:
-                yield ("budgets", index), str(error)
-        for name, rival in self.placement.rivals.items():
-            try:
-                if isinstance(rival, str):
-                    parse_placement(rival, space.slots())
-            except ValueError as error:
-                yield ("rivals", name), str(error)

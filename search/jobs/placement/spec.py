@@ -1,5 +1,6 @@
 """What a placement search is: budgets, strategy, rivals, and how candidates are scored."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,11 +14,14 @@ from pydantic import (
 )
 
 from configs import Problems, Spec
+from configs.errors import Location
 from configs.registry import Part
-from search.budget import BudgetValue
+from models import RackSpec, parse_placement
+from search.budget import Budget, BudgetValue
 from search.profiling.latency import LatencyTable
 from search.runs.workers import ScorerSpec
 from search.strategies import STRATEGIES
+from search.strategies.shared.strategy import Strategy
 
 
 class ScoringSpec(Spec):
@@ -91,6 +95,29 @@ class SearchSpec(ScoringSpec):
         if isinstance(raw.get("rivals"), list | tuple):
             raw["rivals"] = {str(name): name for name in raw["rivals"]}
         return raw
+
+    def problems_in(self, space: RackSpec, latency: LatencyTable | None = None) -> Iterator[tuple[Location, str]]:
+        """What cannot be in a space: budgets, options of strategies, rivals that are none of its placements.
+
+        Without a `latency` table nothing that needs one is looked at.
+        """
+        budgets = []
+        for index, value in enumerate(self.budgets if latency or self.latency_table is None else ()):
+            try:
+                budgets.append(Budget.of(value, space, latency=latency))
+            except ValueError as error:
+                yield ("budgets", index), str(error)
+        parts: dict[Location, Part | str] = {("strategy",): self.strategy}
+        for location, part in (parts | {("rivals", name): rival for name, rival in self.rivals.items()}).items():
+            try:
+                if isinstance(part, str):
+                    parse_placement(part, space.slots())
+                    continue
+                for budget in budgets:
+                    strategy: Strategy = STRATEGIES.build(part)
+                    next(strategy.rounds(budget), None)
+            except ValueError as error:
+                yield location, str(error)
 
     def latencies(self) -> LatencyTable | None:
         """The measured table, if one is named; ConfigError if it cannot be read."""
