@@ -53,6 +53,7 @@ def test_a_driver_that_joins_a_cluster_looks_before_it_uploads(tmp_path, monkeyp
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)  # of the Ray that other tests go on with
     monkeypatch.setattr(cluster.ray, "init", lambda **_: pytest.fail("was not looked at before"))
     with pytest.raises(ConfigError, match=r"the largest: results/a \(600\.0 MiB\)"), cluster.cluster():
         pass

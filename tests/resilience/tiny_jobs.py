@@ -31,8 +31,8 @@ NEEDED = {"placement": {"supernet": "supernet"}}
 OF_THE_CLOCK = {"seconds", "best_seconds", "step_ms", "cache_fill_seconds", "peak_bytes", "milliseconds", "checksum"}
 OF_THE_DISK = {"cache_fill_forwards"}
 """What differs from run to run; and with what of a cache lay on the disk already, of candidates or of a start before."""
-NOT_COMPARED = re.compile(r"\.lock$|\.png$|manifest\.json$|/candidates/|moments\.safetensors$")
-"""Pictures; and what nothing reads once the stage that it is of is done."""
+NOT_COMPARED = re.compile(r"\.lock$|\.png$|/caches/|/candidates/|moments\.safetensors$")
+"""Pictures; caches, whose rows are in the order in which they were asked for; what nothing reads once its stage is done."""
 
 
 def command(job, out, work, *overrides):

@@ -221,6 +221,7 @@ def test_a_worker_that_asks_for_too_much_is_an_error_not_a_wait(tmp_path):
 def test_an_address_where_nothing_answers_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)  # of the Ray that other tests go on with
     with pytest.raises(ConfigError, match=r"RAY_ADDRESS=127\.0\.0\.1:1: nothing answers there"):
         job.run(tiny(), tmp_path, execute)
 
