@@ -24,6 +24,7 @@ VARIANTS = {
         "output_gate": True,
         "rope_fraction": 0.25,
     },
+    "attention sink tokens": {"kind": "attention", "n_heads": 4, "n_kv_heads": 2, "window": 5, "n_sink_tokens": 2},
     "attention sinks": {"kind": "attention", "n_heads": 4, "n_kv_heads": 2, "sinks": True},
     "attention sinks window": {"kind": "attention", "n_heads": 4, "n_kv_heads": 2, "sinks": True, "window": 5},
     "attention sinks wide window": {"kind": "attention", "n_heads": 2, "sinks": True, "window": 40},

@@ -15,25 +15,27 @@ def attend(
     causal: bool,
     window: int | None,
     sinks: Tensor | None = None,
+    n_sink_tokens: int = 0,
     attention_mask: Tensor | None = None,
 ) -> Tensor:
     """softmax(query key^T / sqrt(d_head)) value over the positions that are seen.
 
     Shapes: query [batch, n_heads, time, d_head], key and value [batch, n_kv_heads, time, d_head] -> query's. A position sees
-    itself and what is nearer than `window`: before it, and also after it when not `causal`. `sinks` [n_heads] are the logits of
-    one more position that everyone sees and whose value is zero. `attention_mask` [batch, time] bool is false at what only its
-    own position sees.
+    itself and what is nearer than `window`: before it, and also after it when not `causal`. Beside a window all see the first
+    `n_sink_tokens` positions. `sinks` [n_heads] are the logits of one more position that everyone sees and whose value is zero.
+    `attention_mask` [batch, time] bool is false at what only its own position sees.
     """
     time = query.shape[-2]
     if window is not None and is_blocked(time, causal=causal, window=window):
-        return _attend_in_blocks(query, key, value, sinks, attention_mask, window=window)
+        n_first = min(n_sink_tokens, time)
+        return _attend_in_blocks(query, key, value, sinks, attention_mask, window=window, n_sink_tokens=n_first)
     if attention_mask is None and (window is None or window >= time):
         return _softmax(query, key, value, sinks, causal=causal)
     place = torch.arange(time, device=query.device)
     distance = place[:, None] - place
     seen = (distance >= 0) | (not causal)
     if window is not None:
-        seen = seen & (distance.abs() < window)
+        seen = seen & ((distance.abs() < window) | (place < n_sink_tokens))
     if attention_mask is not None:
         # The own position, or a row of the softmax might be empty: its gradient would be NaN, also under a weight of zero.
         seen = seen & (attention_mask[:, None, None, :] | (distance == 0))
@@ -45,10 +47,19 @@ def is_blocked(time: int, *, causal: bool, window: int | None) -> bool:
     return causal and window is not None and 2 * window < time
 
 
-def attend_flops(time: int, n_heads: int, d_head: int, *, causal: bool, window: int | None, has_sinks: bool = False) -> int:
+def attend_flops(
+    time: int,
+    n_heads: int,
+    d_head: int,
+    *,
+    causal: bool,
+    window: int | None,
+    has_sinks: bool = False,
+    n_sink_tokens: int = 0,
+) -> int:
     """Forward operations: scores and values over every position that the chosen form multiplies, seen, masked or padding."""
     if window is not None and is_blocked(time, causal=causal, window=window):
-        queries, keys = -(-time // window) * window, 2 * window + has_sinks
+        queries, keys = -(-time // window) * window, n_sink_tokens + 2 * window + has_sinks
     else:
         is_shifted = has_sinks and causal and (window is None or window >= time)
         queries, keys = time + is_shifted, time + has_sinks
@@ -79,9 +90,16 @@ def _softmax(
 
 
 def _attend_in_blocks(
-    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, attention_mask: Tensor | None, *, window: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sinks: Tensor | None,
+    attention_mask: Tensor | None,
+    *,
+    window: int,
+    n_sink_tokens: int,
 ) -> Tensor:
-    """Causal attention in blocks of `window` positions, each of which sees its own block and the one before."""
+    """Causal attention in blocks of `window` positions, each of which sees the first tokens, the block before and its own."""
     n_heads, time = query.shape[1:3]
     n_blocks = -(-time // window)
     padding = n_blocks * window - time
@@ -90,15 +108,20 @@ def _attend_in_blocks(
     def with_previous(x: Tensor) -> Tensor:
         x = F.pad(x, (0, 0, window, padding))
         earlier, own = (part.unflatten(2, (n_blocks, window)) for part in (x[:, :, :-window], x[:, :, window:]))
-        return torch.cat((earlier, own), dim=3).flatten(1, 2)
+        first = x[:, :, None, window : window + n_sink_tokens].expand(-1, -1, n_blocks, -1, -1)
+        return torch.cat((first, earlier, own), dim=3).flatten(1, 2)
 
     blocks = F.pad(query, (0, 0, 0, padding)).unflatten(2, (n_blocks, window)).flatten(1, 2)
     place = torch.arange(2 * window, device=query.device)
     distance = place[window:, None] - place
     seen = ((distance >= 0) & (distance < window)).repeat(n_blocks, 1, 1)
     seen[0, :, :window] = False  # nothing comes before the first block
+    if n_sink_tokens:
+        positions = torch.arange(n_blocks * window, device=query.device).view(n_blocks, window, 1)
+        is_behind = positions - place.new_tensor(range(n_sink_tokens)) >= window  # else it is seen in the window already
+        seen, distance = torch.cat((is_behind, seen), dim=-1), F.pad(distance, (n_sink_tokens, 0), value=-1)
     if attention_mask is not None:
-        kept = with_previous(attention_mask[:, None, :, None]).squeeze(-1)  # [batch, n_blocks, 2 * window]
+        kept = with_previous(attention_mask[:, None, :, None]).squeeze(-1)  # [batch, n_blocks, n_sink_tokens + 2 * window]
         seen = seen & (kept[:, :, None, :] | (distance == 0))
     sinks = None if sinks is None else sinks.repeat_interleave(n_blocks)
     key, value = (with_previous(part.repeat_interleave(group, dim=1)) for part in (key, value))

@@ -1,20 +1,34 @@
 """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), half-split form."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from models.ops.attention.rope_scaling import frequencies
 
-def rotate(x: Tensor, positions: Tensor, base: float, *, d_rope: int | None = None) -> Tensor:
+
+def rotate(
+    x: Tensor,
+    positions: Tensor,
+    base: float,
+    *,
+    d_rope: int | None = None,
+    scaling: Mapping[str, float | bool | str] | None = None,
+) -> Tensor:
     """Rotate [..., time, d_head] by `positions` [time]; channel i pairs with channel i + d_rope / 2.
 
-    The first `d_rope` channels turn (None: all), the others pass: the pair i by position * base ** (-2 i / d_rope). Angles are
-    float32 whatever x is: bfloat16 cannot count past 256.
+    The first `d_rope` channels turn (None: all) by position times `frequencies`, the others pass. Angles are float32 whatever x
+    is: bfloat16 cannot count past 256.
     """
     size = x.shape[-1] if d_rope is None else d_rope
-    exact = torch.promote_types(x.dtype, torch.float32)
-    frequencies = base ** (-torch.arange(size // 2, device=x.device, dtype=exact) / (size // 2))
-    angles = positions.to(exact)[:, None] * frequencies
-    cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    exact = positions.to(torch.promote_types(x.dtype, torch.float32))
+    each, amplitude = frequencies(size, base, scaling, exact)
+    angles = exact[:, None] * each
+    cosine, sine = angles.cos(), angles.sin()
+    if amplitude != 1.0:
+        cosine, sine = amplitude * cosine, amplitude * sine
+    cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
     first, second = x[..., :size].chunk(2, dim=-1)
     return torch.cat((first * cosine - second * sine, first * sine + second * cosine, x[..., size:]), dim=-1)
 

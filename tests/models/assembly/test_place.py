@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from configs import ConfigError
 from configs.load import validate
-from models import RackSpec, Slot
+from models import RackSpec, Slot, Supernet
+from models.assembly.cost import cost
 from models.spec.placement import main_placement
 
 SIZES = {"vocab_size": 8, "d_model": 16}
@@ -127,6 +129,20 @@ def test_stacks_without_a_choice_stay_as_they_are_written():
     assert placed.stacks[0].n_blocks == 3
 
 
+def test_a_layer_may_go_without_a_mixer():
+    spec = space(*2 * [{"mixer": stochastic(MIXERS | {"skip": None}), "mlp": MLP}])
+    supernet, tokens = Supernet(spec), torch.arange(6).view(1, 6)
+    supernet.activate("skip, gdn")
+    rack = supernet.extract("skip, gdn")
+    assert rack.blocks()[0].mixer is None
+    assert rack.blocks()[0].mixer_norm is None
+    assert torch.equal(supernet.rack(tokens), rack(tokens))
+    assert spec.place("all:skip").to_dict()["stacks"][0]["blocks"][0]["mixer"] is None
+    assert cost(spec.place("all:skip"), 64).state == 0
+    out, state = rack.step(tokens[:, 0], supernet.rack.initial_state(1))
+    torch.testing.assert_close(out, rack(tokens)[:, 0], rtol=1e-4, atol=1e-5)
+
+
 def test_a_placement_that_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match=r"layer 0 has no 'gnd'; did you mean 'gdn'\?"):
         space({"mixer": stochastic()}).place(["gnd"])
@@ -138,7 +154,6 @@ def test_a_placement_that_does_not_fit_is_refused():
         ({"mixer": stochastic(main="atention")}, "mixer", "main = 'atention' is none of the mixers: window, attention, gdn"),
         ({"mixer": stochastic({}, "x")}, "mixer", "main = 'x' is none of the mixers: none"),
         ({"mixer": {"kind": "stochastic", "main": "attention"}}, "mixer.mixers", "required, but not given"),
-        ({"mixer": stochastic(MIXERS | {"none": None})}, "mixer", "null is no mixer; only a channel mixer can be left out"),
         ({"mixer": stochastic(MIXERS | {"a, b": GDN})}, "mixer", "'a, b' must be letters, digits, - and _"),
         ({"mlp": stochastic({"half": MLP}, "half")}, "mlp", "'half' is a word of torch's own"),
         ({"mixer": stochastic(MIXERS | {"more": stochastic()})}, "mixer", "'more' is stochastic itself"),

@@ -13,13 +13,13 @@ from models.supernet.from_attention import convert
 from tests.models.cases import D_MODEL, build, noise
 
 
-def plain(query, key, value, *, causal, window, sinks=None):
+def plain(query, key, value, *, causal, window, sinks=None, n_sink_tokens=0):
     time, group = query.shape[-2], query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     scores = query @ key.mT / query.shape[-1] ** 0.5
     for i in range(time):
         for j in range(time):
-            if (causal and j > i) or (window is not None and abs(i - j) >= window):
+            if (causal and j > i) or (window is not None and abs(i - j) >= window and j >= n_sink_tokens):
                 scores[..., i, j] = -torch.inf
     weights = scores.exp()
     return weights @ value / (weights.sum(-1, keepdim=True) + (0 if sinks is None else sinks.exp()[:, None, None]))
@@ -40,8 +40,34 @@ def test_windows_directions_and_sinks(causal, window, time, has_sinks):
     torch.testing.assert_close(found(attend), found(plain))
 
 
+@pytest.mark.parametrize("has_sinks", [True, False])
+@pytest.mark.parametrize("n_sink_tokens", [1, 3, 12, 30])
+@pytest.mark.parametrize("window", [1, 2, 5, 8, 16, 40])
+@pytest.mark.parametrize("time", [1, 2, 17])
+def test_first_tokens_stay_visible_beside_a_window(window, time, n_sink_tokens, has_sinks):
+    inputs = [noise(2, heads, time, 6, seed=seed, dtype=torch.float64) for seed, heads in enumerate((4, 2, 2))]
+    sinks = 2 * noise(4, seed=3, dtype=torch.float64) if has_sinks else None
+    options = {"causal": True, "window": window, "sinks": sinks, "n_sink_tokens": n_sink_tokens}
+    torch.testing.assert_close(attend(*inputs, **options), plain(*inputs, **options))
+
+
+def test_sink_tokens_are_held_in_the_cache_and_need_a_window():
+    mixer = Attention(16, n_heads=2, window=5, n_sink_tokens=2)
+    assert mixer.state_size(6) == 2 * 16 * 6
+    assert mixer.state_size(100) == 2 * 16 * 7
+    state = mixer.initial_state(1)
+    for _ in range(20):
+        _, state = mixer.step(noise(1, 16), state)
+    assert state[0].shape[2] == 7
+    for options in ({}, {"window": 5, "causal": False}):
+        with pytest.raises(ValueError, match="n_sink_tokens = 1 stay visible beside a window"):
+            Attention(16, n_sink_tokens=1, **options)
+
+
 @pytest.mark.parametrize(
-    "options", [{}, {"n_kv_heads": 2}, {"window": 9}, {"window": 40}, {"causal": False, "window": 9}], ids=str
+    "options",
+    [{}, {"n_kv_heads": 2}, {"window": 9}, {"window": 40}, {"causal": False, "window": 9}, {"window": 9, "n_sink_tokens": 3}],
+    ids=str,
 )
 @pytest.mark.parametrize("more", [{}, {"sinks": True}, {"output_gate": True, "d_head": 12}], ids=str)
 @pytest.mark.parametrize("time", [1, 50, 100])
