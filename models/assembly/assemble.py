@@ -1,12 +1,12 @@
 """Builds a Rack from its description: constructs the modules, initialises, adapts, quantises, freezes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from configs import ConfigError
 from configs.registry import Part
@@ -59,6 +59,32 @@ def without_memory(spec: RackFields) -> Rack:
     """The rack of a spec on torch's meta device: all shapes and names, no weights. It is kept: do not change it."""
     with torch.device("meta"), FastMeta():
         return build(spec)
+
+
+def without_numbers(spec: RackFields) -> Rack:
+    """A rack of one's own as `without_memory` has it, to be `filled`."""
+    with torch.device("meta"), FastMeta():
+        return build(spec)
+
+
+@torch.no_grad()
+def filled(rack: Rack, read: Callable[[str], Tensor]) -> Rack:
+    """A rack `without_numbers`, given its tensors by name, one after the other: nothing is drawn, nothing is held twice.
+
+    Tied weights are asked for once. What is no part of the state (tables that are computed) is not there to be filled.
+    """
+    given: dict[int, nn.Parameter] = {}
+    for module_name, module in rack.named_modules(remove_duplicate=True):
+        inside = f"{module_name}." if module_name else ""
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) not in given:
+                given[id(parameter)] = nn.Parameter(read(f"{inside}{name}"), requires_grad=parameter.requires_grad)
+            module.register_parameter(name, given[id(parameter)])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if not buffer.is_meta:
+                continue
+            module.register_buffer(name, read(f"{inside}{name}"))
+    return rack
 
 
 def _assemble(spec: RackFields) -> Rack:

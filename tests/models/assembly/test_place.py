@@ -139,7 +139,7 @@ def test_a_layer_may_go_without_a_mixer():
     assert torch.equal(supernet.rack(tokens), rack(tokens))
     assert spec.place("all:skip").to_dict()["stacks"][0]["blocks"][0]["mixer"] is None
     assert cost(spec.place("all:skip"), 64).state == 0
-    out, state = rack.step(tokens[:, 0], supernet.rack.initial_state(1))
+    out, _ = rack.step(tokens[:, 0], supernet.rack.initial_state(1))
     torch.testing.assert_close(out, rack(tokens)[:, 0], rtol=1e-4, atol=1e-5)
 
 

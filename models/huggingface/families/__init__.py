@@ -1,0 +1,1 @@
+"""Families of models, by their `model_type`: one a file."""
