@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from models.huggingface.model_config import ModelConfig
+from models.huggingface.family_config import FamilyConfig
 from models.ops.attention.rope_scaling import check_rope_scaling
 
-PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
-PERCEPTRON = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
+GATED_PERCEPTRON = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Family:
 
     def __init__(self, values: Mapping[str, Any], place: str) -> None:
         common = {"rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": False}
-        self.config = ModelConfig(values, place, {**common, **self.defaults})
+        self.config = FamilyConfig(values, place, {**common, **self.defaults})
         self.n_layers = self.config.size("num_hidden_layers")
         self.n_heads = self.config.size("num_attention_heads")
 
@@ -83,8 +83,8 @@ class Family:
         """The linears of a block that have a bias, by our names."""
         config = self.config
         return (
-            *(f"mixer.{name}" for name in PROJECTIONS if config.flag("attention_bias")),
-            *(f"mlp.{name}" for name in PERCEPTRON if config.flag("mlp_bias")),
+            *(f"mixer.{name}" for name in ATTENTION if config.flag("attention_bias")),
+            *(f"mlp.{name}" for name in GATED_PERCEPTRON if config.flag("mlp_bias")),
         )
 
     def tree(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class Family:
         biased = self.biased()
         for layer in range(self.n_layers):
             ours, theirs = f"stacks.0.blocks.{layer}", f"model.layers.{layer}"
-            for part, place, linears in (("mixer", "self_attn", PROJECTIONS), ("mlp", "mlp", PERCEPTRON)):
+            for part, place, linears in (("mixer", "self_attn", ATTENTION), ("mlp", "mlp", GATED_PERCEPTRON)):
                 for name, their_name in linears.items():
                     yield CarriedWeight(f"{ours}.{part}.{name}.weight", f"{theirs}.{place}.{their_name}.weight")
                     if f"{part}.{name}" in biased:
@@ -192,7 +192,7 @@ class Family:
             self.config.refuse(name, why)
 
 
-def layer_types_window(config: ModelConfig, n_layers: int, layer: int, *, default: str = "full_attention") -> int | None:
+def layer_types_window(config: FamilyConfig, n_layers: int, layer: int, *, default: str = "full_attention") -> int | None:
     """The window of a layer by `layer_types`: `sliding_attention` has one of `sliding_window`, `full_attention` none."""
     types = config.layers("layer_types", n_layers)
     kind = default if types is None else types[layer]

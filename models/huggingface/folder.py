@@ -10,8 +10,8 @@ from torch import Tensor
 from configs import ConfigError
 from configs.limits import MOST_JSON_BYTES
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+CONFIG_JSON, ONE_FILE, SEVERAL_FILES = "config.json", "model.safetensors", "model.safetensors.index.json"
+STORED_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """What is read, by safetensors' own names."""
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth", "model.pt", "model.pth")
 
@@ -47,32 +47,32 @@ class ModelFolder:
                 not read.
         """
         self.path = path
-        self.config = read_json_file(path / CONFIG)
+        self.config = read_json_file(path / CONFIG_JSON)
         self._files: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         index = self._index()
-        for file in sorted(set(index.values())) if index is not None else [WEIGHTS]:
+        for file in sorted(set(index.values())) if index is not None else [ONE_FILE]:
             self._look_at(file)
         if index is not None and (absent := sorted(name for name, file in index.items() if self._file_of(name) != file)):
-            raise ConfigError(f"{path / INDEX}: {absent[0]} is not in {index[absent[0]]} ({len(absent)} such tensors)")
+            raise ConfigError(f"{path / SEVERAL_FILES}: {absent[0]} is not in {index[absent[0]]} ({len(absent)} such tensors)")
 
     def _index(self) -> dict[str, str] | None:
         """Tensor name -> file name, where the weights are in several files."""
-        if (self.path / WEIGHTS).exists():
+        if (self.path / ONE_FILE).exists():
             return None
-        if not (self.path / INDEX).exists():
+        if not (self.path / SEVERAL_FILES).exists():
             pickled = [name for name in PICKLES if (self.path / name).exists()]
             text = (
                 f"only {pickled[0]}, a pickle, which is never opened: save the model as safetensors" if pickled else "is missing"
             )
-            raise ConfigError(f"{self.path / WEIGHTS}: {text}")
-        files = read_json_file(self.path / INDEX).get("weight_map")
+            raise ConfigError(f"{self.path / ONE_FILE}: {text}")
+        files = read_json_file(self.path / SEVERAL_FILES).get("weight_map")
         if not isinstance(files, dict) or not files:
-            raise ConfigError(f"{self.path / INDEX}: weight_map must name a file for each tensor")
+            raise ConfigError(f"{self.path / SEVERAL_FILES}: weight_map must name a file for each tensor")
         for name, file in files.items():
             if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-                raise ConfigError(f"{self.path / INDEX}: {name}: {file!r} is no safetensors file of this folder")
+                raise ConfigError(f"{self.path / SEVERAL_FILES}: {name}: {file!r} is no safetensors file of this folder")
         return files
 
     def _look_at(self, file: str) -> None:
@@ -84,7 +84,7 @@ class ModelFolder:
                     if name in self._files:
                         raise ConfigError(f"{path}: {name} is in {self._files[name].name} too")
                     self._files[name], self.shapes[name] = path, tuple(part.get_shape())
-                    self.dtypes[name] = DTYPES.get(part.get_dtype(), part.get_dtype())
+                    self.dtypes[name] = STORED_TYPES.get(part.get_dtype(), part.get_dtype())
         except FileNotFoundError:
             raise ConfigError(f"{path}: is missing") from None
         except (OSError, SafetensorError) as error:

@@ -30,7 +30,7 @@ TENSORS = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-NORMS = {
+BLOCK_NORMS = {
     "llama": {"ffn_norm": "post_attention_layernorm"},
     "gemma3": {
         "ffn_norm": "pre_feedforward_layernorm",
@@ -104,7 +104,7 @@ class GGUFFile:
     def _name(self, name: str) -> str:
         """Hugging Face's name of a tensor."""
         found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
-        ours = None if found is None else {**TENSORS, **NORMS[self._arch]}.get(found[2])
+        ours = None if found is None else {**TENSORS, **BLOCK_NORMS[self._arch]}.get(found[2])
         if found is None or ours is None:
             raise ConfigError(f"{self.path}: tensor {name} is not known in a {self._arch}")
         return f"{f'model.layers.{found[1]}.' if found[1] is not None else ''}{ours}.{found[3]}"

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from models.huggingface.families.qwen2 import Qwen2
-from models.huggingface.family import PROJECTIONS
+from models.huggingface.family import ATTENTION
 
 
 class Qwen3(Qwen2):
@@ -14,4 +14,4 @@ class Qwen3(Qwen2):
 
     def biased(self) -> tuple[str, ...]:
         """All four projections, if `attention_bias`."""
-        return tuple(f"mixer.{name}" for name in PROJECTIONS if self.config.flag("attention_bias"))
+        return tuple(f"mixer.{name}" for name in ATTENTION if self.config.flag("attention_bias"))

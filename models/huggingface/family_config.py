@@ -6,7 +6,7 @@ from typing import Any
 
 from configs import ConfigError
 
-LARGEST = 2**31
+LARGEST_SIZE = 2**31
 UNSUPPORTED = {
     "quantization_config": "quantised weights are not read: give the model in float32, bfloat16 or float16, or as a GGUF",
     "auto_map": "the model brings code of its own, which is never run",
@@ -17,7 +17,7 @@ UNSUPPORTED = {
 """Keys that change what a model computes, in any family, and cannot be carried; null and false are as good as absent."""
 
 
-class ModelConfig:
+class FamilyConfig:
     """The values of a config.json, with the defaults that the family's class in transformers has for what is left out.
 
     What is wrong is kept in `problems`, and a stand-in is returned, so that all of it is told at once.
@@ -49,7 +49,7 @@ class ModelConfig:
     def size(self, name: str, default: int | None = None) -> int:
         """A whole number of at least 1."""
         value = default if self.get(name) is None else self.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_SIZE:
             self.refuse(name, "is missing" if value is None else "must be a whole number of at least 1")
             return 1
         return value
