@@ -16,7 +16,8 @@ class HeadScorer:
     """Scores hidden states: sums over the asked positions of each row, higher is better.
 
     `loss` sums log probabilities of the targets, `accuracy` right answers, `kl` negative KL divergences from the reference's
-    prediction. Logits are the largest thing of all, so no more than `rows_at_once` rows of them are made together.
+    prediction. Logits are the largest thing of all: they are made of the asked positions alone, and of no more than
+    `rows_at_once` rows together.
     """
 
     def __init__(self, head: nn.Module, metric: Metric, reference: Reference) -> None:
@@ -28,11 +29,15 @@ class HeadScorer:
         columns = []
         for first in range(0, len(inputs), rows_at_once):
             rows = slice(first, first + rows_at_once)
-            expected = self._log_probabilities(self._reference(inputs[rows])) if self._metric == "kl" else None
+            asked = targets[rows] != IGNORED
+            if not bool(asked.any()):
+                columns.append(torch.zeros(len(states), len(asked), dtype=torch.float64, device=asked.device))
+                continue
+            expected = self._log_probabilities(self._reference(inputs[rows], asked)) if self._metric == "kl" else None
             columns.append(
                 torch.cat(
                     [
-                        self._rows([state[rows] for state in states[start : start + n_leaves]], targets[rows], expected)
+                        self._rows([state[rows][asked] for state in states[start : start + n_leaves]], targets[rows], expected)
                         for start in range(0, len(states), n_leaves)
                     ]
                 )
@@ -40,18 +45,22 @@ class HeadScorer:
         return torch.cat(columns, dim=1)
 
     def _rows(self, states: Sequence[Tensor], targets: Tensor, expected: Tensor | None) -> Tensor:
-        logits = self._head(states[0] if len(states) == 1 else torch.cat(list(states)))
-        logits = logits.unflatten(0, (len(states), len(targets)))
-        supervised = targets != IGNORED
+        """States of the asked positions [asked, d_model], and what the reference expects there -> [leaves, rows]."""
+        logits = self._head(states[0][None] if len(states) == 1 else torch.stack(list(states)))
+        asked = targets != IGNORED
+        answers = targets[asked]
         if self._metric == "accuracy":
-            return ((logits.argmax(-1) == targets) & supervised).double().sum(-1)
-        found = self._log_probabilities(logits)
-        del logits
-        if expected is None:
-            scores = found.gather(-1, targets.clamp(min=0).expand(found.shape[:-1])[..., None])[..., 0]
+            scores = (logits.argmax(-1) == answers).double()
         else:
-            scores = (expected.exp() * found.sub_(expected)).sum(-1)
-        return torch.where(supervised, scores, 0.0).double().sum(-1)
+            found = self._log_probabilities(logits)
+            del logits
+            if expected is None:
+                scores = found.gather(-1, answers.expand(found.shape[:-1])[..., None])[..., 0]
+            else:
+                scores = (expected.exp() * found.sub_(expected)).sum(-1)
+        owners = torch.arange(len(targets), device=targets.device)[:, None].expand(asked.shape)[asked]
+        sums = torch.zeros(len(states), len(targets), dtype=torch.float64, device=targets.device)
+        return sums.index_add_(1, owners, scores.double())
 
     @staticmethod
     def _log_probabilities(logits: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from models import Supernet
 from search.evaluation.head_scores import HeadScorer
 from search.evaluation.memory_count import Need
 from search.evaluation.trie import PlacementTrie
+from tasks import IGNORED
 
 CPU_CALL_BYTES = 2**19
 """Of the hidden states that go into one call on a CPU (of logits, eight times as much). Larger ones leave the caches, and each of
@@ -55,7 +56,8 @@ class MemoryPlan:
         n_states, rows_at_once, leaf_rows = half // n_bytes, inside.rows_in(half), leaf.rows_in(half)
         if state.device.type == "cpu":
             rows_at_once = min(rows_at_once, max(1, CPU_CALL_BYTES // n_bytes))
-            leaf_rows = min(leaf_rows, max(1, 8 * CPU_CALL_BYTES // (4 * inputs.shape[1] * supernet.rack.vocab_size)))
+            n_asked = int((targets[0] != IGNORED).sum())  # of which there is one at least
+            leaf_rows = min(leaf_rows, max(1, 8 * CPU_CALL_BYTES // (4 * n_asked * supernet.rack.vocab_size)))
         return cls(
             rows=min(n_states // trie.least, rows_at_once),
             rows_level_by_level=min(n_states // trie.peak, rows_at_once),

@@ -4,49 +4,59 @@ from collections.abc import Callable, Iterable
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import Supernet
+from search.training.batches import Batch
+from tasks import IGNORED
 
-Reference = Callable[[Tensor], Tensor]
-"""Tokens [batch, time] -> logits [batch, time, vocab_size]."""
+Reference = Callable[[Tensor, Tensor], Tensor]
+"""Tokens [batch, time] and which positions are asked [batch, time] bool -> logits of those [asked, vocab_size]."""
 
 
 def main_of(supernet: Supernet) -> Reference:
     """The main placement of a supernet."""
 
-    def main(tokens: Tensor) -> Tensor:
+    def main(tokens: Tensor, asked: Tensor) -> Tensor:
         supernet.activate(supernet.main)
-        return supernet(tokens)
+        rack = supernet.rack
+        return rack.read_out(rack.run(rack.embed(tokens))[asked][None])[0]
 
     return main
 
 
+def teacher_of(model: nn.Module) -> Reference:
+    """Another model: tokens [batch, time] -> logits [batch, time, vocab_size]."""
+    return lambda tokens, asked: model(tokens)[asked]
+
+
 class KeptLogits:
-    """What a reference says of some sequences; it does not run again. `n_bytes` are kept."""
+    """What a reference says of the asked positions of some sequences; it does not run again. `n_bytes` are kept."""
 
     def __init__(self, logits: dict[bytes, Tensor]) -> None:
         self._logits = logits
         self.n_bytes = sum(each.nbytes for each in logits.values())
 
     @classmethod
-    def of(cls, reference: Reference, batches: Iterable[Tensor], max_bytes: int) -> Self | None:
-        """Run the reference over batches of tokens; None, and nothing kept, if its logits are more than `max_bytes`."""
+    def of(cls, reference: Reference, batches: Iterable[Batch], max_bytes: int) -> Self | None:
+        """Run the reference over batches; None, and nothing kept, if its logits are more than `max_bytes`."""
         logits: dict[bytes, Tensor] = {}
         n_bytes = 0
-        for tokens in batches:
-            found = reference(tokens)
+        for tokens, targets in batches:
+            asked = targets != IGNORED
+            found = reference(tokens, asked)
             n_bytes += found.nbytes
             if n_bytes > max_bytes:
                 return None
-            logits |= zip(_keys(tokens), found, strict=True)
+            logits |= zip(_keys(tokens, asked), found.split(asked.sum(1).tolist()), strict=True)
         return cls(logits)
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """The logits of the sequences in a batch, which must be among those that were given."""
-        return torch.stack([self._logits[key] for key in _keys(tokens)])
+    def __call__(self, tokens: Tensor, asked: Tensor) -> Tensor:
+        """The logits of the asked positions of a batch, whose sequences must be among those that were given."""
+        return torch.cat([self._logits[key] for key in _keys(tokens, asked)])
 
 
-def _keys(tokens: Tensor) -> list[bytes]:
-    """A row of a batch is known by its tokens: the walk cuts batches wherever it must."""
-    return [row.tobytes() for row in tokens.cpu().numpy()]
+def _keys(tokens: Tensor, asked: Tensor) -> list[bytes]:
+    """A row of a batch is known by its tokens and what is asked of it: the walk cuts batches wherever it must."""
+    pairs = zip(tokens.cpu().numpy(), asked.cpu().numpy(), strict=True)
+    return [row.tobytes() + positions.tobytes() for row, positions in pairs]

@@ -48,7 +48,7 @@ def score_batches(
         batches: pairs of inputs and targets [batch, time] by task, `IGNORED` where nothing is asked. Small ones are computed
             together.
         metric: what is measured.
-        reference: what `kl` compares with; None is the main placement. It runs at every call.
+        reference: what `kl` compares with (`search/evaluation/reference.py`); None is the main placement. It runs at every call.
         max_eval_memory: bytes for everything but weights and batches; half for hidden states, half for what a call needs inside.
         precision: of the computation, as in training.
         trie: of these placements, if there is one already.
@@ -103,7 +103,9 @@ class _TaskTrie:
         sizes = torch.tensor([len(own) for own, _ in batches], device=inputs.device)
         owners = torch.arange(len(batches), device=inputs.device).repeat_interleave(sizes)
         sums = torch.zeros(len(self._index), len(batches), dtype=torch.float64, device=inputs.device)
-        plan = MemoryPlan.of(self._supernet, self._trie, self._head_scorer, (inputs[:1], targets[:1]), self._max_eval_memory)
+        most = int((targets != IGNORED).sum(1).argmax())  # the row that the head has most of
+        row = inputs[most : most + 1], targets[most : most + 1]
+        plan = MemoryPlan.of(self._supernet, self._trie, self._head_scorer, row, self._max_eval_memory)
         # A batch stays whole, its levels cut into chunks, unless it is too large even for the walk node by node.
         n_rows = max(plan.rows_level_by_level, min(plan.rows, int(sizes.max())))
         for rows in torch.arange(len(inputs)).split(n_rows):

@@ -9,7 +9,7 @@ from torch import nn
 from models import Placement, Supernet
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.head_scores import Metric
-from search.evaluation.reference import KeptLogits, Reference, main_of
+from search.evaluation.reference import KeptLogits, Reference, main_of, teacher_of
 from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, check_batches, evaluating, score_batches
 from search.evaluation.score_log import ScoreLog, weights_fingerprint
 from search.evaluation.trie import PlacementTrie
@@ -72,12 +72,12 @@ class SupernetEvaluator(Evaluator):
     @cached_property
     def _score(self) -> Callable[..., Values]:
         """A reference's logits are kept, if a quarter of the memory is enough: in a race they would cost as much as the rest."""
-        reference: Reference | None = self._teacher
+        reference: Reference | None = None if self._teacher is None else teacher_of(self._teacher)
         memory, device = self._max_eval_memory, self._supernet.rack.embedding.weight.device
         if self._metric == "kl":
-            tokens = (inputs for own in self._batches.values() for inputs, _ in own)
+            batches = (batch for own in self._batches.values() for batch in own)
             with torch.no_grad(), evaluating(self._supernet), autocast(device, self._precision):
-                kept = KeptLogits.of(self._teacher or main_of(self._supernet), tokens, memory // 4)
+                kept = KeptLogits.of(reference or main_of(self._supernet), batches, memory // 4)
             if kept is not None:
                 reference, memory = kept, memory - kept.n_bytes
         return partial(

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from configs import ConfigError
 from search.evaluation.memory_count import peak_bytes
+from search.evaluation.reference import teacher_of
 from search.evaluation.score_batches import evaluating, score_batches
 from search.evaluation.trie import PlacementTrie
 from tests.search import spaces
@@ -89,7 +90,7 @@ def test_kl_to_a_teacher_that_finds_some_tokens_impossible():
         return logits
 
     chosen = spaces.placements(net.slots, 3)
-    found = scored(net, chosen, pairs, "kl", reference=masked)
+    found = scored(net, chosen, pairs, "kl", reference=teacher_of(masked))
     inputs = pairs[0][0]
     with torch.no_grad():
         expected = masked(inputs)
