@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from inspect import Parameter
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from configs.errors import ConfigError
 
@@ -20,7 +20,7 @@ def constructor_options(
         component: the class.
         handed_down: arguments that whoever builds the part supplies.
         named_parts: the argument, if any, that takes parts by name; its type is the registry's matter.
-        taken: keys that a part of any kind has, which no argument can be called.
+        taken: what a part of any kind has, keys and methods, which no argument can be called.
 
     Raises:
         ConfigError: for an argument that no configuration could set: without a name or a type, of a type that plain values
@@ -28,7 +28,7 @@ def constructor_options(
     """
     try:
         parameters = inspect.signature(component, eval_str=True).parameters
-    except (NameError, AttributeError, SyntaxError) as error:
+    except (NameError, AttributeError, SyntaxError, TypeError) as error:
         raise ConfigError(f"{_place(component)}: the types of its constructor cannot be read: {error}") from None
     for name, parameter in parameters.items():
         if name not in handed_down:
@@ -47,14 +47,13 @@ def _problem(parameter: Parameter, taken: frozenset[str]) -> str | None:
     if parameter.annotation is parameter.empty:
         return f"has no type, which is what configurations are checked against: write {parameter.name}: int, or what it is"
     if parameter.name.startswith("_") or parameter.name in taken:
-        return "is called what no option can be: keys of every part, and names with _ in front, are taken"
+        return "is called what no option can be: keys and methods of every part, and names with _ in front, are taken"
     try:
-        adapter = TypeAdapter(parameter.annotation, config=ConfigDict(strict=True))
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
-        return f"has the type {parameter.annotation!r}: an option is a number, text, bool, None, Literal, or a list of these"
-    try:
+        adapter = TypeAdapter(parameter.annotation)
         if parameter.default is not parameter.empty:
-            adapter.validate_python(parameter.default)
+            adapter.validate_python(parameter.default, strict=True)
     except ValidationError:
         return f"has the default {parameter.default!r}, which is not of its type {parameter.annotation!r}"
+    except (PydanticUserError, PydanticUndefinedAnnotation, TypeError):  # the last: a constraint that is of another type
+        return f"has the type {parameter.annotation!r}: an option is a number, text, bool, None, Literal, or a list of these"
     return None

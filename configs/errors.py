@@ -136,8 +136,5 @@ def config_error(source: str, error: ValidationError) -> ConfigError:
 
 def told_lines(source: str, lines: list[str]) -> str:
     """Problems, a line each, as many as a person reads."""
-    left, lines = (
-        len(lines) - MOST_PROBLEMS,
-        [line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..." for line in lines],
-    )
-    return "\n".join([*lines[:MOST_PROBLEMS], *([f"{source}: more problems follow from there on"] if left > 0 else [])])
+    told = [line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..." for line in lines[:MOST_PROBLEMS]]
+    return "\n".join([*told, *([f"{source}: more problems follow from there on"] if len(lines) > MOST_PROBLEMS else [])])

@@ -19,7 +19,7 @@ LARGEST_INTEGER = 2**63 - 1
 """What 64 bits hold, and so what torch, numpy and Arrow take."""
 
 MOST_PROBLEMS = 50
-"""That are told of one file at once; how many more there are is told too."""
+"""That are told of one file at once; that there are more is told too."""
 
 LONGEST_ECHO = 200
 """Characters of a value that a message repeats."""

@@ -21,11 +21,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file, or in the JSON of one that ends so; ConfigError if it cannot be read or breaks a limit."""
     path = Path(path)
     is_json = path.suffix == ".json"
+    most = MOST_JSON_BYTES if is_json else MOST_YAML_BYTES
     try:
         with path.open("rb") as file:  # no more than may be there: some files have no end
-            text = file.read((MOST_JSON_BYTES if is_json else MOST_YAML_BYTES) + 1).decode("utf-8")
+            content = file.read(most + 1)
     except OSError as error:
         raise ConfigError(f"{shortened(str(path))}: cannot be read: {error.strerror}{_hint_at_file(path, error)}") from None
+    if len(content) > most:  # not to be left to the parsers, which count characters: what is there may be cut off
+        raise ConfigError(f"{path}: more than {most:,} bytes of {'JSON' if is_json else 'YAML'}")
+    try:
+        text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: cannot be read: not UTF-8 text") from None
     tree = (parse_json if is_json else parse_yaml)(text, str(path))

@@ -89,7 +89,7 @@ class Registry(Mapping[str, type]):
         path = self._also.get(name, f"{self.package}.{name}")
         try:
             module = importlib.import_module(path)
-        except (ImportError, SyntaxError) as error:
+        except (ImportError, SyntaxError, NameError, AttributeError, TypeError) as error:
             raise ConfigError(f"{path}: this {self.noun} cannot be imported: {error}") from error
         spelling = name.replace("_", "")
         for title, item in vars(module).items():
@@ -149,7 +149,7 @@ def _modules(folders: tuple[tuple[str, int], ...], also: tuple[str, ...]) -> tup
 @cache
 def _part_spec(registry: Registry, component: type, kind: str) -> type[Part]:
     fields: dict[str, Any] = {"kind": (Literal[kind], kind)}
-    taken = frozenset(registry.base.model_fields)
+    taken = frozenset([*registry.base.model_fields, *dir(registry.base)])
     for name, annotation, default in constructor_options(component, registry.handed_down, registry.named_parts, taken):
         named = OrderedDict[str, registry.field()] if name == registry.named_parts else annotation  # type: ignore[misc]
         fields[name] = (named, default)

@@ -1,6 +1,8 @@
 """Options that were changed though nothing reads them beside the others: each with the key that would have it read.
 
-Sizes that the guide's own file gives whatever the time is (`time_embedding_dim`), and places and limits (`cache_*`), may rest.
+Sizes that the guide's own file gives whatever the time is (`time_embedding_dim`), those of adapters, which a stack that is added
+by hand may have (`qlora_*`, `progressive_qlora_*`), and places and limits (`cache_*`) may rest; with
+`enabled: false` so may what is of a trunk.
 """
 
 from collections.abc import Callable, Iterator

@@ -16,10 +16,20 @@ _MLP = ("gate", "up", "down")
 """The linears of a block: of attention, of its type mla, of the SwiGLU."""
 
 
+NOT_GROWN = (
+    "{} is how a whole rack trains at once, but here stacks are added one by one: set rackwise, "
+    "or training.progressive.enabled: false"
+)
+"""Of a `training_architecture` beside a target that a rack grows to."""
+
+
 def between(model: ModelConfig, training: TrainingConfig) -> Iterator[Problem]:
     """Places in model and training, and what is wrong there."""
     growth = training.progressive
     yield from _model_problems(model, growth)
+    is_grown = training.strategy == "progressive" and growth.enabled and growth.target_stacks is not None
+    if is_grown and training.training_architecture != "rackwise":
+        yield ("training", "training_architecture"), NOT_GROWN.format(training.training_architecture)
     if growth.new_stack_precision == "half" and training.mode != "rackwise":
         text = "half needs its loss scaled, and local losses are not: choose bfloat16"
         yield ("training", "progressive", "new_stack_precision"), text

@@ -6,7 +6,7 @@ from typing import Any
 from ray import cloudpickle
 
 from configs.records import to_json
-from launch.tune.reports import stoppable, tell_tune
+from launch.tune.reports import FAILED, stoppable, tell_tune
 from launch.tune.searchers import Config
 from search.jobs.mad.attempt import attempt, failed_rows, run_contained
 from search.jobs.mad.run_trials import MakeModel
@@ -66,7 +66,8 @@ def run_config(
         numbers = {name: value for name, value in best.items() if name.startswith(("test_", "held_out_")) and value is not None}
         epoch = max(row.get("steps", 0) for row in rows) // steps_per_epoch
         numbers[objective] = finite_or_zero(best.get(f"held_out_{objective}"))
-        tell_tune({EPOCH: epoch, **numbers, ROWS: to_json(rows)})
+        has_failed = all(row["status"] == "failed" for row in rows)
+        tell_tune({EPOCH: epoch, **numbers, ROWS: to_json(rows), FAILED: has_failed})
 
 
 def finite_or_zero(accuracy: float | None) -> float:

@@ -1,10 +1,13 @@
 """The journal file of Optuna studies, opened so that what a kill left of it does no harm."""
 
 import json
+from bisect import bisect_left
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
 
 from configs.storage import whole_file
 
@@ -23,17 +26,49 @@ def open_journal(path: Path) -> tuple[JournalStorage, int]:
         lock.unlink(missing_ok=True)
     content = path.read_bytes() if path.exists() else b""
     *lines, rest = content.split(b"\n")
-    n_whole = next((number for number, line in enumerate(lines) if not _is_operation(line)), len(lines))
+    n_whole = _n_whole(lines)
     n_dropped = len(lines) - n_whole + bool(rest)
     if n_dropped:
         with whole_file(path) as unfinished:
             unfinished.write_bytes(b"".join(line + b"\n" for line in lines[:n_whole]))
-    return JournalStorage(JournalFileBackend(str(path))), n_dropped
+    # Optuna's usual lock is a link, and a run's folder in which a kill has left one is refused.
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path)))), n_dropped
 
 
-def _is_operation(line: bytes) -> bool:
+def _n_whole(lines: Sequence[bytes]) -> int:
+    """How many lines there are before the first that is no operation, or that Optuna cannot carry out."""
+    operations: list[dict[str, Any]] = []
+    for line in lines:
+        try:
+            operation = json.loads(line)
+        except (ValueError, RecursionError):  # not JSON, or not UTF-8
+            break
+        if not isinstance(operation, dict) or not operation.keys() >= OPERATION:
+            break
+        operations.append(operation)
+    if _can_replay(operations):
+        return len(operations)
+    return bisect_left(range(len(operations)), x=True, key=lambda number: not _can_replay(operations[: number + 1]))
+
+
+def _can_replay(operations: list[dict[str, Any]]) -> bool:
     try:
-        operation = json.loads(line)
-    except ValueError:  # not JSON, or not UTF-8
+        JournalStorage(_Operations(operations))
+    except Exception:  # noqa: BLE001 - of a line that is damaged it raises whatever comes up
         return False
-    return isinstance(operation, dict) and operation.keys() >= OPERATION
+    return True
+
+
+class _Operations(BaseJournalBackend):
+    """A journal in memory, to be read."""
+
+    def __init__(self, operations: list[dict[str, Any]]) -> None:
+        self._operations = operations
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """Those from a number on."""
+        return self._operations[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Opening a journal adds nothing to it."""
+        raise NotImplementedError

@@ -7,6 +7,9 @@ from typing import Any
 
 from ray import tune
 
+FAILED = "failed"
+"""A key of the last report of a trial: whether it has failed although it returns, so that Tune does not try it again."""
+
 
 class _StoppedByTune(BaseException):
     """Not SystemExit, by which Tune stops a trial, for that is a failure where it comes from the trial itself."""

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from launch.tune.reports import FAILED
 from launch.tune.searchers import Config, StatelessSearcher
 
 
@@ -85,7 +86,7 @@ class StudySearch(StatelessSearcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
         """Tell the study how the trial ended; of one that was stopped early, Tune has kept back the last report."""
         study, draw = self._draws[trial_id]
-        if error or not result or not math.isfinite(result.get(self._key, math.nan)):
+        if error or not result or result.get(FAILED) or not math.isfinite(result.get(self._key, math.nan)):
             study.tell(draw, state=TrialState.FAIL)
         elif self._whole in result:
             study.tell(draw, result[self._key])

@@ -12,6 +12,8 @@ from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData, SessionEndI
 from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.summary import hparams
 
+from launch.tune.reports import FAILED
+
 SESSION_END = "_hparams_/session_end_info"
 
 
@@ -26,6 +28,7 @@ class TensorBoardLog(LoggerCallback):
         self._time = time
         self._writers: dict[str, SummaryWriter] = {}
         self._names: defaultdict[str, set[str]] = defaultdict(set)
+        self._failed: set[str] = set()
 
     def log_trial_start(self, trial: Any) -> None:
         """A trial that is tried again starts a new file, with its first report."""
@@ -35,6 +38,8 @@ class TensorBoardLog(LoggerCallback):
         """Draw the numbers of a report."""
         del iteration
         time = int(result.get(self._time, 0))
+        if result.get(FAILED):
+            self._failed.add(trial.trial_id)
         writer = self._writers.get(trial.trial_id) or self._open(trial, time)
         for name, value in result.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and name not in AUTO_RESULT_KEYS:
@@ -50,7 +55,8 @@ class TensorBoardLog(LoggerCallback):
         experiment, start, _ = hparams(
             hparam_dict=chosen, metric_dict=dict.fromkeys(sorted(self._names.pop(trial.trial_id, ())), 0.0)
         )
-        for summary in (experiment, start, _end("STATUS_FAILURE" if failed else "STATUS_SUCCESS")):
+        has_failed = failed or trial.trial_id in self._failed
+        for summary in (experiment, start, _end("STATUS_FAILURE" if has_failed else "STATUS_SUCCESS")):
             writer.file_writer.add_summary(summary)
         self._close(trial)
 

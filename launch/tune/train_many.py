@@ -15,7 +15,7 @@ from ray.tune import Callback
 from configs import ConfigError
 from configs.records import Row, to_json
 from launch.cluster import work_where_the_driver_does, worker_resources
-from launch.tune.reports import stoppable, tell_tune
+from launch.tune.reports import FAILED, stoppable, tell_tune
 from launch.tune.searchers import ListSearch
 from launch.tune.sessions import error_of, fit, next_session
 from launch.tune.tensorboard import TensorBoardLog
@@ -112,12 +112,12 @@ def _train(
         try:
             summary = run_trial(work, lambda row: tell_tune(_numbers(row)), limits, dumps=cloudpickle.dumps)
         except ConfigError as error:
-            tell_tune({"refused": str(error)})
+            tell_tune({"refused": str(error), FAILED: True})
         except TookTooLongError as error:
-            tell_tune({"summary": to_json({"error": str(error)})})
+            tell_tune({"summary": to_json({"error": str(error)}), FAILED: True})
         else:
             step = {"step": summary["steps"]} if "steps" in summary else {}  # not of what could not be trained
-            tell_tune({**step, **_numbers(summary), "summary": to_json(summary)})
+            tell_tune({**step, **_numbers(summary), "summary": to_json(summary), FAILED: "error" in summary})
 
 
 def _work(trial: ModelTrial, spec: dict[str, Any], folder: Path, tell: Tell) -> Row:

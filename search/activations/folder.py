@@ -46,6 +46,7 @@ class ArrowStore:
         path, own = self.folder / MANIFEST, self.key.to_dict()
         found = kept_json(path, _LOG.warning)  # the other files say themselves which cache they are of
         if found is None:  # readers of one that is there need not be able to write
+            self._refuse_links()
             make_folder(self.folder)
             write_json(path, own)
             return
@@ -57,6 +58,12 @@ class ArrowStore:
         if differing:
             texts = [f"{name} is {own.get(name)!r}, there {found.get(name)!r}" for name in differing]
             raise ConfigError(f"{self.folder}: it holds other hidden states ({'; '.join(texts)}); {advice}")
+
+    def _refuse_links(self) -> None:
+        """Before anything is written: the folder itself lies in one that may be the user's, beside what others have put there."""
+        if self.folder.is_symlink():
+            raise ConfigError(f"{self.folder} is a link, and what lies behind one is never written to: remove the link")
+        refuse_links(self.folder)
 
     def _open(self) -> None:
         """Map the files that are new, and find out where each row lies."""
@@ -118,7 +125,7 @@ class ArrowStore:
     @contextmanager
     def filling(self, *, waits: bool) -> Iterator[None]:
         """Rows are added inside of this block; at its end, and where it is left early, what was added is on the disk."""
-        refuse_links(self.folder)
+        self._refuse_links()
         lock = ExitStack()
         try:
             lock.enter_context(held_lock(self.folder / LOCK, waits=waits))

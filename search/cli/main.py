@@ -115,7 +115,7 @@ def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | No
         elif error.filename is None:
             raise
         else:
-            told, remedy = f"{error.filename}: {error.strerror}", "put that right"
+            told, remedy = f"{error.filename2 or error.filename}: {error.strerror}", "put that right"  # of a rename, the goal
         print(f"{told}; {remedy}, and the same command goes on from here", file=sys.stderr)
         return 1
 

@@ -60,8 +60,8 @@ def _check_job(tree: dict[str, Any], job: str, source: str) -> None:
 
 REMEDIES = {
     "rack": "python -m search mad --racks {source} scores it, and a job's file has one under rack:",
-    "layer": "python -m search mad --layers {name} scores it, and a rack's file has it in layers:",
-    "task": "python -m search mad --tasks {name} trains on it",
+    "layer": "once it lies in configs/layers, python -m search mad --layers {name} scores it; a rack has it in layers:",
+    "task": "once it lies in configs/tasks, python -m search mad --tasks {name} trains on it",
 }
 """What to write for a file that is of no job."""
 

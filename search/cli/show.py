@@ -146,11 +146,13 @@ def _budgets(spec: PipelineSpec | ValidateSpec) -> list[Budget]:
 
 
 def _show_mad(console: Console, spec: MadSpec, seq_len: int | None) -> None:
-    for setting in spec.settings():
+    settings, n_trials = list(spec.settings()), n_expected(spec)
+    for setting in settings:
         if setting.change == "baseline" and setting.spec.rack is not None:
             title, positions = f"{setting.architecture} on {setting.task}", seq_len or setting.spec.setting.instance().seq_len
             print_cost(console, title, cost(setting.spec.rack, positions), positions)
-    print(f"{n_expected(spec):,} trials, at most {sum(trial.spec.n_steps for trial in spec.trials()):,} optimizer steps")
+    n_steps = sum(setting.spec.n_steps for setting in settings) * n_trials // len(settings)
+    print(f"{n_trials:,} trials, at most {n_steps:,} optimizer steps")
 
 
 def print_cost(console: Console, title: str, costed: RackCost, seq_len: int) -> None:

@@ -73,6 +73,8 @@ def saved_spec(folder: Path) -> Row:
     except DamagedError as error:
         _refuse_other_version(path)
         help_ = f"if the run in {folder} is the one that is asked for, delete this file: what is done there is used again"
+        if not path.exists():
+            help_ = f"the command that has run in {folder} writes it again, given once more"
         raise DamagedError(f"{error}; {help_}") from None
 
 

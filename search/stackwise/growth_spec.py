@@ -4,6 +4,7 @@ from pydantic import PositiveInt, ValidationError
 
 from configs import ConfigError, GrowthSpec, StackWiseConfig
 from configs.errors import Location, message_of, yaml_path
+from configs.stackwise.between import NOT_GROWN
 from models import RackSpec
 from models.architecture.helpers import stack_spec
 from search.jobs.progressive.fields import GrowthDataSpec
@@ -44,8 +45,7 @@ def grows(config: StackWiseConfig, target_stacks: int | None) -> bool:
             raise ConfigError(f"target_stacks: {target_stacks} is more than max_stacks = {training.progressive.max_stacks}")
     is_grown = training.progressive.enabled and training.strategy == "progressive" and target_stacks is not None
     if is_grown and training.training_architecture != "rackwise":
-        text = f"{training.training_architecture} is how a whole rack trains at once, but here stacks are added one by one"
-        raise ConfigError(f"training.training_architecture: {text}: set rackwise, or training.progressive.enabled: false")
+        raise ConfigError(f"training.training_architecture: {NOT_GROWN.format(training.training_architecture)}")
     return is_grown
 
 

@@ -49,6 +49,14 @@ TEXTS = {
 }
 
 
+@pytest.mark.parametrize("text", ["a: 1\n#é" + "é" * 70_000 + "\nb: 2\n", "a: 1\n# " + "é" * 70_000 + "\nb: 2\n"])
+def test_a_file_that_is_too_long_in_bytes_alone_is_not_cut_off(tmp_path, text):
+    path = tmp_path / "long.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"{path}: more than 131,072 bytes of YAML"):
+        read_yaml(path)
+
+
 @pytest.mark.timeout(5)
 @pytest.mark.parametrize("name", TEXTS)
 def test_yaml_beyond_a_limit_is_one_message(name):

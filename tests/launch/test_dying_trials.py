@@ -1,6 +1,8 @@
 """Trials that die, leave or hang on Ray: each is its own failure, told in plain words, and the others go on."""
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from configs.records import read_json
 from launch.mad.sweep import execute
@@ -34,4 +36,8 @@ def test_racks_that_leave_or_hang_are_told_by_name_and_the_one_that_hangs_is_not
     found = train_racks_on_ray(dict.fromkeys(("hang", "exit-0"), spec), tmp_path, IsolationSpec(trial_timeout=2.0))
     assert last_line(found["hang"]["error"]) == ENDS["hang"][1]
     assert last_line(found["exit-0"]["error"]).endswith(ENDS["exit-0"][1])
+    events = [str(path.parent) for path in tmp_path.rglob("events.*")]
+    metadata = [EventAccumulator(folder).Reload().summary_metadata["_hparams_/session_end_info"] for folder in set(events)]
+    ends = [HParamsPluginData.FromString(each.plugin_data.content).session_end_info.status for each in metadata]
+    assert ends == [2, 2]  # STATUS_FAILURE
     assert {path.name: len(path.read_text()) for path in tmp_path.glob("*.tries")} == {"hang.tries": 1, "exit-0.tries": 2}

@@ -5,6 +5,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from configs.storage import refuse_links
 from launch.tune.journal import open_journal
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -55,6 +56,11 @@ def spoil(line):
         (spoil(b"[1, 2]"), 1),
         (spoil(b'{"key": 1}'), 1),
         (spoil(bytes(40)), 1),
+        (spoil(b"[" * 100_000), 1),
+        (lambda content: content.replace(b'"trial_id":2,"state"', b'"tryal_id":2,"state"'), 1),
+        (lambda content: content.replace(b'{"op_code":5,', b'{"op_code":99,', 1), 8),
+        (lambda content: content.replace(b'\\"name\\"', b'\\"nome\\"', 1), 8),
+        (lambda content: content.replace(b'"directions"', b'"dyrections"'), 10),
         (lambda content: content + bytes(40), 1),
         (lambda _: b"", 0),
         (lambda content: content, 0),
@@ -77,6 +83,13 @@ def test_the_lock_of_a_process_that_was_killed_is_not_waited_for(journal):
     storage, _ = open_journal(journal)
     draw(storage, 1)  # else it would wait for half a minute
     assert [path.name for path in journal.parent.iterdir()] == ["optuna.journal"]
+
+
+def test_a_run_goes_on_in_whose_folder_a_kill_has_left_the_lock(journal):
+    storage, _ = open_journal(journal)
+    storage._backend._lock.acquire()
+    assert journal.with_name("optuna.journal.lock").exists()
+    refuse_links(journal.parent)
 
 
 def test_a_journal_behind_a_link_is_left_whole_when_it_is_cut_back(tmp_path, journal):

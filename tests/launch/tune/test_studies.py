@@ -69,6 +69,12 @@ def test_a_draw_that_raised_has_failed(search, storage):
     assert [draw.state for draw in drawn(storage)] == [TrialState.FAIL]
 
 
+def test_a_draw_that_took_too_long_has_failed_though_its_trial_returned(search, storage):
+    search.suggest("trial")
+    search.on_trial_complete("trial", report(search, 1, 0.0, rows="[]", failed=True))
+    assert [draw.state for draw in drawn(storage)] == [TrialState.FAIL]
+
+
 def test_draws_of_a_study_that_was_cut_short_are_drawn_again(search, storage):
     first = search.suggest("trial")
     again = StudySearch(FIXED, {"one": 2}, SPACE, storage, metric="accuracy", time="epoch", whole="rows")

@@ -7,6 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from launch.tune.reports import FAILED
 from launch.tune.tensorboard import TensorBoardLog
 
 
@@ -47,6 +48,16 @@ def test_trials_end_as_they_did(trial, has_reported, has_failed, status):
     metrics = [info.name.tag for info in shown["_hparams_/experiment"].experiment.metric_infos]
     assert metrics == (["ray/tune/loss", "ray/tune/step"] if has_reported else [])
     assert curves == ({"ray/tune/loss": [(3, 0.5)], "ray/tune/step": [(3, 3.0)]} if has_reported else {})
+
+
+def test_a_trial_that_failed_and_is_not_tried_again_is_a_failure_too(trial):
+    log = start(trial)
+    log.log_trial_result(1, trial, {"step": 1, "loss": 1.0, FAILED: False})
+    log.log_trial_result(2, trial, {"step": 1, FAILED: True})
+    log.log_trial_end(trial, failed=False)
+    curves, shown = drawn(trial)
+    assert shown["_hparams_/session_end_info"].session_end_info.status == 2
+    assert f"ray/tune/{FAILED}" not in curves
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

@@ -20,8 +20,16 @@ from models.rack.measured import measured_flops, measured_state
 
 PLAIN = '''
 """A mixer."""
+from typing import Annotated, Optional
+
+from annotated_types import MaxLen
 from torch import nn
+from configs import Spec
 from models.rack.contracts import Mixer
+
+
+class Sizes(Spec):
+    width: int = 1
 
 
 class OwnMixer(Mixer):
@@ -63,6 +71,11 @@ def own(tmp_path, monkeypatch):
         ("width: nn.Module", "class OwnMixer: argument 'width' has the type .*: an option is a number, text"),
         ("width: int = None", "class OwnMixer: argument 'width' has the default None, which is not of its type"),
         ("_width: int = 3", "class OwnMixer: argument '_width' is called what no option can be"),
+        ("width: 'int | \"wide\"' = 3", "class OwnMixer: the types of its constructor cannot be read: unsupported operand"),
+        ("width: Optional['Nowhere'] = None", "class OwnMixer: argument 'width' has the type .*: an option is a number, text"),
+        ("width: Annotated[int, MaxLen(3)] = 3", "class OwnMixer: argument 'width' has the type .*: an option is a number, text"),
+        ("options: int = 3", "class OwnMixer: argument 'options' is called what no option can be"),
+        ("model_config: int = 3", "class OwnMixer: argument 'model_config' is called what no option can be"),
         ("kind: int = 3", "class OwnMixer: argument 'kind' is called what no option can be"),
         ("lr_scale: float = 3", "class OwnMixer: argument 'lr_scale' is called what no option can be"),
     ],
@@ -79,6 +92,7 @@ def test_an_argument_that_no_file_could_set_is_one_line(own, argument, told):
     [
         ("class Other: pass", r"own_mixer\.py: a mixer by this name must define a class OwnMixer"),
         ("import no_such_thing", r"own_mixer: this mixer cannot be imported: No module named 'no_such_thing'"),
+        ("class OwnMixer:\n    width: Nowhere", r"own_mixer: this mixer cannot be imported: name 'Nowhere' is not defined"),
         ("class OwnMixer(:", r"own_mixer: this mixer cannot be imported: invalid syntax \(own_mixer.py, line 1\)"),
     ],
 )
@@ -86,6 +100,12 @@ def test_a_file_without_its_class_is_one_line(own, text, told):
     with pytest.raises(ConfigError, match=told) as caught:
         load(RackSpec, own(text))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_argument_may_be_a_spec(own):
+    mixer = load(RackSpec, own(PLAIN.format(argument="sizes: Sizes = Sizes()"))).stacks[0].block.mixer
+    assert mixer.to_dict()["sizes"] == {"width": 1}
+    assert MIXERS.build(mixer, d_model=4).output.out_features == 4
 
 
 def test_what_is_not_said_is_measured(own):

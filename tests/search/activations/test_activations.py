@@ -493,6 +493,23 @@ def test_a_damaged_manifest_is_told_and_written_again(tmp_path, text, caplog):
     assert told.startswith(f"{path}: damaged: ")
 
 
+@pytest.mark.parametrize("manifest", ["theirs", None])
+def test_nothing_is_written_or_removed_behind_a_link_that_lies_where_a_cache_would(tmp_path, manifest):
+    theirs, folder = tmp_path / "theirs", tmp_path / "caches" / "activations"
+    folder.parent.mkdir()
+    if manifest is None:
+        make_cache(folder=theirs)
+    else:
+        theirs.mkdir()
+        (theirs / "manifest.json").write_text(manifest)
+    (theirs / "shard-000000.arrow").write_text("theirs")
+    before = {path.name: path.read_bytes() for path in theirs.iterdir()}
+    folder.symlink_to(theirs)
+    with pytest.raises(ConfigError, match=f"{folder} is a link, and what lies behind one is never written to"):
+        make_cache(folder=folder).fill(batches_of(PAIRS, 4))
+    assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before
+
+
 def test_the_break_even_is_that_of_the_known_figures():
     trunk = Trunk(nn.Identity())
     key = make_key(trunk, time=512, d_model=1024, dtype="bfloat16")

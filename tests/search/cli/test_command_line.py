@@ -13,9 +13,11 @@ import pytest
 
 from configs import ConfigError
 from configs.spec import SPEC_VERSION
+from configs.storage import write_text
+from search.cli import show
 from search.cli.main import OVERRIDE, add_mad
 from search.cli.run import mad_spec
-from search.cli.show import read_spec
+from search.cli.show import read_spec, run_show
 from search.jobs.mad import job
 from search.training import checkpoint
 
@@ -191,6 +193,19 @@ def test_a_file_of_another_job_is_one_line(run, job):
     path = ROOT / "configs/placement.yaml"
     status, _, errors = run(job, path)
     assert (status, errors) == (2, [f"{path}: describes the job 'placement', not '{job}'"])
+
+
+def test_a_folder_in_the_way_of_a_file_is_told_by_the_name_of_the_file(tmp_path, monkeypatch, run):
+    (tmp_path / "goal").mkdir()
+    monkeypatch.setattr(show, "run_check", lambda *_: write_text(tmp_path / "goal", "text"))
+    told = f"{tmp_path / 'goal'}: Is a directory; put that right, and the same command goes on from here"
+    assert run("check", "file.yaml") == (1, [], [told])
+
+
+def test_show_counts_the_steps_of_all_draws(capsys):
+    arguments = argparse.Namespace(config="configs/mad_quick.yaml", seq_len=None, parameters=False)
+    run_show(arguments, ["sweep.method=optuna", "sweep.n_samples=3"], None)
+    assert "30 trials, at most 12,000 optimizer steps" in capsys.readouterr().out
 
 
 def test_paths_below_here_are_short(monkeypatch):

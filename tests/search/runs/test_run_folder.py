@@ -7,7 +7,7 @@ from configs import ConfigError
 from configs.storage import whole_file, write_text
 from search.jobs.mad.spec import MadSpec
 from search.runs.figures import picture
-from search.runs.run_folder import TrialLog, run_folder, tell_damage, write_parquet
+from search.runs.run_folder import TrialLog, run_folder, saved_spec, tell_damage, write_parquet
 
 SPEC = MadSpec.model_validate({"architectures": {"own": None}, "tasks": ["memorization"]})
 
@@ -64,6 +64,17 @@ def test_a_damaged_specification_is_refused_with_a_remedy_that_works(tmp_path, d
     path.unlink()
     with run_folder(tmp_path, SPEC):
         assert path.read_bytes() == whole
+
+
+def test_the_remedy_for_a_missing_specification_is_not_to_delete_it(tmp_path):
+    with run_folder(tmp_path, SPEC):
+        pass
+    whole = (tmp_path / "spec.json").read_bytes()
+    (tmp_path / "spec.json").unlink()
+    with pytest.raises(ConfigError, match=rf"spec\.json: is missing; the command that has run in {tmp_path} writes it again"):
+        saved_spec(tmp_path)
+    with run_folder(tmp_path, SPEC):
+        assert (tmp_path / "spec.json").read_bytes() == whole
 
 
 def test_lines_of_a_log_that_are_none_of_ours_are_dropped_and_told(tmp_path):

@@ -138,7 +138,7 @@ PROGRESSIVE = {
     "mask_token_id": ({}, 3),
     "random_fraction": ({}, 0.5),
     "keep_fraction": ({}, 0.5),
-    "mask_schedule": ({**DEPTH, "progressive.target_stacks": 3}, "cosine"),
+    "mask_schedule": ({**DEPTH, "progressive.target_stacks": 3}, "exponential"),
     "mask_ratio": ({}, 0.9),
     "final_mask_ratio": (DEPTH, 0.3),
     "loss_weighting": ({}, "elbo"),
@@ -200,7 +200,7 @@ def trained(config, folder):
     builder = ProgressiveRackBuilder(config)
     trainer = ProgressiveTrainer(config, out=out, say=lambda _: seen.append(any(out.rglob(CHECKPOINT))))
     results = trainer.train_rack(builder, BATCHES, target_stacks=None if config.training.progressive.target_stacks else 2)
-    untold = (*OF_THE_CLOCK, "cache_reason", "cache_fill_seconds")
+    untold = (*OF_THE_CLOCK, "fingerprint", "cache_reason", "cache_fill_seconds")
     rows = [{name: value for name, value in row.items() if name not in untold} for row in results["stages"]]
     files = sorted(path.relative_to(folder).as_posix() for path in folder.glob("caches*/**/*.arrow"))
     rack = builder.build_rack()
@@ -265,6 +265,10 @@ def test_an_option_changes_what_comes_out(path):
             "final_mask_ratio: changes nothing here",
         ),
         ({"training.progressive.qlora_targets": ["qery"]}, r"qlora_targets: 'qery' matches no linear .* did you mean 'query'"),
+        (
+            {"training.training_architecture": "blockwise", "training.progressive.target_stacks": 3},
+            "training_architecture: blockwise is how a whole rack trains .* set rackwise, or training.progressive.enabled: false",
+        ),
         ({"training.end_to_end_scope": "stackwise"}, "end_to_end_scope: is of the strategy end_to_end"),
         ({"training.local_loss.transport": 1.0}, "local_loss: .* set training_architecture: stackwise"),
         ({"training.strategy": "end_to_end", "training.current_block_lr": 0.1}, "current_block_lr: .* set end_to_end_scope"),
