@@ -8,6 +8,7 @@ from launch.cluster import cluster
 from launch.mad.sweep import execute
 from launch.scoring.supernet_scorer import supernet_scorer
 from launch.train.trainer import grow_on_ray, train_on_ray
+from launch.tune.alignment import align_layers_on_ray
 from launch.tune.candidates import train_candidates_on_ray
 from launch.tune.racks import train_racks_on_ray
 from models import Supernet
@@ -40,6 +41,7 @@ ON_RAY = Backend(
     open_scorer=_open_scorer,
     train_growth=grow_on_ray,
     train_candidates=train_candidates_on_ray,
+    align_layers=align_layers_on_ray,
     session=cluster,
 )
 """Everything on Ray: on the cluster there is, or on one started here."""

@@ -1,5 +1,6 @@
 """Softmax attention (Vaswani et al. 2017), with rotary positions, shared key heads, a window, sinks and short convolutions."""
 
+import math
 from typing import Any
 
 import torch
@@ -145,6 +146,18 @@ class Attention(Mixer):
             n_sink_tokens=self.n_sink_tokens,
         )
         return projections + self.convolutions.flops(seq_len) + attention
+
+    def first_token_logits(self, x: Tensor, *, beyond: int) -> Tensor:
+        """The mean score that each head gives the first token, from positions at least `beyond` away: [n_heads].
+
+        x is [batch, time, d_model]; without such positions, of all.
+        """
+        parts = self.convolutions(self.query(x), self.key(x), self.value(x))
+        query, key, _ = self._heads(parts, torch.arange(x.shape[1], device=x.device))
+        group = self.n_heads // self.n_kv_heads
+        far = query[:, :, beyond:] if beyond < x.shape[1] else query
+        scores = far @ key[:, :, :1].repeat_interleave(group, dim=1).mT / math.sqrt(self.d_head)
+        return scores.mean(dim=(0, 2, 3))
 
     def _heads(self, parts: tuple[Tensor, ...], positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Projections [batch, time, channels] -> normalised, rotated query and key, and value, [batch, heads, time, d_head]."""

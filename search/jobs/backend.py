@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from configs.records import Row
     from models import Supernet
     from search.evaluation.evaluator import Scorer
+    from search.jobs.hybridize.alignment import AlignLayers
     from search.jobs.mad.job import Execute
     from search.jobs.placement.spec import ScoringSpec
     from search.jobs.progressive.candidates import Rank
@@ -70,4 +71,5 @@ class Backend:
     open_scorer: OpenScorer
     train_growth: TrainGrowth
     train_candidates: Rank
+    align_layers: AlignLayers
     session: Callable[[], AbstractContextManager[object]]

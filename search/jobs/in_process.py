@@ -13,6 +13,7 @@ from configs import ConfigError
 from configs.records import Row
 from configs.storage import is_out_of_room
 from search.jobs.backend import QUIET_SECONDS, Backend
+from search.jobs.hybridize.alignment import LayerAlignmentSpec, align_layer, limits_of_alignment
 from search.jobs.progressive.candidates import CandidateSpec, limits_of, run_candidate
 from search.jobs.progressive.stages import run_stages
 from search.jobs.supernet.job import train_rack, train_supernet
@@ -56,6 +57,10 @@ def _train_candidates(candidates: Mapping[str, CandidateSpec], out: Path) -> dic
     return _in_turn(candidates, out, run_candidate, limits_of(candidates))
 
 
+def _align_layers(layers: Mapping[str, LayerAlignmentSpec], out: Path) -> dict[str, Row]:
+    return _in_turn(layers, out, align_layer, limits_of_alignment(layers))
+
+
 class RateLimitedLog:
     """Passes on a rack's lines with its name, but no more than one every `QUIET_SECONDS`: a short run says nothing."""
 
@@ -78,6 +83,7 @@ HERE = Backend(
     open_scorer=lambda *_: nullcontext(),
     train_growth=run_stages,
     train_candidates=_train_candidates,
+    align_layers=_align_layers,
     session=nullcontext,
 )
 """Everything in this process."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from search.jobs.backend import Backend
 
 JOBS = {
+    "hybridize": "from a trained model to a hybrid: which of its layers may become cheap, searched and distilled",
     "pipeline": "supernet, search, and the racks that were found beside their rivals",
     "supernet": "train one set of weights for every placement of a space",
     "progressive": "grow a rack stack by stack on a trunk that is frozen, adapted, or trained on",

@@ -74,7 +74,7 @@ class BudgetSearch:
         ]
 
     def _importance(self, chosen: Placement) -> dict[str, dict[str, float | None]]:
-        return {name: self._gains(chosen, name) for name in counted_names(self.budget)}
+        return {name: self._gains(chosen, name) for name in counted_names(self.budget) if self.spec.importance}
 
     def _gains(self, chosen: Placement, name: str) -> dict[str, float | None]:
         """What a mixer gains in each slot that offers it and another one: the cheapest takes its place there."""

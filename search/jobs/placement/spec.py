@@ -36,6 +36,7 @@ class ScoringSpec(Spec):
     metric: Literal["loss", "accuracy", "kl"] = "loss"
     n_batches: PositiveInt = 16
     batch_size: PositiveInt = 32
+    positions_per_row: PositiveInt | None = None
     race: bool = False
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.99
     max_eval_memory: PositiveInt = 2**30
@@ -73,7 +74,8 @@ class SearchSpec(ScoringSpec):
     `budgets` are searched one after the other over one log of scores: a number is so many layers of the main mixer, a mapping
     says more (`search/budget/`). `beam_width` is short for the strategy `{kind: beam, width: ...}`. `rivals` stand beside what
     is found: a strategy (`interleave`, `bookend`, `random`, ...) for each budget, or one placement's text (`all:gdn`).
-    `latency_table` is a file that `python -m search profile` wrote, for budgets in `latency_ms`.
+    `latency_table` is a file that `python -m search profile` wrote, for budgets in `latency_ms`. `importance` measures what each
+    counted mixer gains in each slot around the best placement: as many evaluations as there are slots.
     """
 
     short_forms = ("beam_width",)
@@ -81,6 +83,7 @@ class SearchSpec(ScoringSpec):
     strategy: STRATEGIES.field() = Field(default_factory=lambda: STRATEGIES.part("beam"))  # type: ignore[valid-type]
     rivals: dict[str, Rival] = Field(default_factory=_by_hand)
     latency_table: str | None = None
+    importance: bool = True
 
     @classmethod
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The job `supernet`: trains one set of weights for every placement, in this process or as a rank among others."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,23 @@ def train_rack(spec: SupernetSpec, out: Path, say: Say = lambda _: None) -> dict
     return train_supernet(spec, out, say=say)
 
 
+def train_only(rack: nn.Module, globs: Sequence[str] | None) -> None:
+    """Freeze every parameter that none of the globs names; None freezes nothing.
+
+    Raises:
+        ConfigError: for a glob that names none, or only what is frozen (lr_scale 0) or stored.
+    """
+    if globs is None:
+        return
+    parameters = dict(rack.named_parameters())
+    for index, glob in enumerate(globs):
+        if not any(fnmatchcase(name, glob) and parameter.requires_grad for name, parameter in parameters.items()):
+            raise ConfigError(f"trains[{index}]: no parameter that trains is called {glob}")
+    for name, parameter in parameters.items():
+        if not any(fnmatchcase(name, glob) for glob in globs):
+            parameter.requires_grad = False
+
+
 def train_supernet_here(
     spec: SupernetSpec,
     out: Path,
@@ -99,6 +117,7 @@ def train_supernet_here(
     batches = mixture.evaluation(spec.n_eval_batches, spec.eval_batch_size)
     evaluation = SupernetEvaluation(batches, mixture.shares, sampled_placements(spec))
     model = Supernet(spec.rack, spec.seed).to(device)
+    train_only(model.rack, spec.trains)
     teacher = None if spec.teacher is None else Teacher(spec.teacher, model, device)
     member = TrainState(model, mixture, spec.lr, spec.weight_decay, keeps_best=False, data=data_fingerprints(mixture))
     report = Report(out, spec.n_steps, say, is_main=ranks.is_main)

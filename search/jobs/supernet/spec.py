@@ -48,7 +48,8 @@ class SupernetSpec(Spec):
     `placements_per_step` draws of `sampler` (balanced, if none is given) on the same batch, in `accumulate` micro-batches. Every
     `eval_every` steps, `n_eval_batches` held-out batches of `eval_batch_size` rows of each task are scored with the main
     placement, and with `n_eval_placements` fixed draws of the sampler. `initialise_from` is the folder of a finished run whose
-    weights this one starts from.
+    weights this one starts from; where that one has a space, and this one is of one of its placements, `initial_placement` says
+    which. `trains` are globs of the parameters' names: the others stay as they are (null: all train).
 
     A checkpoint is written every `checkpoint_every` steps (null: every 20 seconds or so) and on interruption. `debug` tells at
     every step what every layer draws, and checks that all workers draw the same. `parallel` says what workers share out among
@@ -73,6 +74,8 @@ class SupernetSpec(Spec):
     seed: NonNegativeInt = 0
     teacher: TeacherSpec | None = None
     initialise_from: str | None = None
+    initial_placement: str | None = None
+    trains: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     checkpoint_every: PositiveInt | None = None
     debug: bool = False
     workers: WorkersSpec = WorkersSpec()
@@ -99,6 +102,8 @@ class SupernetSpec(Spec):
         problems = Problems()
         for location, message in (*self._size_problems(), *self._row_problems(), *self._choice_problems()):
             problems.add(location, message)
+        if self.initial_placement is not None and self.initialise_from is None:
+            problems.add(("initial_placement",), "is one of the space in initialise_from: name its folder")
         problems.raise_if_any("SupernetSpec")
         return self
 
@@ -140,7 +145,8 @@ class SupernetSpec(Spec):
 
     def placed(self, placement: str | Placement) -> SupernetSpec:
         """The training of one placement from scratch: same data, steps and seed, with neither a teacher nor a trained start."""
-        alone = {"sampler": None, "placements_per_step": 1, "teacher": None, "initialise_from": None}
+        alone = {"sampler": None, "placements_per_step": 1, "teacher": None}
+        alone |= {"initialise_from": None, "initial_placement": None, "trains": None}
         return type(self).model_validate({**self.to_dict(), **alone, "rack": self.rack.place(placement).to_dict()})
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from configs import ConfigError
-from models import Supernet
+from models import Rack, RackSpec, Supernet
+from models.assembly.assemble import without_memory
 from models.supernet.from_attention import initialise_supernet
 from search.jobs.supernet.evaluation import SupernetEvaluation
 from search.jobs.supernet.spec import SupernetSpec
@@ -14,7 +15,10 @@ from search.runs.report import Say
 
 
 def start_from_trained(spec: SupernetSpec, model: Supernet, evaluation: SupernetEvaluation, say: Say) -> dict[str, Any]:
-    """Give the model the weights of `initialise_from`, mixers converted from the main one where that can be.
+    """Give the model the weights of `initialise_from`.
+
+    A rack of the `initial_placement`, and a space that is the same, get all of them; else those of the main placement, and mixers
+    are converted from the main one where that can be.
 
     Returns:
         What a report says of it: `starts`, slot by slot where each choice has its weights from, and `initial_losses`, the loss of
@@ -26,6 +30,12 @@ def start_from_trained(spec: SupernetSpec, model: Supernet, evaluation: Supernet
     folder = Path(str(spec.initialise_from))
     source = load_supernet(folder, key="initialise_from")
     try:
+        if spec.initial_placement is not None:
+            _take_placement(model, source, spec.initial_placement)
+            return {}
+        if isinstance(source, Supernet) and source.space.fingerprint() == spec.rack.fingerprint():
+            model.rack.load_state_dict(source.rack.state_dict())
+            return {"initial_losses": _told(evaluation.losses_by_mixer(model, spec), say)}
         origins = initialise_supernet(
             model, (source.extract(source.main) if isinstance(source, Supernet) else source).state_dict()
         )
@@ -33,8 +43,30 @@ def start_from_trained(spec: SupernetSpec, model: Supernet, evaluation: Supernet
         raise ConfigError(f"initialise_from: {folder}: {error}") from None
     for (name, text), n_slots in Counter((origin.name, origin.text) for origin in origins).items():
         say(f"{name} starts, in {n_slots} slot(s): {text}")
-    losses = evaluation.losses_by_mixer(model, spec)
-    for name, found in losses.items():
-        say(f"initial loss of all:{name}: {', '.join(f'{task} {loss:.4f}' for task, loss in found.items())}")
+    losses = _told(evaluation.losses_by_mixer(model, spec), say)
     starts = [{"slot": str(slot), **{each.name: each.text for each in origins if each.slot == slot}} for slot in model.slots]
     return {"starts": starts, "initial_losses": losses}
+
+
+def _told(losses: dict[str, dict[str, float]], say: Say) -> dict[str, dict[str, float]]:
+    for name, found in losses.items():
+        say(f"initial loss of all:{name}: {', '.join(f'{task} {loss:.4f}' for task, loss in found.items())}")
+    return losses
+
+
+def _take_placement(model: Supernet, source: Supernet | Rack, placement: str) -> None:
+    """Give a rack the weights that one placement of a space has."""
+    if not isinstance(source, Supernet):
+        raise ConfigError("it has no choices: leave initial_placement out")
+    placed = source.space.place(placement)
+    names = model.rack.state_dict()
+    weights = source.extract(placement).state_dict()
+    if {name: tensor.shape for name, tensor in names.items()} != {name: tensor.shape for name, tensor in weights.items()}:
+        raise ConfigError(f"its placement {placement} is another rack: {_first_difference(placed, model.space)}")
+    model.rack.load_state_dict(weights)
+
+
+def _first_difference(theirs: RackSpec, ours: RackSpec) -> str:
+    tensors = [{name: list(each.shape) for name, each in without_memory(rack).state_dict().items()} for rack in (theirs, ours)]
+    name = next(name for name in sorted(tensors[0] | tensors[1]) if tensors[0].get(name) != tensors[1].get(name))
+    return f"{name} is {tensors[0].get(name, 'missing')} there, {tensors[1].get(name, 'missing')} here"

@@ -1,0 +1,243 @@
+"""Distils placements of a trained model's space: each a rack that is drawn to the model, then measured on test data."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from configs import ConfigError
+from configs.records import Row, kept_json, write_json
+from models import Placement, Rack, RackSpec, Supernet, placement_text
+from models.assembly.assemble import without_memory
+from search.evaluation.reference import KeptLogits, Reference, main_of
+from search.jobs.backend import Backend
+from search.jobs.hybridize.spec import CHANGED_LAYERS, HybridizeSpec
+from search.jobs.hybridize.start import START, changed_blocks
+from search.jobs.pipeline.retrain import run_name
+from search.jobs.placement.evaluation import thinned
+from search.jobs.supernet.spec import SupernetSpec
+from search.jobs.supernet.weights import load_supernet
+from search.runs.report import Say
+from search.training.batches import Batch
+from search.training.devices import autocast, resolve_device
+from search.training.mixture import Mixture
+from tasks import IGNORED
+
+RACKS, MEASURED = "racks", "test.json"
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What became of a placement: KL to the model and loss on test data, in nats, a value a seed; or why it failed."""
+
+    placement: Placement
+    folders: tuple[str, ...]
+    kl: tuple[float, ...]
+    losses: tuple[float, ...]
+    seconds: float
+    error: str | None = None
+
+    @property
+    def mean_kl(self) -> float:
+        """Over seeds; NaN where one failed."""
+        return math.nan if self.error else statistics.fmean(self.kl)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean KL over seeds; None with a single one."""
+        return None if self.error or len(self.kl) < 2 else statistics.stdev(self.kl) / math.sqrt(len(self.kl))
+
+    @property
+    def perplexity(self) -> float:
+        """Exp of the mean loss a token; NaN where one failed."""
+        return math.nan if self.error else math.exp(statistics.fmean(self.losses))
+
+    def to_dict(self) -> Row:
+        """Plain values for JSON."""
+        return {
+            "kl_distilled": None if self.error else self.mean_kl,
+            "kl_distilled_error": self.standard_error,
+            "loss": None if self.error else statistics.fmean(self.losses),
+            "perplexity": None if self.error else self.perplexity,
+            "folders": list(self.folders),
+            "seconds": self.seconds,
+            "error": self.error,
+        }
+
+
+def training_spec(spec: HybridizeSpec, space: RackSpec, **given: Any) -> SupernetSpec:
+    """A training of the space, or of a rack of it, on the data of the conversion."""
+    distil = spec.distil
+    base: dict[str, Any] = {
+        "rack": space.to_dict(),
+        "data": {**spec.data.to_dict(), "batch_size": distil.batch_size},
+        "n_steps": distil.n_steps,
+        "eval_every": distil.n_steps,
+        "n_eval_batches": 1,
+        "eval_batch_size": distil.batch_size,
+        "n_eval_placements": 0,
+        "train": distil.train.to_dict(),
+        "seed": spec.seed,
+    }
+    return SupernetSpec.model_validate({**base, **given})
+
+
+class Measurement:
+    """Measures racks on the test data of a conversion, against the model; nothing is loaded until it is needed."""
+
+    def __init__(self, spec: HybridizeSpec, out: Path, say: Say) -> None:
+        self.spec, self.out, self.say = spec, out, say
+        self.device = resolve_device(spec.distil.train.device)
+        self._reference: Reference | None = None
+        self._batches: list[Batch] | None = None
+
+    def of_folder(self, folder: Path) -> dict[str, float]:
+        """KL to the model and loss of a distilled rack, kept beside its weights."""
+        key = self._key(folder)
+        kept = kept_json(folder / MEASURED, self.say, fingerprint=key)
+        if kept is not None:
+            return {name: kept[name] for name in ("kl", "loss")}
+        rack = load_supernet(folder, self.device)
+        assert isinstance(rack, Rack)  # it has been placed
+        found = self.of(rack)
+        if all(map(math.isfinite, found.values())):  # JSON has no other numbers
+            write_json(folder / MEASURED, {"fingerprint": key, **found})
+        return found
+
+    def of_model(self) -> dict[str, float]:
+        """Loss of the trained model itself; its KL is 0."""
+        kept = kept_json(self.out / START / MEASURED, self.say, fingerprint=self._key(self.out / START))
+        if kept is not None:
+            return {name: kept[name] for name in ("kl", "loss")}
+        model = load_supernet(self.out / START, self.device)
+        assert isinstance(model, Supernet)  # it has choices
+        found = {**self.of(model.extract(model.main)), "kl": 0.0}
+        write_json(self.out / START / MEASURED, {"fingerprint": self._key(self.out / START), **found})
+        return found
+
+    @torch.no_grad()
+    def of(self, rack: Rack) -> dict[str, float]:
+        """Means over the asked positions of all batches, in nats."""
+        reference, batches = self._prepared()
+        kl = loss = 0.0
+        n_asked = 0
+        rack.eval()
+        for inputs, targets in batches:
+            asked = targets != IGNORED
+            with autocast(self.device, self.spec.distil.train.precision):
+                logits = rack.read_out(rack.run(rack.embed(inputs))[asked][None])[0]
+            ours, theirs = (_log_probabilities(each) for each in (logits, reference(inputs, asked)))
+            kl += float((theirs.exp() * (theirs - ours)).sum(-1).double().sum())
+            loss -= float(ours.gather(1, targets[asked][:, None]).double().sum())
+            n_asked += int(asked.sum())
+        return {"kl": kl / n_asked, "loss": loss / n_asked}
+
+    def _prepared(self) -> tuple[Reference, list[Batch]]:
+        if self._reference is None or self._batches is None:
+            distil = self.spec.distil
+            mixture = Mixture(self.spec.data, seed=self.spec.seed, device=self.device)
+            drawn = mixture.evaluation(distil.n_test_batches, distil.test_batch_size, "test")
+            self._batches = [batch for own in thinned(drawn, self.spec.search.positions_per_row).values() for batch in own]
+            model = load_supernet(self.out / START, self.device)
+            assert isinstance(model, Supernet)  # it has choices
+            with torch.no_grad(), autocast(self.device, distil.train.precision):
+                kept = KeptLogits.of(main_of(model), self._batches, 2**62)
+            assert kept is not None  # there is no limit
+            self._reference = kept
+        return self._reference, self._batches
+
+    def _key(self, folder: Path) -> str:
+        distil = self.spec.distil
+        asked = (folder.name, distil.n_test_batches, distil.test_batch_size, self.spec.search.positions_per_row, self.spec.seed)
+        return "-".join(map(str, asked))
+
+
+class Distillation:
+    """Distils placements of a space into `out/racks`; each starts from the supernet in `source`, and `out/start` teaches."""
+
+    def __init__(self, spec: HybridizeSpec, space: RackSpec, out: Path, source: Path) -> None:
+        self.spec, self.space, self.out, self.source = spec, space, out, source
+
+    def run(self, placements: Iterable[Placement], backend: Backend, say: Say) -> dict[Placement, Distilled]:
+        """Distil every placement with every seed, as far as the folders do not hold them yet, and measure them.
+
+        The model itself needs no distillation and is not there.
+        """
+        chosen = [each for each in dict.fromkeys(placements) if changed_blocks(self.space, each)]
+        pairs = [(placement, seed) for placement in chosen for seed in self.spec.distil.seeds]
+        runs = {pair: self.run_spec(*pair) for pair in pairs}
+        names = {pair: run_name(pair[0], run) for pair, run in runs.items()}
+        summaries = backend.train_racks({names[pair]: run for pair, run in runs.items()}, self.out / RACKS, self.spec.distil)
+        measurement = Measurement(self.spec, self.out, say)
+        own = {placement: [names[placement, seed] for seed in self.spec.distil.seeds] for placement in chosen}
+        return {placement: self._measured(placement, own[placement], summaries, measurement) for placement in chosen}
+
+    def run_spec(self, placement: Placement, seed: int) -> SupernetSpec:
+        """The training of one placement."""
+        distil, placed = self.spec.distil, self.space.place(placement)
+        names = [name for name, _ in without_memory(placed).named_parameters()]
+        changed = changed_blocks(self.space, placement)
+        globs = [
+            glob.replace(CHANGED_LAYERS, block)
+            for glob in distil.trains
+            for block in (changed if CHANGED_LAYERS in glob else [""])
+        ]
+        # A layer that goes without a mixer has nothing that could train.
+        trains = [glob for glob in globs if any(fnmatchcase(name, glob) for name in names)]
+        if not trains:
+            raise ConfigError(f"distil.trains: nothing of {placement_text(placement)} is called {', '.join(distil.trains)}")
+        return training_spec(
+            self.spec,
+            placed,
+            **{name: getattr(distil, name) for name in ("lr", "weight_decay", "checkpoint_every")},
+            seed=self.spec.seed + seed,
+            teacher={"source": str(self.out / START), "weight": 1.0, "hidden_weight": distil.hidden_weight},
+            initialise_from=str(self.source),
+            initial_placement=placement_text(placement),
+            trains=trains,
+            workers=distil.workers.to_dict(),
+        )
+
+    def _measured(
+        self, placement: Placement, names: list[str], summaries: Mapping[str, Row], measurement: Measurement
+    ) -> Distilled:
+        folders = [self.out / RACKS / name for name in names]
+        errors = [str(summaries[name]["error"]) for name in names if summaries[name].get("error")]
+        rows = [] if errors else [measurement.of_folder(folder) for folder in folders]
+        if not all(math.isfinite(row["kl"]) for row in rows):
+            errors = ["the KL divergence on test data is no finite number"]
+        return Distilled(
+            placement,
+            folders=tuple(map(str, folders)),
+            kl=tuple(row["kl"] for row in rows),
+            losses=tuple(row["loss"] for row in rows),
+            seconds=sum(float(summaries[name].get("seconds") or 0.0) for name in names),
+            error=errors[0] if errors else None,
+        )
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    return logits.float().log_softmax(-1).clamp_(min=-1e30)
+
+
+def single_effects(space: RackSpec, model: Placement) -> dict[tuple[int, str], Placement]:
+    """By slot and name, the model with that one part in the place of its own."""
+    return {
+        (index, name): (*model[:index], name, *model[index + 1 :])
+        for index, slot in enumerate(space.slots())
+        for name in slot.names
+        if name != slot.main
+    }
+
+
+def ranking(effects: Mapping[tuple[int, str], float], space: RackSpec) -> list[Row]:
+    """What each part costs where it stands alone in the place of the model's, the cheapest first."""
+    slots = space.slots()
+    ranked = sorted(effects.items(), key=lambda item: item[1])
+    return [{"slot": str(slots[index]), "name": name, "kl": value} for (index, name), value in ranked]

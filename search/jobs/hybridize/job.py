@@ -1,0 +1,122 @@
+"""The job `hybridize`: a trained model, its space, alignment, search under budgets, distillation of what was found and rivals."""
+
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from configs.records import Row, write_json
+from models import Placement, RackSpec, Supernet
+from search.evaluation.evaluator import Evaluator
+from search.jobs.backend import Backend
+from search.jobs.hybridize.distil import Distillation, Measurement, ranking, single_effects, training_spec
+from search.jobs.hybridize.figure import save_picture
+from search.jobs.hybridize.model import model_path
+from search.jobs.hybridize.report import HybridRow, print_hybrids, print_ranking
+from search.jobs.hybridize.spec import HybridizeSpec
+from search.jobs.hybridize.start import START, make_start
+from search.jobs.placement.checks import check_same_data, check_strategies
+from search.jobs.placement.evaluation import open_evaluator
+from search.jobs.placement.job import search_placements
+from search.jobs.placement.results import BudgetResult, PlacementResults
+from search.jobs.supernet.spec import SupernetSpec
+from search.jobs.supernet.weights import load_supernet
+from search.runs.console import make_console
+from search.runs.run_folder import RESULTS, TRIALS, run_folder, write_parquet
+
+SUPERNET, PLACEMENT = "supernet", "placement"
+
+
+def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
+    """Run what the folder does not hold yet, and print the table; 1 if a rack failed, or a budget has no winner.
+
+    The parts lie in `start/` (the model as a supernet), `alignment/`, `supernet/`, `placement/` and `racks/`, each with what it
+    goes on from; `results.json` sums up.
+    """
+    console = make_console()
+    say = partial(console.print, markup=False)
+    model = model_path(spec.model)
+    session = nullcontext if (out / RESULTS).exists() else backend.session  # what is still missing opens its own
+    with run_folder(out, spec, may_change=("search", "distil")), session():
+        console.print("1 of 4: the model and its space", style="bold")
+        space = make_start(spec, model, out, backend, say)
+        check_strategies(spec.search, space)
+        trained = training_spec(spec, space)
+        check_same_data(trained, spec.search, n_test=(spec.distil.n_test_batches, spec.distil.test_batch_size))
+        console.print("2 of 4: the supernet", style="bold")
+        source = _supernet(spec, space, out, backend)
+        console.print("3 of 4: the search", style="bold")
+        supernet = load_supernet(source)
+        assert isinstance(supernet, Supernet)  # the space has choices
+        found = search_placements(spec.search, supernet, trained, out / PLACEMENT, backend)
+        effects = _effects(spec, supernet, trained, out / PLACEMENT)
+        del supernet
+        print_ranking(effects)
+        console.print("4 of 4: distillation", style="bold")
+        chosen = [each for result in _distilled_budgets(spec, found) for each in _contenders(result)]
+        distilled = Distillation(spec, space, out, source).run(chosen, backend, say)
+        rows = [
+            HybridRow(result.text, name, scored, distilled.get(scored.placement))
+            for result in found.budgets
+            for name, scored in (("search", result.best), *result.rivals.items())
+            if scored.is_admitted
+        ]
+        whole = Measurement(spec, out, say).of_model()
+        summary: dict[str, Any] = {
+            "job": spec.job,
+            "fingerprint": spec.fingerprint(),
+            "model": str(model),
+            "context": found.context,
+            "n_layers": len(space.slots()),
+            "model_loss": whole["loss"],
+            "ranking": effects,
+            "rows": [row.to_dict() for row in rows],
+        }
+        write_json(out / RESULTS, summary)
+        write_parquet(summary["rows"], out / TRIALS)
+        save_picture(rows, found, out / "hybridize.png")
+        print_hybrids(rows, whole, spec, found.context, out)
+    return 1 if found.unmet or any(row.distilled is not None and row.distilled.error for row in rows) else 0
+
+
+def _supernet(spec: HybridizeSpec, space: RackSpec, out: Path, backend: Backend) -> Path:
+    """The folder of the supernet that is searched: the start itself, unless its space is to be trained first."""
+    stage = spec.supernet
+    if stage is None:
+        make_console().print("none: the search goes over the start", markup=False)
+        return out / START
+    batch_size = spec.data.batch_size if stage.batch_size is None else stage.batch_size
+    given: dict[str, Any] = {
+        "data": {**spec.data.to_dict(), "batch_size": batch_size},
+        "n_steps": stage.n_steps,
+        "eval_every": stage.n_steps,
+        "lr": stage.lr,
+        "weight_decay": 0.0,
+        "trains": list(stage.trains),
+        "workers": stage.workers.to_dict(),
+        "initialise_from": str(out / START),
+        "teacher": {"source": str(out / START), "weight": 1.0},
+    }
+    backend.train_supernet(training_spec(spec, space, **given), out / SUPERNET)
+    return out / SUPERNET
+
+
+def _distilled_budgets(spec: HybridizeSpec, found: PlacementResults) -> list[BudgetResult]:
+    wanted = spec.distil.budgets
+    return [result for result in found.budgets if wanted is None or result.budget in wanted]
+
+
+def _contenders(result: BudgetResult) -> list[Placement]:
+    return [scored.placement for scored in (result.best, *result.rivals.values()) if scored.is_admitted]
+
+
+def _effects(spec: HybridizeSpec, supernet: Supernet, trained: SupernetSpec, out: Path) -> list[Row]:
+    """What each part costs alone. After `exact` all of it is in the log, and nothing is measured."""
+    single = single_effects(supernet.space, supernet.main)
+    with open_evaluator(spec.search, supernet, trained, out) as evaluator:
+        scores = _values(evaluator, list(single.values()))
+    return ranking({key: -score for key, score in zip(single, scores, strict=True)}, supernet.space)
+
+
+def _values(evaluator: Evaluator, placements: list[Placement]) -> list[float]:
+    return [score.value for score in evaluator(placements)]

@@ -1,0 +1,28 @@
+"""Where the trained model of a conversion lies."""
+
+from importlib import metadata
+from pathlib import Path
+
+from configs import ConfigError
+
+PACKAGE = "package:"
+
+
+def model_path(text: str) -> Path:
+    """A folder or file; of `package:NAME`, the one GGUF file among those of an installed package, whose code is not imported.
+
+    Raises:
+        ConfigError: if the package is not installed, or has no such file, or several.
+    """
+    if not text.startswith(PACKAGE):
+        return Path(text)
+    name = text.removeprefix(PACKAGE)
+    try:
+        files = metadata.files(name) or []
+    except metadata.PackageNotFoundError:
+        told = f"the package {name} is not installed: pip install --no-deps {name} (./launch/run does it for the shipped files)"
+        raise ConfigError(f"model: {text}: {told}") from None
+    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    if len(found) != 1:
+        raise ConfigError(f"model: {text}: the package has {len(found)} GGUF files, not one")
+    return found[0]

@@ -1,0 +1,106 @@
+"""What a conversion shows: the layers ranked, then who keeps how much of the model at which cost."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Column, Table
+
+from configs.records import Row
+from search.budget.dimensions import cells, dimensions, headings
+from search.jobs.hybridize.distil import Distilled
+from search.jobs.hybridize.spec import HybridizeSpec
+from search.jobs.placement.results import Scored
+from search.runs.console import make_console, measured
+
+SHOWN_LAYERS = 8
+
+
+@dataclass(frozen=True)
+class HybridRow:
+    """One contender under one budget: its KL in the search, and what it came to."""
+
+    budget: str
+    name: str
+    scored: Scored
+    distilled: Distilled | None
+
+    @property
+    def kl(self) -> float:
+        """To the model, on the data of the search, in nats."""
+        return math.nan if self.scored.score is None else -self.scored.score
+
+    def to_dict(self) -> Row:
+        """Plain values for JSON."""
+        return {
+            "budget": self.budget,
+            "name": self.name,
+            "placement": list(self.scored.placement),
+            "text": self.scored.text,
+            "kl": None if math.isnan(self.kl) else self.kl,
+            "kl_error": self.scored.standard_error,
+            "cost": self.scored.cost,
+            **(self.distilled.to_dict() if self.distilled is not None else {}),
+        }
+
+
+def print_ranking(effects: Sequence[Row]) -> None:
+    """The parts that cost least where they stand alone, and those that cost most."""
+    console = make_console()
+    for name in dict.fromkeys(row["name"] for row in effects):
+        own = [row for row in effects if row["name"] == name]
+        shown = own if len(own) <= 2 * SHOWN_LAYERS else [*own[:SHOWN_LAYERS], None, *own[-SHOWN_LAYERS:]]
+        told = ", ".join("..." if row is None else f"{row['slot']} {row['kl']:.4f}" for row in shown)
+        console.print(f"{name} alone in a layer, KL to the model in nats: {told}", markup=False)
+
+
+def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: HybridizeSpec, context: int, out: Path) -> None:
+    """A row a contender, best first within its budget; then the model itself."""
+    console = make_console()
+    compared = [name for name in rows[0].scored.cost if dimensions()[name].is_compared]
+    numbers = ("KL found", "KL distilled", "perplexity", *headings({name: rows[0].scored.cost[name] for name in compared}))
+    table = Table(
+        Column("budget", no_wrap=True),
+        Column("who", no_wrap=True),
+        Column("placement", overflow="fold", min_width=24),
+        *(Column(name, justify="right") for name in numbers),
+        title=f"distilled for {spec.distil.n_steps} steps",
+        title_justify="left",
+        title_style="bold",
+    )
+    for budget in dict.fromkeys(row.budget for row in rows):
+        own = sorted((row for row in rows if row.budget == budget), key=_rank)
+        for number, row in enumerate(own):
+            costs = cells({name: row.scored.cost[name] for name in compared})
+            table.add_row(
+                escape(budget) if number == 0 else "", escape(row.name), escape(row.scored.text), *_numbers(row), *costs
+            )
+        table.add_section()
+    model = ["0", "", f"{math.exp(whole['loss']):.2f}"]
+    table.add_row("", "the model", "", *model, *[""] * len(compared))
+    console.print(table)
+    for row in rows:
+        if row.distilled is not None and row.distilled.error:
+            told = row.distilled.error.strip().splitlines()[-1]
+            console.print(f"{row.name} ({row.scored.text}) failed: {told}", markup=False)
+    told = "found, on the data of the search; distilled, and perplexity, on test data"
+    console.print(f"KL to the model in nats: {told}; caches at {context:,} positions")
+    if len(spec.distil.seeds) == 1:
+        console.print("one seed: small differences may be chance; distil.seeds=[0,1,2] tells", markup=False)
+    console.print(f"picture: {out / 'hybridize.png'}", markup=False)
+
+
+def _rank(row: HybridRow) -> tuple[bool, float]:
+    value = row.kl if row.distilled is None else row.distilled.mean_kl
+    return math.isnan(value), 0.0 if math.isnan(value) else value
+
+
+def _numbers(row: HybridRow) -> list[str]:
+    found = measured(row.kl, row.scored.standard_error, form=".3f")
+    if row.distilled is None:
+        return [found, "", ""]
+    if row.distilled.error:
+        return [found, "failed", ""]
+    return [found, measured(row.distilled.mean_kl, row.distilled.standard_error, form=".3f"), f"{row.distilled.perplexity:.2f}"]

@@ -1,0 +1,79 @@
+"""The space of a trained model: in every layer its own attention, and what may stand in for it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
+from configs import ConfigError
+from configs.errors import Location, below, config_error
+from models import CHANNEL_MIXERS, MIXERS, RackSpec
+from models.spec.meta_device import FastMeta
+from models.supernet.from_attention import PROJECTIONS
+from search.jobs.hybridize.spec import Choices
+
+ATTENTION, MLP = "attention", "mlp"
+"""The names of the model's own parts."""
+
+
+def space_of(rack: RackSpec, choices: Choices, mlp_choices: Choices) -> RackSpec:
+    """The model's rack with a choice in every layer, the model's own part its main one.
+
+    Raises:
+        ConfigError: naming the choice that cannot stand there.
+    """
+    tree = rack.to_dict()
+    for index, stack in enumerate(rack.stacks):
+        blocks = []
+        for block in stack.expanded():
+            made = block.to_dict()
+            if choices and made["mixer"] is not None and made["mixer"]["kind"] == ATTENTION:
+                made["mixer"] = _choice(ATTENTION, made["mixer"], choices, rack.d_model)
+            if mlp_choices and made["mlp"] is not None:
+                made["mlp"] = _choice(MLP, made["mlp"], mlp_choices, rack.d_model)
+            blocks.append(made)
+        tree["stacks"][index] = {**stack.own_fields(), "blocks": blocks}
+    try:
+        space = RackSpec.model_validate(tree)
+    except ValidationError as error:
+        raise config_error("choices", error) from None
+    if not space.slots():
+        raise ConfigError("choices: the model has no attention that something could stand in for")
+    return space
+
+
+def _choice(own_name: str, own: dict[str, Any], choices: Choices, d_model: int) -> dict[str, Any]:
+    key: Location = ("choices",) if own_name == ATTENTION else ("mlp_choices",)
+    parts = {own_name: own}
+    for name, given in choices.items():
+        with below(*key, name):
+            parts[name] = None if given is None else _stand_in(own_name, own, given, d_model)  # type: ignore[assignment]
+    return {"kind": "stochastic", "main": own_name, "mixers": parts}
+
+
+def _stand_in(own_name: str, own: Mapping[str, Any], given: Mapping[str, Any], d_model: int) -> dict[str, Any]:
+    """What stands in: the model's own part with other options, or one of another kind with as many heads and biases."""
+    kind = given.get("kind", own["kind"])
+    if kind == own["kind"]:
+        return {**own, **given}
+    registry = MIXERS if own_name == ATTENTION else CHANNEL_MIXERS
+    try:
+        options = registry.spec_of(kind).model_fields if kind in registry else {}
+        alike: dict[str, Any] = {name: own[name] for name in ("n_heads", "d_ff") if name in options and own.get(name) is not None}
+        part = registry.part({**alike, **given})
+        with torch.device("meta"), FastMeta():
+            module = registry.build(part, d_model=d_model, max_length=None)
+    except PydanticCustomError as error:
+        raise ConfigError(error.message()) from None
+    except ValidationError as error:
+        raise config_error(str(kind), error) from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    biased = {
+        name: {"bias": True}
+        for name in (*PROJECTIONS, "output")
+        if own.get("parameters", {}).get(name, {}).get("bias") and isinstance(getattr(module, name, None), torch.nn.Linear)
+    }
+    return {**alike, **given, **({"parameters": {**biased, **given.get("parameters", {})}} if biased else {})}

@@ -1,0 +1,77 @@
+"""The start of a conversion: a supernet whose main placement is the trained model, its new mixers from the attention, aligned."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from configs.records import DamagedError, Row
+from models import Placement, RackSpec, Supernet
+from models.huggingface.importing import import_rack
+from models.supernet.from_attention import Origin, initialise_supernet
+from search.jobs.backend import Backend
+from search.jobs.hybridize.aligner import Aligner
+from search.jobs.hybridize.space import space_of
+from search.jobs.hybridize.spec import HybridizeSpec
+from search.runs.report import Say
+from search.runs.run_folder import WEIGHTS
+from search.training import checkpoint
+
+START = "start"
+
+
+def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, say: Say) -> RackSpec:
+    """The space; `out/start` holds its first weights, made if they are not there as they were written.
+
+    They are those of a finished supernet run: its main placement is the trained model, and teaches and starts what comes after.
+
+    Raises:
+        ConfigError: if the model cannot be read, or a choice cannot stand where it should.
+    """
+    path, fingerprint = out / START / WEIGHTS, start_fingerprint(spec, model)
+    try:
+        _, state = checkpoint.read(path, torch.device("cpu"), fingerprint=fingerprint)
+        return RackSpec.model_validate(state["spec"]["rack"])
+    except DamagedError as error:
+        if path.exists():
+            say(f"{error}; it is made again")
+    rack_spec, rack = import_rack(model, dtype=spec.dtype)
+    space = space_of(rack_spec, spec.choices, spec.mlp_choices)
+    trained = rack.state_dict()
+    say(f"model: {model}, {sum(each.numel() for each in rack.parameters()):,} parameters, {len(rack.blocks())} layers")
+    del rack
+    supernet = Supernet(space)
+    supernet.rack.to(next(iter(trained.values())).dtype)
+    origins = initialise_supernet(supernet, trained)
+    del trained
+    rows = Aligner(spec, supernet, fingerprint, out / "alignment").run(backend, say)
+    state = {
+        "fingerprint": fingerprint,
+        "spec": {"rack": space.to_dict(), "spec_version": space.saved()["spec_version"]},
+        "results": {"status": "finished", "alignment": rows, "starts": [_told(origin) for origin in origins]},
+        "history": [],
+    }
+    checkpoint.save(path, checkpoint.weights(supernet.rack), state)
+    return space
+
+
+def start_fingerprint(spec: HybridizeSpec, model: Path) -> str:
+    """Of all that the first weights depend on: what the spec says, and the model's files by name, size and time."""
+    files = sorted(model.iterdir()) if model.is_dir() else [model]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    asked = [spec.dtype, spec.choices, spec.mlp_choices, spec.align.content(), spec.seed]
+    asked += [spec.data.content()] if spec.align.n_steps else []
+    return hashlib.sha256(repr([stats, asked]).encode()).hexdigest()[:12]
+
+
+def _told(origin: Origin) -> Row:
+    return {"slot": str(origin.slot), "name": origin.name, "text": origin.text}
+
+
+def changed_blocks(space: RackSpec, placement: Placement) -> list[str]:
+    """Paths of the blocks in which something else stands than in the model."""
+    paths = [f"stacks.{i}.blocks.{j}" for i, stack in enumerate(space.stacks) for j in range(len(stack.expanded()))]
+    return [
+        paths[layer]
+        for layer in dict.fromkeys(slot.layer for slot, name in zip(space.slots(), placement, strict=True) if name != slot.main)
+    ]
