@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from configs.errors import Problems
-from configs.limits import MOST_BLOCKS
+from configs.limits import LONGEST, MOST_BLOCKS, WIDEST
 from configs.spec import Spec
 from configs.time_mapping import WAYS_TO_SAY, CustomMapping, mapping_misfit, time_table
 
@@ -102,12 +102,12 @@ class GrowthSpec(Spec):
     prepend_loss: Literal["cross_entropy", "denoise_mse"] = "cross_entropy"
 
     time_interpretation: Literal["none", "input", "depth"] = "none"
-    time_embedding_dim: PositiveInt = 512
+    time_embedding_dim: Annotated[PositiveInt, Field(le=WIDEST)] = 512
     time_encoding_type: Literal["sinusoidal", "learned"] = "sinusoidal"
     stack_time_mapping: Literal["linear", "exponential", "custom"] = "linear"
     custom_time_mapping: CustomMapping | None = None
-    time_per_stack: PositiveInt = 100
-    num_time_steps: PositiveInt | None = None
+    time_per_stack: Annotated[PositiveInt, Field(le=LONGEST)] = 100
+    num_time_steps: Annotated[PositiveInt, Field(le=LONGEST)] | None = None
     noise_direction: Literal["increasing", "decreasing"] = "increasing"
     time_sampling: Literal["batch", "sample"] = "batch"
 

@@ -37,10 +37,10 @@ MOST_PARAMETERS = 10**13
 """Of a rack: ten times the largest published ones. Counted before anything is allocated."""
 
 WIDEST = 2**17
-"""`d_model`: five times the widest published models."""
+"""`d_model`, and channels of a time: five times the widest published models."""
 
 LONGEST = 2**24
-"""Positions of a sequence, and tokens of a vocabulary: more than any published context (10 million) or vocabulary has."""
+"""Positions of a sequence, tokens of a vocabulary, time steps: more than any published context (10 million) or vocabulary has."""
 
 
 def shortened(text: str) -> str:

@@ -79,6 +79,8 @@ def _read(path: Path, shape: tuple[int, int], identity: str) -> Examples:
         arrays = [column.flatten().to_numpy(zero_copy_only=True).reshape(shape) for column in batch.columns]
     except (pa.ArrowException, OSError, ValueError, IndexError, TypeError) as error:
         raise DamagedError(f"{path}: damaged: {error}") from None
+    if types := {str(array.dtype) for array in arrays} - {"int64"}:  # the checksum is of bytes, whatever they are taken for
+        raise DamagedError(f"{path}: damaged: a column is {types.pop()}, not int64")
     metadata = batch.schema.metadata or {}
     if metadata.get(b"identity") != identity.encode():
         raise DamagedError(f"{path}: should hold {identity}, but holds {metadata.get(b'identity')!r}")

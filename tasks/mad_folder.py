@@ -127,7 +127,7 @@ def _read(path: Path, shape: tuple[int, int]) -> np.ndarray:
     if array.shape != shape:
         text = f"has the shape {list(array.shape)}, but the setting {path.parents[1].name} has {list(shape)}"
         raise ConfigError(f"{path}: {text}: instances, and their positions")
-    read = np.array(array, dtype=np.int64)
+    read = np.array(array, dtype=np.int64, order="C")  # files may be in Fortran's order
     read.setflags(write=False)  # the trials of a grid share it
     return read
 

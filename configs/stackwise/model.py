@@ -6,6 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from configs.errors import Problems
 from configs.growth import Problem
+from configs.limits import LONGEST, MOST_BLOCKS, WIDEST
 from configs.load import validate
 from configs.spec import Spec
 from configs.stackwise.base import BaseConfig
@@ -98,22 +99,31 @@ class BlockOptions(Spec):
 class ArchitectureConfig(BaseConfig):
     """How many stacks there are, and how many blocks in each."""
 
-    n_stacks: PositiveInt = 2
-    blocks_per_stack: PositiveInt = 4
+    n_stacks: Annotated[PositiveInt, Field(le=MOST_BLOCKS)] = 2
+    blocks_per_stack: Annotated[PositiveInt, Field(le=MOST_BLOCKS)] = 4
 
     @property
     def n_blocks(self) -> int:
         """Blocks of the whole rack."""
         return self.n_stacks * self.blocks_per_stack
 
+    def problems(self) -> list[Problem]:
+        """More blocks than a rack has."""
+        if self.n_blocks <= MOST_BLOCKS:
+            return []
+        text = (
+            f"{self.n_stacks} stacks of {self.blocks_per_stack} are {self.n_blocks:,} blocks: a rack has at most {MOST_BLOCKS:,}"
+        )
+        return [(("blocks_per_stack",), text)]
+
 
 class ModelConfig(BlockOptions, BaseConfig):
     """The rack: its sizes, and what each of its blocks is (see `BlockOptions`). `max_seq_len` None is without a limit."""
 
-    d_model: PositiveInt = 512
-    vocab_size: PositiveInt = 50000
+    d_model: Annotated[PositiveInt, Field(le=WIDEST)] = 512
+    vocab_size: Annotated[PositiveInt, Field(le=LONGEST)] = 50000
     tie_embeddings: bool = True
-    max_seq_len: PositiveInt | None = None
+    max_seq_len: Annotated[PositiveInt, Field(le=LONGEST)] | None = None
     architecture: ArchitectureConfig = Field(default_factory=ArchitectureConfig)
 
     def block_options(self) -> BlockOptions:

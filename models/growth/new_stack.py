@@ -2,6 +2,7 @@
 
 from configs import GrowthSpec
 from configs.growth import Pattern
+from configs.limits import WIDEST
 from models.growth.edit_spec import stack_uids
 from models.linears.adapters import AdaptedLinear, adapters_of
 from models.rack.modules import Rack
@@ -25,7 +26,7 @@ def lora_of(settings: GrowthSpec, index: int) -> LoraSpec:
     """
     rank, alpha = settings.qlora_rank, settings.qlora_alpha
     if settings.qlora_strategy == "progressive":
-        rank = int(_by_pattern(settings.qlora_rank_pattern, rank, index, RANK_STEP))
+        rank = min(int(_by_pattern(settings.qlora_rank_pattern, rank, index, RANK_STEP)), WIDEST)  # as no linear has it
         alpha = _by_pattern(settings.qlora_alpha_pattern, alpha, index, ALPHA_STEP)
     elif settings.qlora_strategy == "variable" and index in settings.qlora_configs:
         size = settings.qlora_configs[index]

@@ -66,7 +66,7 @@ def _shape(name: str, args: Any, kwargs: Any) -> list[int] | None:
 def refusal(registry: Registry, part: Part, **sizes: int | None) -> tuple[str | None, int]:
     """Why the constructor of a part refuses its options at these sizes, in its own words, or None; and its parameters.
 
-    Parameters of parts in the part are not counted.
+    Tables that are drawn once are counted with them; parameters of parts in the part are not.
     """
     component = registry[part.kind]
     options = {name: _stand_ins(value) if name == registry.named_parts else value for name, value in part.options().items()}
@@ -79,8 +79,9 @@ def refusal(registry: Registry, part: Part, **sizes: int | None) -> tuple[str | 
         return str(error), 0
     except (RuntimeError, OverflowError, TypeError) as error:  # torch's and Python's own, for sizes whose product overflows
         large = ", ".join(f"{name} = {value}" for name, value in options.items() if isinstance(value, int) and value > LARGE)
-        return f"{part.kind} cannot be made at these sizes ({large}): {str(error).partition(chr(10))[0]}", 0
-    return None, sum(parameter.numel() for parameter in module.parameters())
+        where = f" at these sizes ({large})" if large else ""
+        return f"{part.kind} cannot be made{where}: {str(error).partition(chr(10))[0]}", 0
+    return None, sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _stand_ins(parts: Mapping[str, Part | None]) -> dict[str, nn.Module | None]:

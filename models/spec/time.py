@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
+from configs.limits import LONGEST, WIDEST
 from models.spec.parameters import ParameterFields
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ class TimeSpec(ParameterFields):
     """Time steps 0 to `n_steps` - 1 as sines (`sinusoidal`) or as rows that are learned, `d_time` wide: see `TimeEmbedding`."""
 
     kind: Literal["sinusoidal", "learned"] = "sinusoidal"
-    n_steps: PositiveInt
-    d_time: PositiveInt = 512
+    n_steps: Annotated[PositiveInt, Field(le=LONGEST)]
+    d_time: Annotated[PositiveInt, Field(le=WIDEST)] = 512
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -43,6 +43,8 @@ class CacheShard:
             self._rows = np.frombuffer(hidden.buffers()[1], dtype=np.uint8).reshape(-1, key.row_bytes)[: len(batch)]
         except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise is_damaged(path, str(error)) from None
+        if [column.dtype for column in small] != list(SMALL_COLUMNS.values()):  # the checksum is of bytes, of any type
+            raise is_damaged(path, "its columns are of other types")
         metadata = batch.schema.metadata or {}
         if metadata.get(b"key") != key.fingerprint().encode():
             raise is_damaged(path, f"it should be of the key {key.fingerprint()}, but is of {metadata.get(b'key')!r}")

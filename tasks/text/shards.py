@@ -62,7 +62,9 @@ class TextShard:
             raise damaged_shard(path, f"it has {size} bytes of {entry['bytes']}")
         try:
             with pa.memory_map(str(path)) as file:
-                column = pa.ipc.open_file(file).get_batch(0).column(0)
+                batch = pa.ipc.open_file(file).get_batch(0)
+            batch.validate()  # one that ends outside the file would end the process
+            column = batch.column(0)
             self.offsets: np.ndarray = column.offsets.to_numpy()
             self._values: np.ndarray = column.values.to_numpy()
         except (pa.ArrowException, OSError, ValueError, IndexError, AttributeError) as error:
@@ -74,11 +76,14 @@ class TextShard:
     def values(self) -> np.ndarray:
         """The tokens of all documents, one after the other; document i has those from `offsets[i]` to `offsets[i + 1]`.
 
-        Of a damaged file nothing can be used any more: it is removed, so that the next start has it tokenised again.
+        Of a damaged file nothing can be used any more: it is removed, so that the next start has it tokenised again, if its
+        folder is no link.
         """
         if zlib.crc32(self._values.data) != self._entry["tokens_checksum"]:
+            error, folder = damaged_shard(self.path, "its checksum does not match"), self.path.parent
+            if folder.is_symlink():
+                raise DamagedError(f"{error}; {folder} is a link, and what lies behind one is never removed: remove the link")
             self.path.unlink(missing_ok=True)
-            error = damaged_shard(self.path, "its checksum does not match")
             raise DamagedError(f"{error}; the same command has the files tokenised again, and goes on")
         return self._values
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from configs import ConfigError, read_yaml
+from configs import ConfigError, StackWiseConfig, read_yaml
 from configs.errors import config_error
 from configs.limits import MOST_BLOCKS, MOST_LEVELS
 from configs.load import apply_override, parse_override
@@ -135,6 +135,13 @@ SIZES = {
         "stacks[0].block.mlp: ",
         "(d_ff = 1000000000000000000)",
     ),
+    "a table that is drawn": (
+        {"stacks": [{"n_blocks": 2, "block": {"mixer": {"kind": "kernel_attention", "n_heads": 2, "kernel_dim": 10**12}}}]},
+        "stacks[0].block.mixer: ",
+        "a rack has at most 10,000,000,000,000",
+    ),
+    "time steps": ({"time": {"n_steps": 2**62}}, "time.n_steps: ", "(got 4611686018427387904)"),
+    "channels of a time": ({"time": {"n_steps": 10, "d_time": 2**40}}, "time.d_time: ", "(got 1099511627776)"),
     "a name with a dot": (
         {"stacks": [{"n_blocks": 1, "block": {"mixer": "shared.x"}}]},
         "stacks[0].block.mixer: ",
@@ -154,3 +161,24 @@ def test_a_rack_beyond_a_limit_is_one_message(name):
     assert len(lines) == 1, lines
     assert lines[0].startswith(f"rack: {place}")
     assert told in lines[0]
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize(
+    ("tree", "told"),
+    [
+        ({"model": {"architecture": {"n_stacks": 10**6}}}, "model.architecture.n_stacks: .* 1024 "),
+        ({"model": {"architecture": {"blocks_per_stack": 10**6}}}, "model.architecture.blocks_per_stack: .* 1024 "),
+        ({"model": {"architecture": {"n_stacks": 300}}}, "300 stacks of 4 are 1,200 blocks: a rack has at most 1,024"),
+        ({"model": {"d_model": 10**9}}, r"model.d_model: .*\(got 1000000000\)"),
+        ({"model": {"vocab_size": 10**15}}, "model.vocab_size: "),
+        ({"model": {"max_seq_len": 10**15}}, "model.max_seq_len: "),
+        ({"training": {"progressive": {"num_time_steps": 10**15}}}, "training.progressive.num_time_steps: "),
+        ({"training": {"progressive": {"time_per_stack": 10**15}}}, "training.progressive.time_per_stack: "),
+        ({"training": {"progressive": {"time_embedding_dim": 10**15}}}, "training.progressive.time_embedding_dim: "),
+    ],
+)
+def test_a_configuration_of_the_guide_beyond_a_limit_is_one_message(tree, told):
+    with pytest.raises(ConfigError, match=told) as caught:
+        StackWiseConfig.from_dict(tree).validate()
+    assert len(str(caught.value).splitlines()) == 1

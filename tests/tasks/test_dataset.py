@@ -122,6 +122,23 @@ def test_one_wrong_bit_is_told_and_drawn_again(task, tmp_path, rng, caplog):
     assert len(caplog.messages) > 30  # bits between the parts of a file do no harm
 
 
+@pytest.mark.parametrize("kind", [pa.float64(), pa.uint64(), pa.duration("s")], ids=str)
+def test_columns_of_another_type_are_told_and_drawn_again(task, tmp_path, kind, caplog):
+    """One bit of a header makes them: their bytes are those that were written, and so is the checksum."""
+    drawn = cached(task, **ARGUMENTS, folder=tmp_path)
+    path = only_file(tmp_path)
+    with pa.memory_map(str(path)) as file:
+        batch = pa.ipc.open_file(file).get_batch(0)
+    columns = [pa.FixedSizeListArray.from_arrays(each.flatten().view(kind), each.type.list_size) for each in batch.columns]
+    other = pa.record_batch(columns, names=batch.schema.names).replace_schema_metadata(batch.schema.metadata)
+    path.unlink()
+    with pa.ipc.new_file(str(path), other.schema) as writer:
+        writer.write_batch(other)
+    assert equal(cached(task, **ARGUMENTS, folder=tmp_path), drawn)
+    (told,) = caplog.messages
+    assert re.search(r"damaged: a column is \S+, not int64; its instances are drawn again", told)
+
+
 def test_a_file_with_the_name_of_another_is_told_and_drawn_again(task, tmp_path, caplog):
     drawn = cached(task, **ARGUMENTS, folder=tmp_path)
     right = only_file(tmp_path)

@@ -171,3 +171,12 @@ def test_other_integers_are_the_same_tokens(tmp_path, dtype):
     first, second = (read_split(tmp_path / str(number) / SMALL, RECALL, 4, "test") for number in (0, 1))
     assert first.inputs.dtype == second.inputs.dtype == np.int64
     assert fingerprint_of(first) == fingerprint_of(second)
+
+
+def test_the_order_in_which_an_array_is_written_is_not_its_content(tmp_path):
+    for number, order in enumerate("CF"):
+        named = {name: np.asarray(array, order=order) for name, array in small().items()}
+        write_setting(tmp_path / str(number), SMALL, {"test": named})
+    first, second = (read_split(tmp_path / str(number) / SMALL, RECALL, 4, "test") for number in (0, 1))
+    np.testing.assert_array_equal(first.inputs, second.inputs)
+    assert fingerprint_of(first) == fingerprint_of(second)

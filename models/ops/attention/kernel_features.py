@@ -20,9 +20,11 @@ def draw_frequencies(kernel_type: str, kernel_dim: int, d_head: int, *, seed: in
     """
     if kernel_type == "elu":
         return None
-    # The generator is the CPU's, and so are the numbers, also where the default device is another or has no memory.
+    device, n_frequencies = torch.empty(0).device, kernel_dim if kernel_type == "favor" else kernel_dim // 2
+    if device.type == "meta":  # where a size is asked for, numbers would take what they take
+        return torch.empty(n_frequencies, d_head)
+    # The generator is the CPU's, and so are the numbers, also where the default device is another.
     options = {"generator": torch.Generator().manual_seed(seed), "device": "cpu", "dtype": torch.float64}
-    n_frequencies = kernel_dim if kernel_type == "favor" else kernel_dim // 2
     if kernel_type == "rff_laplacian":
         # The tails are so heavy that the outermost one of n + 1 would be noise: what x is rounded by turns such waves at random.
         share = n_frequencies / (n_frequencies + 1)
@@ -35,7 +37,7 @@ def draw_frequencies(kernel_type: str, kernel_dim: int, d_head: int, *, seed: in
         basis = basis * triangle.diagonal(dim1=-2, dim2=-1).sign()[:, None]
         lengths = torch.randn(n_frequencies, d_head, **options).norm(dim=-1, keepdim=True)  # type: ignore[call-overload]
         drawn = basis.flatten(0, 1)[:n_frequencies] * lengths
-    return drawn.to(torch.get_default_dtype()).to(torch.empty(0).device)
+    return drawn.to(torch.get_default_dtype()).to(device)
 
 
 def scaled_frequencies(frequencies: Tensor, log_scale: Tensor, kernel_type: str) -> Tensor:

@@ -141,6 +141,14 @@ def test_the_error_of_the_estimate_falls_as_one_by_the_root_of_the_features(kern
     assert error(24 * 64) < 0.15
 
 
+@pytest.mark.timeout(5)
+def test_where_shapes_alone_are_asked_for_no_numbers_are_drawn():
+    """A spec is checked so: ten million features would take half a minute, and gigabytes."""
+    with torch.device("meta"):
+        shapes = [draw_frequencies(kind, 10**9, D_HEAD, seed=0).shape for kind in ("favor", "rff_gaussian", "rff_laplacian")]
+    assert shapes == [(10**9, D_HEAD), (5 * 10**8, D_HEAD), (5 * 10**8, D_HEAD)]
+
+
 def test_frequencies_are_orthogonal_and_of_their_seed_alone():
     state = torch.get_rng_state()
     drawn = draw_frequencies("favor", 10, D_HEAD, seed=4)

@@ -108,6 +108,12 @@ def test_an_argument_may_be_a_spec(own):
     assert MIXERS.build(mixer, d_model=4).output.out_features == 4
 
 
+def test_an_error_of_a_constructor_blames_no_sizes(own):
+    path = own(PLAIN.format(argument="*, width: int = 3").replace("super().__init__()", "super().__init__(); None + width"))
+    with pytest.raises(ConfigError, match=r"own_mixer cannot be made: unsupported operand type"):
+        load(RackSpec, path)
+
+
 def test_what_is_not_said_is_measured(own):
     rack = load(RackSpec, own(PLAIN.format(argument="*, width: int = 3")))
     mixer = next(part for part in cost(rack, seq_len=10).parts if part.kind == "own_mixer")

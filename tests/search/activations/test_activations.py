@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from configs import ConfigError
+from configs.records import DamagedError
 from models import RackSpec
 from models.linears.adapters import AdaptedLinear, Adapter
 from search.activations import folder
@@ -26,6 +27,7 @@ from search.activations.choice import Limits, Rates, Reuse, break_even_parameter
 from search.activations.key import CacheKey
 from search.activations.previous_cache import PreviousCache
 from search.activations.rows import Names, RowIndex
+from search.activations.shard import CacheShard, write_shard
 from search.activations.trunk import Trunk, trunk_hash
 from tests.search.ranks import started
 
@@ -479,6 +481,25 @@ def test_a_damaged_file_is_told_and_its_rows_are_computed_again(tmp_path, monkey
     assert rows_on_disk(tmp_path) == before
     (told,) = caplog.messages
     assert f"{file}: damaged: " in told
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.duration("s")], ids=str)
+def test_columns_of_another_type_are_damage(tmp_path, kind):
+    """One bit of a header makes them: their bytes are those that were written, and so is the checksum."""
+    key = CacheKey(trunk_hash="", data="", dtype="float32", time=1, d_model=2)
+    rows, sums = np.arange(16, dtype=np.uint8).reshape(2, 8), np.zeros(2, dtype=np.uint32)
+    path = tmp_path / "shard.arrow"
+    write_shard(path, key, Names.of([5, 6], [0, 1], 2), inputs_checksums=sums, rows=rows)
+    assert CacheShard(path, key).names.pairs() == [(5, 0), (6, 1)]
+    with pa.memory_map(str(path)) as file:
+        batch = pa.ipc.open_file(file).get_batch(0)
+    columns = {**dict(zip(batch.schema.names, batch.columns, strict=True)), "sample_id": batch["sample_id"].view(kind)}
+    other = pa.record_batch(columns).replace_schema_metadata(batch.schema.metadata)
+    path.unlink()
+    with pa.ipc.new_file(str(path), other.schema) as writer:
+        writer.write_batch(other)
+    with pytest.raises(DamagedError, match="its columns are of other types"):
+        CacheShard(path, key)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", b"\xff"])

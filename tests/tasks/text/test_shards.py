@@ -6,13 +6,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
 
 from configs import ConfigError
+from configs.records import DamagedError
 from tasks import IGNORED, TASKS, cached
-from tasks.text.shards import ShardWriter, read_shards, write_index
+from tasks.text.shards import ShardWriter, TextShard, read_shards, write_index
 from tasks.text.text import _opened
 from tasks.text.windows import Windows
 
@@ -130,6 +132,49 @@ def test_damage_is_told_and_the_files_are_tokenised_again(corpus, monkeypatch, n
     _opened.cache_clear()
     np.testing.assert_array_equal(epoch(task), before)
     assert len(caplog.messages) == 1
+
+
+def test_one_wrong_bit_anywhere_is_damage_or_does_no_harm(tmp_path):
+    """Some have a column end far outside of the file: to read it would end the process."""
+    writer = ShardWriter(tmp_path, "train", np.dtype(np.uint8))
+    for n_tokens in (5, 0, 30):
+        writer.add(np.arange(n_tokens) * 7)
+    writer.flush()
+    (entry,) = writer.entries
+    path, copy = tmp_path / entry["file"], tmp_path / "copy.arrow"
+    whole, content = TextShard(path, entry), path.read_bytes()
+    n_damaged = 0
+    for place, bit in product(range(len(content)), range(8)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << bit
+        copy.unlink(missing_ok=True)  # another file: what is mapped is not to change under the one before
+        copy.write_bytes(damaged)
+        try:
+            shard = TextShard(copy, entry)
+            tokens = shard.values
+        except DamagedError:
+            n_damaged += 1
+        else:
+            np.testing.assert_array_equal(shard.offsets, whole.offsets)
+            np.testing.assert_array_equal(tokens, whole.values)
+    assert n_damaged > len(content)
+
+
+def test_what_lies_behind_a_link_is_not_removed_though_it_is_damaged(corpus, tmp_path):
+    before = epoch(task_of(corpus))
+    (folder,) = (corpus.parent / "tokens").glob("text-*")
+    target = folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(target)
+    damage(target / "train-00000.arrow", "flipped")
+    kept = {path.name: path.read_bytes() for path in target.iterdir()}
+    for _ in range(2):
+        _opened.cache_clear()
+        with pytest.raises(DamagedError, match=f"{folder} is a link, .*: remove the link"):
+            epoch(task_of(corpus))
+        assert {path.name: path.read_bytes() for path in target.iterdir()} == kept
+    folder.unlink()
+    _opened.cache_clear()
+    np.testing.assert_array_equal(epoch(task_of(corpus)), before)
 
 
 def test_an_intact_shard_is_read_though_another_is_damaged_only_in_its_tokens(corpus, monkeypatch):

@@ -3,6 +3,7 @@
 import pytest
 
 from configs import GrowthSpec
+from configs.limits import WIDEST
 from models import RackSpec, StackSpec
 from models.growth.new_stack import lora_of, new_stack, progressive_lora_of
 from models.linears.adapters import is_adapter
@@ -42,6 +43,11 @@ def test_sizes_by_pattern(rank_pattern, ranks, alpha_pattern, alphas):
     growth = GrowthSpec(qlora_strategy="progressive", qlora_rank_pattern=rank_pattern, qlora_alpha_pattern=alpha_pattern)
     assert [lora_of(growth, index).rank for index in range(len(ranks))] == ranks
     assert [lora_of(growth, index).alpha for index in range(len(alphas))] == alphas
+
+
+def test_ranks_that_double_end_at_what_no_linear_has():
+    growth = GrowthSpec(qlora_enabled=True, qlora_strategy="progressive", qlora_rank_pattern="increasing")
+    assert lora_of(growth, 1000).rank == lora_of(growth, 100).rank == WIDEST
 
 
 def test_sizes_that_are_the_same_or_said_one_by_one():
