@@ -72,7 +72,9 @@ def outcome(summary: Row) -> Row:
 
 
 def outcome_text(row: Row) -> str:
-    """A rack's outcome in a few words."""
+    """A rack's outcome in a few words: its own (`told`), if it has any."""
     if "error" in row:
         return f"failed: {row['error'].strip().splitlines()[-1]}"
+    if "told" in row:
+        return str(row["told"])
     return f"held-out loss {measured(row['loss'])}, {duration(row['seconds'])}"

@@ -22,11 +22,15 @@ from search.cli.main import add_jobs, add_mad, main
 from search.jobs.table import JOBS, job_run
 from search.runs.interruption import interruptible
 from search.training.devices import use_one_thread
+from tests.models.huggingface.folders import tiny_llama
 
 TINY = Path(__file__).parent / "tiny"
 ALL_JOBS = ("mad", *JOBS)
 NEEDED = {"placement": {"supernet": "supernet"}}
 """By job: the keys that are folders of other jobs' finished runs."""
+
+MADE = {"hybridize": {"model": lambda work: tiny_llama(work / "model")}}
+"""By job: the keys that are what is made here."""
 
 OF_THE_CLOCK = {"seconds", "best_seconds", "step_ms", "cache_fill_seconds", "peak_bytes", "milliseconds", "checksum"}
 OF_THE_DISK = {"cache_fill_forwards"}
@@ -37,7 +41,7 @@ NOT_COMPARED = re.compile(r"\.lock$|\.png$|/caches/|/candidates/|moments\.safete
 
 def command(job, out, work, *overrides):
     """The words of a job's command line; the runs that it needs are made in `work` first."""
-    given = []
+    given = [f"{key}={make(work)}" for key, make in MADE.get(job, {}).items()]
     for key, other in NEEDED.get(job, {}).items():
         folder = work / f"needed-{other}"
         if not (folder / "results.json").exists():

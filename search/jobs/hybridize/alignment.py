@@ -108,7 +108,7 @@ def _aligned(
     with torch.no_grad():
         wanted = torch.cat([attention(rows) for rows in seen.split(spec.align.batch_size)])
     tensors: dict[str, Tensor] = {}
-    row: Row = {"layer": spec.layer}
+    row: Row = {"status": "finished", "layer": spec.layer}
     for name, part in spec.mixers.items():
         mixer = _with_weights(part, spec.d_model, _below(given, name), device)
         before = _error(mixer, seen, wanted, spec.align.batch_size)
@@ -118,8 +118,9 @@ def _aligned(
         kept = checkpoint.weights(mixer) if is_better else _below(given, name)
         tensors |= {f"{name}.{key}": tensor for key, tensor in kept.items()}
         row |= {f"before.{name}": before, f"after.{name}": after if is_better else before}
-        tell({"step": len(tensors), **{key: value for key, value in row.items() if key.endswith(name)}})
-    return tensors, row
+        tell({"step": len(row), **{key: value for key, value in row.items() if key.endswith(name)}})
+    told = (f"{name} {row[f'before.{name}']:.3f} -> {row[f'after.{name}']:.3f}" for name in spec.mixers)
+    return tensors, {**row, "told": f"relative error of {', '.join(told)}"}
 
 
 def _fit(mixer: Mixer, seen: Tensor, wanted: Tensor, spec: LayerAlignmentSpec, is_interrupted: Callable[[], bool]) -> None:

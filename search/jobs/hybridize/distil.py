@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs import ConfigError
 from configs.records import Row, kept_json, write_json
 from models import Placement, Rack, RackSpec, Supernet, placement_text
 from models.assembly.assemble import without_memory
@@ -110,15 +109,22 @@ class Measurement:
             write_json(folder / MEASURED, {"fingerprint": key, **found})
         return found
 
+    def of_placement(self, source: Path, placement: Placement) -> dict[str, float]:
+        """The same of a placement of the supernet in a folder, as it is there."""
+        supernet = load_supernet(source, self.device)
+        assert isinstance(supernet, Supernet)  # it has choices
+        return self.of(supernet.extract(placement))
+
     def of_model(self) -> dict[str, float]:
-        """Loss of the trained model itself; its KL is 0."""
-        kept = kept_json(self.out / START / MEASURED, self.say, fingerprint=self._key(self.out / START))
+        """Loss of the trained model itself, kept beside its weights; its KL is 0."""
+        folder = self.out / START
+        kept = kept_json(folder / MEASURED, self.say, fingerprint=self._key(folder))
         if kept is not None:
             return {name: kept[name] for name in ("kl", "loss")}
-        model = load_supernet(self.out / START, self.device)
+        model = load_supernet(folder, self.device)
         assert isinstance(model, Supernet)  # it has choices
         found = {**self.of(model.extract(model.main)), "kl": 0.0}
-        write_json(self.out / START / MEASURED, {"fingerprint": self._key(self.out / START), **found})
+        write_json(folder / MEASURED, {"fingerprint": self._key(folder), **found})
         return found
 
     @torch.no_grad()
@@ -167,31 +173,30 @@ class Distillation:
     def run(self, placements: Iterable[Placement], backend: Backend, say: Say) -> dict[Placement, Distilled]:
         """Distil every placement with every seed, as far as the folders do not hold them yet, and measure them.
 
-        The model itself needs no distillation and is not there.
+        One of which nothing trains (nothing stands where it differs from the model) is measured as it is.
         """
-        chosen = [each for each in dict.fromkeys(placements) if changed_blocks(self.space, each)]
+        chosen = list(dict.fromkeys(placements))
         pairs = [(placement, seed) for placement in chosen for seed in self.spec.distil.seeds]
-        runs = {pair: self.run_spec(*pair) for pair in pairs}
+        runs = {pair: run for pair in pairs if (run := self.run_spec(*pair)) is not None}
         names = {pair: run_name(pair[0], run) for pair, run in runs.items()}
         summaries = backend.train_racks({names[pair]: run for pair, run in runs.items()}, self.out / RACKS, self.spec.distil)
         measurement = Measurement(self.spec, self.out, say)
-        own = {placement: [names[placement, seed] for seed in self.spec.distil.seeds] for placement in chosen}
-        return {placement: self._measured(placement, own[placement], summaries, measurement) for placement in chosen}
+        found = {}
+        for placement in chosen:
+            own = [names[placement, seed] for seed in self.spec.distil.seeds if (placement, seed) in names]
+            found[placement] = self._measured(placement, own, summaries, measurement)
+        return found
 
-    def run_spec(self, placement: Placement, seed: int) -> SupernetSpec:
-        """The training of one placement."""
+    def run_spec(self, placement: Placement, seed: int) -> SupernetSpec | None:
+        """The training of one placement; None if nothing of it trains."""
         distil, placed = self.spec.distil, self.space.place(placement)
         names = [name for name, _ in without_memory(placed).named_parameters()]
         changed = changed_blocks(self.space, placement)
-        globs = [
-            glob.replace(CHANGED_LAYERS, block)
-            for glob in distil.trains
-            for block in (changed if CHANGED_LAYERS in glob else [""])
-        ]
+        globs = [glob.replace(CHANGED_LAYERS, block) for glob in distil.trains for block in changed]
         # A layer that goes without a mixer has nothing that could train.
-        trains = [glob for glob in globs if any(fnmatchcase(name, glob) for name in names)]
+        trains = [glob for glob in dict.fromkeys(globs) if any(fnmatchcase(name, glob) for name in names)]
         if not trains:
-            raise ConfigError(f"distil.trains: nothing of {placement_text(placement)} is called {', '.join(distil.trains)}")
+            return None
         return training_spec(
             self.spec,
             placed,
@@ -210,6 +215,8 @@ class Distillation:
         folders = [self.out / RACKS / name for name in names]
         errors = [str(summaries[name]["error"]) for name in names if summaries[name].get("error")]
         rows = [] if errors else [measurement.of_folder(folder) for folder in folders]
+        if not names:
+            rows = [measurement.of_placement(self.source, placement)]
         if not all(math.isfinite(row["kl"]) for row in rows):
             errors = ["the KL divergence on test data is no finite number"]
         return Distilled(

@@ -1,12 +1,14 @@
 """The job `hybridize`: a trained model, its space, alignment, search under budgets, distillation of what was found and rivals."""
 
 from contextlib import nullcontext
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from configs.records import Row, write_json
 from models import Placement, RackSpec, Supernet
+from models.assembly.assemble import without_memory
 from search.evaluation.evaluator import Evaluator
 from search.jobs.backend import Backend
 from search.jobs.hybridize.distil import Distillation, Measurement, ranking, single_effects, training_spec
@@ -92,13 +94,20 @@ def _supernet(spec: HybridizeSpec, space: RackSpec, out: Path, backend: Backend)
         "eval_every": stage.n_steps,
         "lr": stage.lr,
         "weight_decay": 0.0,
-        "trains": list(stage.trains),
+        "trains": list(stage.trains or _stand_ins(spec, space)),
         "workers": stage.workers.to_dict(),
         "initialise_from": str(out / START),
         "teacher": {"source": str(out / START), "weight": 1.0},
     }
     backend.train_supernet(training_spec(spec, space, **given), out / SUPERNET)
     return out / SUPERNET
+
+
+def _stand_ins(spec: HybridizeSpec, space: RackSpec) -> list[str]:
+    """Globs of all that may stand in for a part of the model, and has something to learn."""
+    names = [name for name, _ in without_memory(space).named_parameters()]
+    globs = [f"*.{part}.mixers.{name}.*" for part, own in (("mixer", spec.choices), ("mlp", spec.mlp_choices)) for name in own]
+    return [glob for glob in globs if any(fnmatchcase(name, glob) for name in names)]
 
 
 def _distilled_budgets(spec: HybridizeSpec, found: PlacementResults) -> list[BudgetResult]:

@@ -30,7 +30,7 @@ class HybridRow:
     @property
     def kl(self) -> float:
         """To the model, on the data of the search, in nats."""
-        return math.nan if self.scored.score is None else -self.scored.score
+        return math.nan if self.scored.score is None else max(0.0, -self.scored.score)  # rounding may go below
 
     def to_dict(self) -> Row:
         """Plain values for JSON."""

@@ -46,13 +46,17 @@ class AlignSpec(IsolationSpec):
 
 
 class SupernetStageSpec(Spec):
-    """Stochastic training of the space, from the aligned mixers, with the trained model as teacher, before the search."""
+    """Stochastic training of the space, from the aligned mixers, with the trained model as teacher, before the search.
+
+    `trains` are globs of the parameters' names; null is all that may stand in: the model itself stays as it is, and is what
+    the search measures from.
+    """
 
     outside_fingerprint: ClassVar = ("workers",)
     n_steps: PositiveInt
     batch_size: PositiveInt | None = None
     lr: PositiveFloat = 1e-4
-    trains: Annotated[tuple[str, ...], Field(min_length=1)] = ("*.mixer.mixers.*",)
+    trains: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     workers: WorkersSpec = WorkersSpec()
 
 

@@ -79,11 +79,11 @@ def finished(spec: SupernetSpec, out: Path, say: Say) -> Row | None:
             for path in (weights, history, results):
                 path.unlink(missing_ok=True)
         return None
+    (out / CHECKPOINT).unlink(missing_ok=True)  # a kill may have come before
     try:
         is_whole = read_rows(history) == (state["history"], 0)
         found = read_json(results)
         if is_whole and found == state["results"]:
-            (out / CHECKPOINT).unlink(missing_ok=True)  # a kill may have come before
             return found
         told = f"{history if found == state['results'] else results}: is not what this run has written"
     except DamagedError as error:

@@ -246,6 +246,7 @@ def test_a_kill_between_the_last_step_and_the_results_costs_no_step(tmp_path, mo
     trained = stop_before(-1, raise_killed, monkeypatch)
     train_into(out, spec)
     assert trained == []
+    assert not (out / "checkpoint.safetensors").exists()
     assert_same_run(whole, out)
 
 
