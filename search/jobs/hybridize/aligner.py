@@ -13,7 +13,7 @@ from models.mixers.attention import Attention
 from models.rack.choice import Choice
 from search.jobs.backend import Backend
 from search.jobs.hybridize.alignment import OWN, SEEN, LayerAlignmentSpec
-from search.jobs.hybridize.space import ATTENTION
+from search.jobs.hybridize.space import OWN_MIXER
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.runs.errors import RunError
 from search.runs.report import Say
@@ -76,7 +76,7 @@ class Aligner:
             inputs_fingerprint=self.fingerprint,
             layer=layer,
             d_model=self.supernet.space.d_model,
-            attention=part.mixers[ATTENTION],
+            attention=part.mixers[OWN_MIXER],
             mixers={name: part.mixers[name] for name in self.new[layer]},
             align=self.spec.align,
             seed=self.spec.seed,
@@ -86,7 +86,7 @@ class Aligner:
     @torch.no_grad()
     def _calibrate(self, choice: Choice, names: list[str], seen: Tensor) -> None:
         """Sinks of a window start from the mean score of the first token: they stand for it once it is out of sight."""
-        own: Any = choice.get(ATTENTION)
+        own: Any = choice.get(OWN_MIXER)
         for name in names:
             part: Any = choice.get(name)
             part.sinks.copy_(own.first_token_logits(seen.to(part.sinks.dtype), beyond=part.window or 1))
@@ -111,8 +111,8 @@ class Aligner:
         for layer in layers:
             named: Mapping[str, nn.Module | None] = dict(self.choices[layer].named())
             tensors = {
-                f"{OWN if name == ATTENTION else name}.{key}": tensor
-                for name in (ATTENTION, *self.new.get(layer, ()))
+                f"{OWN if name == OWN_MIXER else name}.{key}": tensor
+                for name in (OWN_MIXER, *self.new.get(layer, ()))
                 if (part := named[name]) is not None
                 for key, tensor in checkpoint.weights(part).items()
             }
@@ -143,5 +143,5 @@ def _is_new(part: nn.Module | None) -> bool:
 
 
 def _has_new_sinks(choice: Choice, name: str) -> bool:
-    part, own = choice.get(name), choice.get(ATTENTION)
+    part, own = choice.get(name), choice.get(OWN_MIXER)
     return isinstance(part, Attention) and isinstance(own, Attention) and part.sinks is not None and own.sinks is None

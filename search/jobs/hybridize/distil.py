@@ -28,7 +28,7 @@ from search.training.devices import autocast, resolve_device
 from search.training.mixture import Mixture
 from tasks import IGNORED
 
-RACKS, MEASURED = "racks", "test.json"
+DISTILLED, MEASURED = "racks", "test.json"
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Distillation:
         pairs = [(placement, seed) for placement in chosen for seed in self.spec.distil.seeds]
         runs = {pair: run for pair in pairs if (run := self.run_spec(*pair)) is not None}
         names = {pair: run_name(pair[0], run) for pair, run in runs.items()}
-        summaries = backend.train_racks({names[pair]: run for pair, run in runs.items()}, self.out / RACKS, self.spec.distil)
+        summaries = backend.train_racks({names[pair]: run for pair, run in runs.items()}, self.out / DISTILLED, self.spec.distil)
         measurement = Measurement(self.spec, self.out, say)
         found = {}
         for placement in chosen:
@@ -212,7 +212,7 @@ class Distillation:
     def _measured(
         self, placement: Placement, names: list[str], summaries: Mapping[str, Row], measurement: Measurement
     ) -> Distilled:
-        folders = [self.out / RACKS / name for name in names]
+        folders = [self.out / DISTILLED / name for name in names]
         errors = [str(summaries[name]["error"]) for name in names if summaries[name].get("error")]
         rows = [] if errors else [measurement.of_folder(folder) for folder in folders]
         if not names:

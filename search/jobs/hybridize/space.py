@@ -14,7 +14,7 @@ from models.spec.meta_device import FastMeta
 from models.supernet.from_attention import PROJECTIONS
 from search.jobs.hybridize.spec import Choices
 
-ATTENTION, MLP = "attention", "mlp"
+OWN_MIXER, OWN_MLP = "attention", "mlp"
 """The names of the model's own parts."""
 
 
@@ -29,10 +29,10 @@ def space_of(rack: RackSpec, choices: Choices, mlp_choices: Choices) -> RackSpec
         blocks = []
         for block in stack.expanded():
             made = block.to_dict()
-            if choices and made["mixer"] is not None and made["mixer"]["kind"] == ATTENTION:
-                made["mixer"] = _choice(ATTENTION, made["mixer"], choices, rack.d_model)
+            if choices and made["mixer"] is not None and made["mixer"]["kind"] == OWN_MIXER:
+                made["mixer"] = _choice(OWN_MIXER, made["mixer"], choices, rack.d_model)
             if mlp_choices and made["mlp"] is not None:
-                made["mlp"] = _choice(MLP, made["mlp"], mlp_choices, rack.d_model)
+                made["mlp"] = _choice(OWN_MLP, made["mlp"], mlp_choices, rack.d_model)
             blocks.append(made)
         tree["stacks"][index] = {**stack.own_fields(), "blocks": blocks}
     try:
@@ -45,7 +45,7 @@ def space_of(rack: RackSpec, choices: Choices, mlp_choices: Choices) -> RackSpec
 
 
 def _choice(own_name: str, own: dict[str, Any], choices: Choices, d_model: int) -> dict[str, Any]:
-    key: Location = ("choices",) if own_name == ATTENTION else ("mlp_choices",)
+    key: Location = ("choices",) if own_name == OWN_MIXER else ("mlp_choices",)
     parts = {own_name: own}
     for name, given in choices.items():
         with below(*key, name):
@@ -58,7 +58,7 @@ def _stand_in(own_name: str, own: Mapping[str, Any], given: Mapping[str, Any], d
     kind = given.get("kind", own["kind"])
     if kind == own["kind"]:
         return {**own, **given}
-    registry = MIXERS if own_name == ATTENTION else CHANNEL_MIXERS
+    registry = MIXERS if own_name == OWN_MIXER else CHANNEL_MIXERS
     try:
         options = registry.spec_of(kind).model_fields if kind in registry else {}
         alike: dict[str, Any] = {name: own[name] for name in ("n_heads", "d_ff") if name in options and own.get(name) is not None}
