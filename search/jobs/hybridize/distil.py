@@ -33,10 +33,14 @@ DISTILLED, MEASURED = "racks", "test.json"
 
 @dataclass(frozen=True)
 class Distilled:
-    """What became of a placement: KL to the model and loss on test data, in nats, a value a seed; or why it failed."""
+    """What became of a placement: KL to the model and loss on test data, in nats, a value a seed; or why it failed.
+
+    `kl_before` is that of the placement as the search found it, on the same data.
+    """
 
     placement: Placement
     folders: tuple[str, ...]
+    kl_before: float
     kl: tuple[float, ...]
     losses: tuple[float, ...]
     seconds: float
@@ -60,6 +64,7 @@ class Distilled:
     def to_dict(self) -> Row:
         """Plain values for JSON."""
         return {
+            "kl_before": self.kl_before,
             "kl_distilled": None if self.error else self.mean_kl,
             "kl_distilled_error": self.standard_error,
             "loss": None if self.error else statistics.fmean(self.losses),
@@ -94,7 +99,9 @@ class Measurement:
         self.spec, self.out, self.say = spec, out, say
         self.device = resolve_device(spec.distil.train.device)
         self._reference: Reference | None = None
-        self._batches: list[Batch] | None = None
+        self._batches: list[Batch] = []
+        self._model: Supernet | None = None
+        self._supernet: Supernet | Rack | None = None
 
     def of_folder(self, folder: Path) -> dict[str, float]:
         """KL to the model and loss of a distilled rack, kept beside its weights."""
@@ -110,22 +117,24 @@ class Measurement:
         return found
 
     def of_placement(self, source: Path, placement: Placement) -> dict[str, float]:
-        """The same of a placement of the supernet in a folder, as it is there."""
-        supernet = load_supernet(source, self.device)
-        assert isinstance(supernet, Supernet)  # it has choices
-        return self.of(supernet.extract(placement))
+        """The same of a placement of the supernet in a folder, as it is there; kept beside that one's weights."""
+        path, text = source / MEASURED, placement_text(placement)
+        kept = kept_json(path, self.say, fingerprint=self._key(source)) or {"fingerprint": self._key(source)}
+        if text not in kept:
+            if self._supernet is None:
+                self._supernet = load_supernet(source, self.device)
+            assert isinstance(self._supernet, Supernet)  # it has choices
+            kept[text] = self.of(self._supernet.extract(placement))
+            if all(map(math.isfinite, kept[text].values())):
+                write_json(path, kept)
+        found: dict[str, float] = kept[text]
+        return found
 
     def of_model(self) -> dict[str, float]:
-        """Loss of the trained model itself, kept beside its weights; its KL is 0."""
-        folder = self.out / START
-        kept = kept_json(folder / MEASURED, self.say, fingerprint=self._key(folder))
-        if kept is not None:
-            return {name: kept[name] for name in ("kl", "loss")}
-        model = load_supernet(folder, self.device)
-        assert isinstance(model, Supernet)  # it has choices
-        found = {**self.of(model.extract(model.main)), "kl": 0.0}
-        write_json(folder / MEASURED, {"fingerprint": self._key(folder), **found})
-        return found
+        """Loss of the trained model itself; its KL is 0."""
+        self._prepared()
+        assert self._model is not None  # it has just been loaded
+        return self.of(self._model.extract(self._model.main))
 
     @torch.no_grad()
     def of(self, rack: Rack) -> dict[str, float]:
@@ -145,13 +154,14 @@ class Measurement:
         return {"kl": kl / n_asked, "loss": loss / n_asked}
 
     def _prepared(self) -> tuple[Reference, list[Batch]]:
-        if self._reference is None or self._batches is None:
+        if self._reference is None:
             distil = self.spec.distil
             mixture = Mixture(self.spec.data, seed=self.spec.seed, device=self.device)
             drawn = mixture.evaluation(distil.n_test_batches, distil.test_batch_size, "test")
             self._batches = [batch for own in thinned(drawn, self.spec.search.positions_per_row).values() for batch in own]
             model = load_supernet(self.out / START, self.device)
             assert isinstance(model, Supernet)  # it has choices
+            self._model = model
             with torch.no_grad(), autocast(self.device, distil.train.precision):
                 kept = KeptLogits.of(main_of(model), self._batches, 2**62)
             assert kept is not None  # there is no limit
@@ -214,14 +224,14 @@ class Distillation:
     ) -> Distilled:
         folders = [self.out / DISTILLED / name for name in names]
         errors = [str(summaries[name]["error"]) for name in names if summaries[name].get("error")]
-        rows = [] if errors else [measurement.of_folder(folder) for folder in folders]
-        if not names:
-            rows = [measurement.of_placement(self.source, placement)]
+        before = measurement.of_placement(self.source, placement)
+        rows = [] if errors else [measurement.of_folder(folder) for folder in folders] if names else [before]
         if not all(math.isfinite(row["kl"]) for row in rows):
             errors = ["the KL divergence on test data is no finite number"]
         return Distilled(
             placement,
             folders=tuple(map(str, folders)),
+            kl_before=before["kl"],
             kl=tuple(row["kl"] for row in rows),
             losses=tuple(row["loss"] for row in rows),
             seconds=sum(float(summaries[name].get("seconds") or 0.0) for name in names),
