@@ -3,7 +3,7 @@
 import hashlib
 import json
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -132,7 +132,7 @@ class TextSamples:
     has_pads_before_tokens = False
 
     def __init__(self, task: Text, *, seed: int, n_train: int | None = None, n_validation: int | None = None) -> None:
-        self.vocab_size, self.seq_len = task.vocab_size, task.seq_len
+        self.vocab_size, self.seq_len = cast("int", task.vocab_size), task.seq_len  # null as an option alone
         self._task, self._seed = task, seed
         self._n_wanted: dict[Split, int | None] = {"train": n_train, "validation": n_validation}
         for split, n_wanted in self._n_wanted.items():

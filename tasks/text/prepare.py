@@ -7,8 +7,9 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from configs.records import DamagedError
 from configs.storage import held_lock, is_out_of_room, refuse_links
 from tasks.checks import SPLITS
 from tasks.task import Split
-from tasks.text.corpus import by_content, documents
+from tasks.text.corpus import TextFile, by_content, documents
 from tasks.text.shards import ShardWriter, TextShard, read_shards, write_index
-from tasks.text.tokens import Bpe, Bytes, Tokens
+from tasks.text.tokens import Bpe, Tokens
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What tokens depend on beside the content of files."""
+    """What tokens depend on beside the content of files. `tokenizer` is `bytes`, `bpe` or the fingerprint of a model's."""
 
     field: str
     tokenizer: str
@@ -46,15 +47,23 @@ class Recipe:
     max_bytes: int | None
 
 
-def prepare(paths: Sequence[Path], recipe: Recipe, parent: Path) -> tuple[Path, dict[str, list[TextShard]]]:
+def prepare(
+    files: Sequence[TextFile], recipe: Recipe, parent: Path, tokens: Tokens | None
+) -> tuple[Path, dict[str, list[TextShard]]]:
     """The folder of tokens of the files, made if it is not there yet, and what lies in it; what is damaged is made again.
+
+    Args:
+        files: the files.
+        recipe: how they become tokens.
+        parent: where the folder is.
+        tokens: the tokenizer; None has a BPE trained on the files.
 
     Raises:
         ConfigError: for files that cannot be read or hold no text, and a folder that cannot be written.
     """
-    hashed = by_content(paths)
+    hashed = by_content(files)
     content = hashlib.sha256("\n".join(name for name, _ in hashed).encode()).hexdigest()
-    version = tokenizers.__version__ if recipe.tokenizer == "bpe" else None
+    version = tokenizers.__version__ if recipe.tokenizer != "bytes" else None
     identity = {"format": _FORMAT, "content": content, "tokenizers": version, **asdict(recipe)}
     folder = parent / f"text-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]}"
     try:
@@ -64,16 +73,16 @@ def prepare(paths: Sequence[Path], recipe: Recipe, parent: Path) -> tuple[Path, 
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with held_lock(parent / f".{folder.name}.lock", waits=True):
-            _make(folder, [path for _, path in hashed], recipe, identity, reason)
+            _make(folder, identity, partial(_write, [file for _, file in hashed], recipe, identity, tokens), reason)
         return folder, read_shards(folder, identity)
     except OSError as error:
         if is_out_of_room(error):
             raise
-        key = "files" if str(error.filename) in map(str, paths) else "folder"
+        key = "files" if str(error.filename) in [str(file.path) for file in files] else "folder"
         raise ConfigError(f"{key}: {error.filename or folder}: cannot be read or written: {error.strerror}") from None
 
 
-def _make(folder: Path, paths: Sequence[Path], recipe: Recipe, identity: dict[str, Any], damage: str | None) -> None:
+def _make(folder: Path, identity: dict[str, Any], write: Callable[[Path], None], damage: str | None) -> None:
     """Make the folder; one that is there and damaged gets its files anew, each in the place of the one before."""
     with contextlib.suppress(DamagedError):
         read_shards(folder, identity)
@@ -83,38 +92,37 @@ def _make(folder: Path, paths: Sequence[Path], recipe: Recipe, identity: dict[st
         if folder.is_symlink():
             raise ConfigError(f"{damage}; {folder} is a link, and what lies behind one is never written to: remove the link")
         _LOG.warning("%s; the files are tokenised again", damage)
-        _write(folder, paths, recipe, identity)
+        write(folder)
         return
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # a kill may have left one
     unfinished.mkdir()
     try:
-        _write(unfinished, paths, recipe, identity)
+        write(unfinished)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write(folder: Path, paths: Sequence[Path], recipe: Recipe, identity: dict[str, Any]) -> None:
+def _write(files: Sequence[TextFile], recipe: Recipe, identity: dict[str, Any], tokens: Tokens | None, folder: Path) -> None:
     def read() -> Iterator[bytes]:
         limits = {"max_documents": recipe.max_documents, "max_bytes": recipe.max_bytes}
-        return (document for document in documents(paths, field=recipe.field, **limits) if document)
+        return (document for document in documents(files, field=recipe.field, **limits) if document)
 
     if next(read(), None) is None:
-        given = ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
+        given = ", ".join(str(file.path) for file in files[:3]) + (", ..." if len(files) > 3 else "")
         raise ConfigError(
             f"files: no text in {given} (within max_documents={recipe.max_documents}, max_bytes={recipe.max_bytes})"
         )
-    tokens: Tokens = Bytes()
-    if recipe.tokenizer == "bpe":
+    if tokens is None:
         shown = _counted(read(), "read for the tokenizer")
-        tokens = Bpe.trained(
-            (document for document in shown if split_of(document, recipe.validation_fraction) == "train"), recipe.vocab_size
-        )
-        tokens.save(folder / TOKENIZER_FILE)
+        ours = (document for document in shown if split_of(document, recipe.validation_fraction) == "train")
+        trained = Bpe.trained(ours, recipe.vocab_size)
+        trained.save(folder / TOKENIZER_FILE)
+        tokens = trained
     dtype = np.dtype(np.uint16 if tokens.vocab_size <= 2**16 else np.uint32)
     writers = {split: ShardWriter(folder, split, dtype) for split in SPLITS}
-    separator = [tokens.vocab_size - 1]
+    separator = [tokens.separator]
     for batch in _batches(_counted(read(), "tokenised")):
         for document, encoded in zip(batch, tokens.encode(batch), strict=True):
             writers[split_of(document, recipe.validation_fraction)].add(np.concatenate([encoded, separator]))

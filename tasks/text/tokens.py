@@ -18,9 +18,16 @@ N_BYTES = 256
 
 
 class Tokens(Protocol):
-    """Documents to tokens. The last token of the vocabulary, `vocab_size - 1`, stands between documents; no text gives it."""
+    """Documents to tokens. `separator` stands after each document and `start` before; no text gives one of them."""
 
     vocab_size: int
+    separator: int
+    start: int
+
+    @property
+    def fingerprint(self) -> str:
+        """What it is told from others by, in the name of a folder; for one trained on the files its kind is enough."""
+        ...
 
     def encode(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         """The tokens [n] int64 of each document, which is UTF-8."""
@@ -35,6 +42,8 @@ class Bytes:
     """Each byte is its own token."""
 
     vocab_size = N_BYTES + 1
+    separator = start = N_BYTES
+    fingerprint = "bytes"
 
     def encode(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         """As the contract says."""
@@ -48,9 +57,12 @@ class Bytes:
 class Bpe:
     """Pairs of bytes, merged by how often they are neighbours (Sennrich et al. 2016), within words as GPT-2 splits them."""
 
+    fingerprint = "bpe"
+
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.vocab_size = tokenizer.get_vocab_size() + 1
+        self.separator = self.start = tokenizer.get_vocab_size()
+        self.vocab_size = self.separator + 1
 
     @classmethod
     def trained(cls, documents: Iterable[bytes], vocab_size: int) -> Bpe:
@@ -86,13 +98,18 @@ class Bpe:
 
     def encode(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         """As the contract says."""
-        with _no_threads():
-            encodings = self.tokenizer.encode_batch_fast([document.decode() for document in documents])
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        return encode_with(self.tokenizer, documents)
 
     def decode(self, tokens: np.ndarray) -> str:
         """As the contract says."""
-        return str(self.tokenizer.decode(tokens[tokens < self.vocab_size - 1].tolist()))
+        return str(self.tokenizer.decode(tokens[tokens < self.separator].tolist()))
+
+
+def encode_with(tokenizer: Tokenizer, documents: Sequence[bytes]) -> list[np.ndarray]:
+    """The tokens [n] int64 of each document, without what a tokenizer puts around texts."""
+    with _no_threads():
+        encodings = tokenizer.encode_batch_fast([document.decode() for document in documents], add_special_tokens=False)
+    return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
 
 @contextmanager

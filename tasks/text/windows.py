@@ -11,13 +11,14 @@ from tasks.text.shards import TextShard
 class Windows:
     """The windows of `seq_len` tokens into which documents are cut, counted through all shards of a split.
 
-    A document is its tokens between two separators. Window i of it has as inputs the tokens [i * seq_len, (i + 1) * seq_len) of
-    that row, and as targets the ones that follow: from the first token, asked at a separator, to the separator after the last.
+    A document is its tokens between `start` and a separator. Window i of it has as inputs the tokens [i * seq_len,
+    (i + 1) * seq_len) of that row, and as targets the ones that follow: from the first token, asked at `start`, to the separator
+    after the last, which the shards hold.
     What a document's last window lacks is padded with zeros that are not asked.
     """
 
-    def __init__(self, shards: Sequence[TextShard], seq_len: int, separator: int) -> None:
-        self._shards, self._seq_len, self._separator = shards, seq_len, separator
+    def __init__(self, shards: Sequence[TextShard], seq_len: int, start: int) -> None:
+        self._shards, self._seq_len, self._start = shards, seq_len, start
         lengths = [np.diff(shard.offsets) for shard in shards]
         self._first_windows = np.cumsum(np.concatenate([[0], *(-(-length // seq_len) for length in lengths)]))
         self._first_documents = np.cumsum([0, *map(len, lengths)])
@@ -42,5 +43,5 @@ class Windows:
         first = shard.offsets[documents] + places * self._seq_len - 1
         index = first[:, None] + np.arange(self._seq_len + 1)
         tokens = shard.values[index.clip(0, len(shard.values) - 1)].astype(np.int64)
-        tokens[places == 0, 0] = self._separator
+        tokens[places == 0, 0] = self._start
         return tokens, index[:, 1:] < shard.offsets[documents + 1][:, None]

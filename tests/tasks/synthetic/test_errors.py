@@ -41,7 +41,7 @@ BROKEN = [
     ("addition", {"vocab_size": 3}, "vocab_size must be an integer, at least 4; got 3"),
     ("text", {"vocab_size": 256}, "vocab_size must be 257 with tokenizer bytes.* got 256"),
     ("text", {"vocab_size": 257, "tokenizer": "bpe"}, "vocab_size must be over 257 with tokenizer bpe.* got 257"),
-    ("text", {"tokenizer": "words"}, "tokenizer must be one of bytes, bpe; got 'words'"),
+    ("text", {"tokenizer": "words"}, "tokenizer must be one of bytes, bpe, or {model: PATH}; got 'words'"),
     ("text", {"validation_fraction": 0.5}, "0 <= validation_fraction < 0.5; got 0.5"),
     ("text", {"files": ()}, r"files must be a path, .* got \(\)"),
     ("text", {"files": ["a.txt", 3]}, r"files must be a path, .* got \('a.txt', 3\)"),

@@ -11,7 +11,7 @@ import pytest
 
 from configs import ConfigError
 from tasks import TASKS
-from tasks.text.corpus import by_content, documents, find_files
+from tasks.text.corpus import TextFile, by_content, documents, find_files
 from tasks.text.prepare import split_of
 
 DOCUMENTS = ["one", "two\nlines\r\n", "naïve ☃ 你好 😀", "x" * 300, "one", "\x00\x1b tab\t"]
@@ -46,7 +46,7 @@ def epoch(task, split="train"):
 
 def read(paths, **limits):
     limits = {"max_documents": None, "max_bytes": None, **limits}
-    return [document.decode() for document in documents(paths, field="text", **limits)]
+    return [document.decode() for document in documents(map(TextFile.by_suffix, paths), field="text", **limits)]
 
 
 def test_all_formats_hold_the_same_documents(tmp_path):
@@ -129,7 +129,7 @@ def test_paths_folders_and_globs_find_files(tmp_path):
         (tmp_path / name).write_text(name)
 
     def found(*given):
-        return {path.relative_to(tmp_path).as_posix() for path in find_files([str(tmp_path / name) for name in given])}
+        return {file.path.relative_to(tmp_path).as_posix() for file in find_files([str(tmp_path / name) for name in given])}
 
     assert found("a.txt") == {"a.txt"}
     assert found("") == {"a.txt", "b.md", "deep/er/c.txt"}
@@ -140,9 +140,9 @@ def test_paths_folders_and_globs_find_files(tmp_path):
 
 def test_the_standard_library_is_a_corpus_without_what_others_installed():
     files = find_files(["stdlib"])
-    assert {"argparse.py", "_collections_abc.py"} <= {path.name for path in files}
-    assert not any(part in ("site-packages", "test") for path in files for part in path.parts)
-    assert len(read([path for _, path in by_content(files)])) == len(files)
+    assert {"argparse.py", "_collections_abc.py"} <= {file.path.name for file in files}
+    assert not any(part in ("site-packages", "test") for file in files for part in file.path.parts)
+    assert len(read([file.path for _, file in by_content(files)])) == len(files)
 
 
 def test_limits_take_the_first_documents_and_splits_stay_what_they_were(tmp_path):

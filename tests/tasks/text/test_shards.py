@@ -92,7 +92,7 @@ def test_tokens_of_a_large_vocabulary_take_four(tmp_path):
     writer = ShardWriter(tmp_path, "train", np.dtype(np.uint32))
     writer.add(np.array([3, 70_000, 99_999]))
     write_index(tmp_path, [writer], {})
-    examples = Windows(read_shards(tmp_path, {})["train"], seq_len=4, separator=99_999).gather(np.array([0]))
+    examples = Windows(read_shards(tmp_path, {})["train"], seq_len=4, start=99_999).gather(np.array([0]))
     assert examples.inputs.tolist() == [[99_999, 3, 70_000, 0]]
     assert examples.targets.tolist() == [[3, 70_000, 99_999, IGNORED]]
 
