@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 from tokenizers import Tokenizer
 
 from configs import ConfigError
+from configs.trained_model import model_path
 from tasks.text.gguf_metadata import TOKENIZER_KEYS, tokenizer_metadata
 from tasks.text.gguf_tokenizer import adds_bos, gguf_tokenizer
 from tasks.text.tokens import encode_with
@@ -72,7 +73,7 @@ def model_tokens(path: str) -> ModelTokens:
     Raises:
         ConfigError: naming the file, for what is missing, damaged or not known.
     """
-    place = Path(path)
+    place = model_path(path)
     names = (_TOKENIZER, _CONFIG, _GENERATION, *_NAMES)
     files = [place / name for name in names] if place.is_dir() else [place]
     if not files[0].is_file():

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from configs.records import Row, write_json
+from configs.trained_model import model_path
 from models import Placement, RackSpec, Supernet
 from models.assembly.assemble import without_memory
 from search.evaluation.evaluator import Evaluator
 from search.jobs.backend import Backend
 from search.jobs.hybridize.distil import Distillation, Measurement, ranking, single_effects, training_spec
 from search.jobs.hybridize.figure import save_picture
-from search.jobs.hybridize.model import model_path
 from search.jobs.hybridize.report import HybridRow, print_hybrids, print_ranking
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.jobs.hybridize.start import START, make_start

@@ -1,9 +1,9 @@
-"""Where the trained model of a conversion lies."""
+"""Where a trained model lies: a folder, a file, or the one file of an installed package."""
 
 from importlib import metadata
 from pathlib import Path
 
-from configs import ConfigError
+from configs.errors import ConfigError
 
 PACKAGE = "package:"
 
