@@ -18,6 +18,8 @@ CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
 is learnt."""
 
 _LOCK = ".lock"
+BESIDE = "run:"
+"""Before a path in a spec: it starts from the folder of the run itself, wherever that lies."""
 
 
 def make_folder(path: Path) -> None:
@@ -28,6 +30,11 @@ def make_folder(path: Path) -> None:
         raise ConfigError(f"{path}: cannot be written to: {error.strerror}") from None
     if not os.access(path, os.W_OK):
         raise ConfigError(f"{path}: cannot be written to")
+
+
+def folder_named(text: str, out: Path) -> Path:
+    """The folder or file that a spec names: `run:../start` lies beside the run's own folder `out`."""
+    return out / text.removeprefix(BESIDE) if text.startswith(BESIDE) else Path(text)
 
 
 @contextmanager

@@ -17,9 +17,11 @@ from search.jobs.hybridize.space import OWN_MIXER
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.runs.errors import RunError
 from search.runs.report import Say
-from search.runs.run_folder import WEIGHTS
+from search.runs.run_folder import BESIDE, WEIGHTS
 from search.training import checkpoint
 from search.training.mixture import Mixture
+
+INPUTS = "inputs"
 
 
 class Aligner:
@@ -72,7 +74,7 @@ class Aligner:
     def _trial(self, layer: int) -> LayerAlignmentSpec:
         part = self.parts[layer]
         return LayerAlignmentSpec(
-            inputs=str(self._file(layer)),
+            inputs=f"{BESIDE}../{INPUTS}/{self._file(layer).name}",
             inputs_fingerprint=self.fingerprint,
             layer=layer,
             d_model=self.supernet.space.d_model,
@@ -127,7 +129,7 @@ class Aligner:
         return torch.cat(rows)[: self.spec.align.n_rows]
 
     def _file(self, layer: int) -> Path:
-        return self.out / "inputs" / f"layer-{layer:02d}.safetensors"
+        return self.out / INPUTS / f"layer-{layer:02d}.safetensors"
 
     def _has_inputs(self, layer: int) -> bool:
         try:

@@ -20,7 +20,7 @@ from models.spec.parameters import ModelPart
 from search.jobs.hybridize.spec import AlignSpec
 from search.runs.interruption import interruptions
 from search.runs.report import Say
-from search.runs.run_folder import WEIGHTS, run_folder
+from search.runs.run_folder import WEIGHTS, folder_named, run_folder
 from search.runs.workers import WorkersSpec
 from search.training import checkpoint
 from search.training.devices import resolve_device
@@ -33,7 +33,6 @@ SEEN, OWN = "seen", "attention"
 class LayerAlignmentSpec(Spec):
     """The new mixers of one layer, each fitted alone. `inputs` is the file of what the layer gets, and of all first weights."""
 
-    outside_fingerprint = ("inputs",)
     job: Literal["alignment"] = "alignment"
     inputs: str
     inputs_fingerprint: str
@@ -76,7 +75,7 @@ def align_layer(
         row = finished_alignment(spec, out, say)
         if row is None:
             with interruptions() as is_interrupted:
-                tensors, row = _aligned(spec, is_interrupted, tell)
+                tensors, row = _aligned(spec, out, is_interrupted, tell)
             checkpoint.save(out / WEIGHTS, tensors, {"fingerprint": spec.fingerprint(), "row": row})
         return row
 
@@ -94,10 +93,10 @@ def finished_alignment(spec: LayerAlignmentSpec, out: Path, say: Say) -> Row | N
 
 
 def _aligned(
-    spec: LayerAlignmentSpec, is_interrupted: Callable[[], bool], tell: Callable[[Row], object]
+    spec: LayerAlignmentSpec, out: Path, is_interrupted: Callable[[], bool], tell: Callable[[Row], object]
 ) -> tuple[dict[str, Tensor], Row]:
     device = resolve_device(spec.train.device)
-    path = Path(spec.inputs)
+    path = folder_named(spec.inputs, out)
     try:
         given, state = checkpoint.read(path, device, fingerprint=spec.inputs_fingerprint)
     except DamagedError as error:

@@ -23,6 +23,7 @@ from search.jobs.placement.evaluation import thinned
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.report import Say
+from search.runs.run_folder import BESIDE
 from search.training.batches import Batch
 from search.training.devices import autocast, resolve_device
 from search.training.mixture import Mixture
@@ -212,8 +213,8 @@ class Distillation:
             placed,
             **{name: getattr(distil, name) for name in ("lr", "weight_decay", "checkpoint_every")},
             seed=self.spec.seed + seed,
-            teacher={"source": str(self.out / START), "weight": 1.0, "hidden_weight": distil.hidden_weight},
-            initialise_from=str(self.source),
+            teacher={"source": f"{BESIDE}../../{START}", "weight": 1.0, "hidden_weight": distil.hidden_weight},
+            initialise_from=f"{BESIDE}../../{self.source.name}",
             initial_placement=placement_text(placement),
             trains=trains,
             workers=distil.workers.to_dict(),

@@ -24,7 +24,7 @@ from search.jobs.placement.results import BudgetResult, PlacementResults
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.console import make_console
-from search.runs.run_folder import RESULTS, TRIALS, run_folder, write_parquet
+from search.runs.run_folder import BESIDE, RESULTS, TRIALS, run_folder, write_parquet
 
 SUPERNET, PLACEMENT = "supernet", "placement"
 
@@ -96,8 +96,8 @@ def _supernet(spec: HybridizeSpec, space: RackSpec, out: Path, backend: Backend)
         "weight_decay": 0.0,
         "trains": list(stage.trains or _stand_ins(spec, space)),
         "workers": stage.workers.to_dict(),
-        "initialise_from": str(out / START),
-        "teacher": {"source": str(out / START), "weight": 1.0},
+        "initialise_from": f"{BESIDE}../{START}",
+        "teacher": {"source": f"{BESIDE}../{START}", "weight": 1.0},
     }
     backend.train_supernet(training_spec(spec, space, **given), out / SUPERNET)
     return out / SUPERNET

@@ -1,6 +1,7 @@
 """The start of a conversion: a supernet whose main placement is the trained model, its new mixers from the attention, aligned."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from search.runs.report import Say
 from search.runs.run_folder import WEIGHTS
 from search.training import checkpoint
 
-START = "start"
+START, ALIGNMENT = "start", "alignment"
 
 
 def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, say: Say) -> RackSpec:
@@ -31,6 +32,7 @@ def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, sa
     path, fingerprint = out / START / WEIGHTS, start_fingerprint(spec, model)
     try:
         _, state = checkpoint.read(path, torch.device("cpu"), fingerprint=fingerprint)
+        shutil.rmtree(out / ALIGNMENT, ignore_errors=True)  # a kill may have come before
         return RackSpec.model_validate(state["spec"]["rack"])
     except DamagedError as error:
         if path.exists():
@@ -44,7 +46,7 @@ def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, sa
     supernet.rack.to(next(iter(trained.values())).dtype)
     origins = initialise_supernet(supernet, trained)
     del trained
-    rows = Aligner(spec, supernet, fingerprint, out / "alignment").run(backend, say)
+    rows = Aligner(spec, supernet, fingerprint, out / ALIGNMENT).run(backend, say)
     state = {
         "fingerprint": fingerprint,
         "spec": {"rack": space.to_dict(), "spec_version": space.saved()["spec_version"]},
@@ -52,6 +54,7 @@ def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, sa
         "history": [],
     }
     checkpoint.save(path, checkpoint.weights(supernet.rack), state)
+    shutil.rmtree(out / ALIGNMENT, ignore_errors=True)  # all of it is in the start
     return space
 
 

@@ -118,12 +118,12 @@ def train_supernet_here(
     evaluation = SupernetEvaluation(batches, mixture.shares, sampled_placements(spec))
     model = Supernet(spec.rack, spec.seed).to(device)
     train_only(model.rack, spec.trains)
-    teacher = None if spec.teacher is None else Teacher(spec.teacher, model, device)
+    teacher = None if spec.teacher is None else Teacher(spec.teacher, model, device, out)
     member = TrainState(model, mixture, spec.lr, spec.weight_decay, keeps_best=False, data=data_fingerprints(mixture))
     report = Report(out, spec.n_steps, say, is_main=ranks.is_main)
     kept = Checkpoint(out / CHECKPOINT, spec.fingerprint(), report.say)
     if spec.initialise_from is not None and not kept.is_usable():
-        member.origins = start_from_trained(spec, model, evaluation, report.say)
+        member.origins = start_from_trained(spec, model, evaluation, out, report.say)
     prepare(model)
 
     def stepped(step: int) -> bool:

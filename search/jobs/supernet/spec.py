@@ -22,10 +22,11 @@ class TeacherSpec(Spec):
     """What the model is drawn towards while it trains.
 
     `source` is `main` (the main placement of the same weights, as they are at that step) or the folder of a finished run, whose
-    main placement teaches. The loss is `(1 - weight) * cross_entropy + weight * temperature^2 * KL + hidden_weight * distance`:
-    KL between the distributions at `temperature` (Hinton et al. 2015), of the student from the teacher (`forward`) or the
-    other way round; distance is the mean squared error of the hidden states after each layer, layers of unlike depths being
-    matched by their relative position. Both count at the positions that are asked, by the weights of the tasks.
+    main placement teaches (`run:../start`: beside the run's own folder). The loss is `(1 - weight) * cross_entropy + weight *
+    temperature^2 * KL + hidden_weight * distance`: KL between the distributions at `temperature` (Hinton et al. 2015), of the
+    student from the teacher (`forward`) or the other way round; distance is the mean squared error of the hidden states after
+    each layer, layers of unlike depths being matched by their relative position. Both count at the positions that are asked, by
+    the weights of the tasks.
     """
 
     source: str

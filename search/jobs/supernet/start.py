@@ -12,10 +12,13 @@ from search.jobs.supernet.evaluation import SupernetEvaluation
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.report import Say
+from search.runs.run_folder import folder_named
 
 
-def start_from_trained(spec: SupernetSpec, model: Supernet, evaluation: SupernetEvaluation, say: Say) -> dict[str, Any]:
-    """Give the model the weights of `initialise_from`.
+def start_from_trained(
+    spec: SupernetSpec, model: Supernet, evaluation: SupernetEvaluation, out: Path, say: Say
+) -> dict[str, Any]:
+    """Give the model the weights of `initialise_from`, which may lie beside `out`, the run's folder.
 
     A rack of the `initial_placement`, and a space that is the same, get all of them; else those of the main placement, and mixers
     are converted from the main one where that can be.
@@ -27,7 +30,7 @@ def start_from_trained(spec: SupernetSpec, model: Supernet, evaluation: Supernet
     Raises:
         ConfigError: if there is no finished run, or one that diverged, or its model is not the main placement of this one.
     """
-    folder = Path(str(spec.initialise_from))
+    folder = folder_named(str(spec.initialise_from), out)
     source = load_supernet(folder, key="initialise_from")
     try:
         if spec.initial_placement is not None:

@@ -13,6 +13,7 @@ from configs import ConfigError
 from models import Rack, Supernet
 from search.jobs.supernet.spec import TeacherSpec
 from search.jobs.supernet.weights import load_supernet
+from search.runs.run_folder import folder_named
 
 
 @dataclass
@@ -26,16 +27,17 @@ class Outputs:
 class Teacher:
     """Looks at a batch before the student does, and says how far the student is from it.
 
-    The main placement of the student's own weights teaches without dropout. No gradient flows into a teacher.
+    The main placement of the student's own weights teaches without dropout. No gradient flows into a teacher. `out` is the folder
+    of the run, beside which the source may lie.
 
     Raises:
         ConfigError: for a folder without a finished run, with one that diverged, or one whose model does not fit.
     """
 
-    def __init__(self, spec: TeacherSpec, student: Supernet, device: torch.device) -> None:
+    def __init__(self, spec: TeacherSpec, student: Supernet, device: torch.device, out: Path = Path()) -> None:
         self.spec, self.student = spec, student
         self.is_main = spec.source == "main"
-        self.model = student if self.is_main else _load(spec, student, device)
+        self.model = student if self.is_main else _load(spec, student, device, folder_named(spec.source, out))
 
     def look(self, inputs: Tensor) -> Outputs:
         """What the teacher makes of a batch; the student is in training mode afterwards, with its main placement active."""
@@ -112,8 +114,8 @@ def _rack(model: nn.Module) -> Rack:
     return rack
 
 
-def _load(spec: TeacherSpec, student: Supernet, device: torch.device) -> nn.Module:
-    model = load_supernet(Path(spec.source), device, key="teacher.source").requires_grad_(requires_grad=False)
+def _load(spec: TeacherSpec, student: Supernet, device: torch.device, folder: Path) -> nn.Module:
+    model = load_supernet(folder, device, key="teacher.source").requires_grad_(requires_grad=False)
     ours, theirs = (_rack(each).embedding for each in (student, model))
     wanted = {"vocab_size": (theirs.num_embeddings, ours.num_embeddings)}
     if spec.hidden_weight:
