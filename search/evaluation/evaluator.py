@@ -1,6 +1,7 @@
 """Evaluator: scores of placements, each measured once on fixed batches, logged, raced if asked."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,9 @@ from search.evaluation.racing import FIRST_LOOK, beaten, level_of, looks
 from search.evaluation.score import Score, combine
 from search.evaluation.score_batches import Values
 from search.evaluation.score_log import MeasuredScores, ScoreLog
+
+BRIEF_SECONDS = 10.0
+"""Measurements that take no longer are not told of."""
 
 Scorer = Callable[[Sequence[Placement], range], Values]
 """Distinct placements and which of the batches -> by task, [placements, batches], higher is better."""
@@ -47,6 +51,7 @@ class Evaluator:
         log: ScoreLog | None = None,
         race: bool = False,
         confidence: float = 0.99,
+        say: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Say who measures, and what.
 
@@ -58,6 +63,7 @@ class Evaluator:
             log: where measurements are kept beyond this process.
             race: whether `keep` is heeded.
             confidence: of the race.
+            say: is told of measurements that took long.
 
         Raises:
             ConfigError: if a race has too few batches to end early.
@@ -65,7 +71,7 @@ class Evaluator:
         if race and n_batches <= FIRST_LOOK:
             text = f"race: it first looks after {FIRST_LOOK} evaluation batches, and there are {n_batches}"
             raise ConfigError(f"{text}; give more (smaller ones cost no more), or race: false")
-        self._scorer, self._log, self._key = scorer, log, key
+        self._scorer, self._log, self._key, self._say = scorer, log, key, say
         self.n_batches, self.shares, self.races, self.confidence = n_batches, dict(shares), race, confidence
         self.counts = EvaluationCounts()
         self._known: dict[Placement, MeasuredScores] = {}
@@ -100,7 +106,10 @@ class Evaluator:
             if (n_known := self._n_known(placement)) < n_batches:
                 lacking.setdefault(n_known, []).append(placement)
         for n_known, group in lacking.items():
+            started = time.monotonic()
             values = self._scorer(group, range(n_known, n_batches))
+            if (seconds := time.monotonic() - started) > BRIEF_SECONDS:
+                self._say(f"{len(group)} placement(s) scored in {seconds:.0f} s")
             self.counts.n_batch_evaluations += len(group) * (n_batches - n_known)
             for index, placement in enumerate(group):
                 before = self._known[placement]

@@ -38,6 +38,7 @@ class SupernetEvaluator(Evaluator):
         precision: TrainPrecision = "auto",
         race: bool = False,
         confidence: float = 0.99,
+        say: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Say what is scored, on what.
 
@@ -53,6 +54,7 @@ class SupernetEvaluator(Evaluator):
             precision: of the computation.
             race: whether `keep` is heeded.
             confidence: of the race.
+            say: is told of measurements that took long.
 
         Raises:
             ConfigError: if tasks differ in their number of batches, a batch asks nothing, or a race has too few of them.
@@ -65,6 +67,7 @@ class SupernetEvaluator(Evaluator):
             log=log,
             race=race,
             confidence=confidence,
+            say=say,
         )
         self._supernet, self._batches = supernet, {task: list(own) for task, own in batches.items()}
         self._metric, self._teacher, self._max_eval_memory, self._precision = metric, teacher, max_eval_memory, precision

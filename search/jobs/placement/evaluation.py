@@ -41,8 +41,9 @@ def open_evaluator(
     data, precision = mixture.fingerprint(batches), trained.train.precision
     out.mkdir(parents=True, exist_ok=True)
     log = ScoreLog(out / SCORES)
-    tell_damage(log, partial(make_console().print, markup=False), "those placements are scored again")
-    how: dict[str, Any] = {"log": log, "race": spec.race, "confidence": spec.confidence}
+    say = partial(make_console().print, markup=False)
+    tell_damage(log, say, "those placements are scored again")
+    how: dict[str, Any] = {"log": log, "race": spec.race, "confidence": spec.confidence, "say": say}
     with nullcontext() if backend is None else backend.open_scorer(supernet, batches, spec, trained, out) as scorer:
         if scorer is None:
             how |= {"metric": spec.metric, "max_eval_memory": spec.max_eval_memory, "precision": precision}
