@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from configs import ConfigError
-from configs.errors import Location, below, config_error
+from configs.errors import Location, config_error, yaml_path
 from models import CHANNEL_MIXERS, MIXERS, RackSpec
 from models.spec.meta_device import FastMeta
 from models.supernet.from_attention import PROJECTIONS
@@ -48,8 +48,10 @@ def _choice(own_name: str, own: dict[str, Any], choices: Choices, d_model: int) 
     key: Location = ("choices",) if own_name == OWN_MIXER else ("mlp_choices",)
     parts = {own_name: own}
     for name, given in choices.items():
-        with below(*key, name):
+        try:
             parts[name] = None if given is None else _stand_in(own_name, own, given, d_model)  # type: ignore[assignment]
+        except ConfigError as error:
+            raise ConfigError(f"{yaml_path((*key, name))}: {error}") from None
     return {"kind": "stochastic", "main": own_name, "mixers": parts}
 
 

@@ -1,5 +1,7 @@
 """What a conversion is: a trained model, what may stand in for its layers, a search, and how what was found is distilled."""
 
+import hashlib
+import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -117,6 +119,11 @@ class HybridizeSpec(Spec):
         if isinstance(raw.get("search"), dict):
             raw["search"] = {"metric": "kl", "strategy": "exact", "importance": False, **raw["search"]}
         return raw
+
+    def fingerprint_of_start(self) -> str:
+        """Of all that the first weights depend on: twelve hexadecimal digits."""
+        asked = {name: value for name, value in self.content().items() if name not in ("search", "distil", "supernet")}
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
     @model_validator(mode="after")
     def _check_choices(self) -> Self:

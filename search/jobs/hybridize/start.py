@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from configs import ConfigError
 from configs.records import DamagedError, Row
 from models import Placement, RackSpec, Supernet
 from models.huggingface.importing import import_rack
@@ -19,6 +20,8 @@ from search.runs.run_folder import WEIGHTS
 from search.training import checkpoint
 
 START, ALIGNMENT = "start", "alignment"
+EDGE = 2**16
+"""Bytes at the beginning and at the end of a file that tell it from another."""
 
 
 def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, say: Say) -> RackSpec:
@@ -27,16 +30,20 @@ def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, sa
     They are those of a finished supernet run: its main placement is the trained model, and teaches and starts what comes after.
 
     Raises:
-        ConfigError: if the model cannot be read, or a choice cannot stand where it should.
+        ConfigError: if the model cannot be read or is not the one that the folder began with, or a choice cannot stand where it
+            should.
     """
-    path, fingerprint = out / START / WEIGHTS, start_fingerprint(spec, model)
+    path, fingerprint = out / START / WEIGHTS, spec.fingerprint_of_start()
     try:
         _, state = checkpoint.read(path, torch.device("cpu"), fingerprint=fingerprint)
-        shutil.rmtree(out / ALIGNMENT, ignore_errors=True)  # a kill may have come before
-        return RackSpec.model_validate(state["spec"]["rack"])
     except DamagedError as error:
         if path.exists():
             say(f"{error}; it is made again")
+    else:
+        if state["model"] != model_fingerprint(model):
+            raise ConfigError(f"model: {model}: the model has changed since {out} began; give another out=")
+        shutil.rmtree(out / ALIGNMENT, ignore_errors=True)  # a kill may have come before
+        return RackSpec.model_validate(state["spec"]["rack"])
     rack_spec, rack = import_rack(model, dtype=spec.dtype)
     space = space_of(rack_spec, spec.choices, spec.mlp_choices)
     trained = rack.state_dict()
@@ -49,6 +56,7 @@ def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, sa
     rows = Aligner(spec, supernet, fingerprint, out / ALIGNMENT).run(backend, say)
     state = {
         "fingerprint": fingerprint,
+        "model": model_fingerprint(model),
         "spec": {"rack": space.to_dict(), "spec_version": space.saved()["spec_version"]},
         "results": {"status": "finished", "alignment": rows, "starts": [_told(origin) for origin in origins]},
         "history": [],
@@ -58,13 +66,19 @@ def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, sa
     return space
 
 
-def start_fingerprint(spec: HybridizeSpec, model: Path) -> str:
-    """Of all that the first weights depend on: what the spec says, and the model's files by name, size and time."""
+def model_fingerprint(model: Path) -> str:
+    """Of a model's files: names, sizes, and how each begins and ends, where headers and last weights stand."""
+    digest = hashlib.sha256()
     files = sorted(model.iterdir()) if model.is_dir() else [model]
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    asked = [spec.dtype, spec.choices, spec.mlp_choices, spec.align.content(), spec.seed]
-    asked += [spec.data.content()] if spec.align.n_steps else []
-    return hashlib.sha256(repr([stats, asked]).encode()).hexdigest()[:12]
+    for path in files:
+        if path.suffix in (".safetensors", ".gguf") or path.name == "config.json":
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size} ".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(EDGE))
+                file.seek(max(size - EDGE, 0))
+                digest.update(file.read(EDGE))
+    return digest.hexdigest()[:12]
 
 
 def _told(origin: Origin) -> Row:

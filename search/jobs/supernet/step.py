@@ -84,7 +84,9 @@ class SupernetStep:
             if self.teacher is not None and seen is not None:
                 loss = self.teacher.mix(loss, outputs, seen, batch.weights)
             loss = loss / len(placements)
-            found.added_to(loss, share=share / len(placements)).backward()
+            total = found.added_to(loss, share=share / len(placements))
+            if total.requires_grad:  # else all that was drawn is frozen
+                total.backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 

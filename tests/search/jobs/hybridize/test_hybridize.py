@@ -1,0 +1,168 @@
+"""A trained model becomes hybrids: the space, the start, the search, what is distilled, and what the folder says of it."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from configs import ConfigError
+from models import Supernet
+from models.huggingface.importing import import_rack
+from search.jobs.hybridize import job
+from search.jobs.hybridize.space import space_of
+from search.jobs.hybridize.start import START, changed_blocks
+from search.jobs.in_process import HERE
+from search.jobs.supernet.weights import load_supernet
+from search.training import checkpoint
+from tests.models.huggingface.folders import tiny_llama
+from tests.search.jobs.hybridize.cases import spec
+
+TOKENS = torch.arange(24).view(2, 12) % 16
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hybridize")
+    assert job.run(spec(folder), folder / "run", HERE) == 0
+    return folder
+
+
+def results(folder):
+    return json.loads((folder / "run/results.json").read_text())
+
+
+def test_the_main_placement_is_the_model(finished):
+    _, model = import_rack(finished / "model")
+    start = load_supernet(finished / "run" / START)
+    with torch.inference_mode():
+        torch.testing.assert_close(start(TOKENS), model(TOKENS), rtol=0, atol=0)
+
+
+def test_the_table_says_who_keeps_how_much_at_which_cost(finished):
+    rows = results(finished)["rows"]
+    assert [(row["budget"], row["name"]) for row in rows] == [("attention = 1", "search"), ("attention = 2", "search")]
+    one, two = rows
+    assert one["kl"] > two["kl"] > 0
+    assert one["cost"]["kv_bytes"] < two["cost"]["kv_bytes"]
+    assert "kl_distilled" not in two
+    assert one["kl_distilled"] > 0
+    assert one["perplexity"] == pytest.approx(math.exp(one["loss"]))
+    (folder,) = one["folders"]
+    assert load_supernet(finished / "run/racks" / folder.rpartition("/")[2]).stacks[0].blocks[0] is not None
+    assert list(pd.read_parquet(finished / "run/trials.parquet")["text"]) == [row["text"] for row in rows]
+    assert (finished / "run/hybridize.png").stat().st_size > 10_000
+    assert not (finished / "run/alignment").exists()  # all of it is in the start
+
+
+def test_layers_are_ranked_by_what_each_part_costs_alone(finished):
+    ranked = results(finished)["ranking"]
+    assert len(ranked) == 3 * 3
+    assert [row["kl"] for row in ranked] == sorted(row["kl"] for row in ranked)
+    start = load_supernet(finished / "run" / START)
+    for row in ranked[0], ranked[-1]:
+        index = [str(slot) for slot in start.slots].index(row["slot"])
+        start.activate([*start.main[:index], row["name"], *start.main[index + 1 :]])
+        with torch.inference_mode():
+            changed = start(TOKENS)
+            start.activate(start.main)
+            assert not torch.equal(changed, start(TOKENS))
+
+
+def test_only_the_parts_that_stand_in_are_trained(finished):
+    row = results(finished)["rows"][0]
+    space = load_supernet(finished / "run" / START).space
+    changed = changed_blocks(space, tuple(row["placement"]))
+    before = load_supernet(finished / "run" / START).extract(row["placement"]).state_dict()
+    after = load_supernet(finished / "run/racks" / row["folders"][0].rpartition("/")[2]).state_dict()
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert moved
+    assert all(any(name.startswith(f"{block}.mixer.") for block in changed) for name in moved)
+
+
+def test_distillation_brings_a_placement_nearer_to_the_model(tmp_path):
+    distil = {"n_steps": 60, "lr": 3e-3, "batch_size": 16, "n_test_batches": 4, "test_batch_size": 16}
+    assert job.run(spec(tmp_path, search={"budgets": [1], "rivals": {}}, distil=distil), tmp_path / "run", HERE) == 0
+    (row,) = results(tmp_path)["rows"]
+    assert row["kl_distilled"] < 0.95 * row["kl_before"]
+
+
+def test_a_finished_conversion_is_not_done_again(finished, monkeypatch, capsys):
+    for place in ("search.jobs.hybridize.start.import_rack", "search.jobs.supernet.job.train"):
+        monkeypatch.setattr(place, lambda *_, **__: pytest.fail("was done again"))
+    before = results(finished)
+    assert job.run(spec(finished), finished / "run", HERE) == 0
+    assert results(finished) == before
+    assert "attention = 1" in capsys.readouterr().out
+
+
+def test_another_model_in_the_same_folder_is_a_start_of_its_own(tmp_path):
+    job.run(spec(tmp_path), tmp_path / "run", HERE)
+    first = results(tmp_path)["rows"][0]["kl"]
+    path = tmp_path / "model/model.safetensors"
+    path.unlink()
+    (tmp_path / "model/config.json").unlink()
+    tiny_llama(tmp_path / "model", rms_norm_eps=1e-2)
+    with pytest.raises(ConfigError, match=r"model: .*model has changed since .*run began; give another out="):
+        job.run(spec(tmp_path), tmp_path / "run", HERE)
+    assert results(tmp_path)["rows"][0]["kl"] == first
+
+
+def test_new_mixers_are_aligned_and_sinks_start_from_the_first_token(tmp_path):
+    choices = {"gdn": {"kind": "gated_delta_net", "d_conv": 2}, "sunk": {"window": 3, "sinks": True}}
+    job.run(spec(tmp_path, choices=choices, align={"n_steps": 30}, search={"rivals": {}}), tmp_path / "run", HERE)
+    _, state = checkpoint.read(tmp_path / "run" / START / "weights.safetensors", torch.device("cpu"))
+    for row in state["results"]["alignment"]:
+        assert row["after.gdn"] < 0.9 * row["before.gdn"]
+    start = load_supernet(tmp_path / "run" / START)
+    assert isinstance(start, Supernet)
+    for choice in start.choices:
+        assert choice.get("sunk").sinks.abs().min() > 0
+
+
+def test_a_supernet_may_be_trained_in_between_and_the_model_stays_as_it_is(tmp_path):
+    assert job.run(spec(tmp_path, search={"budgets": [1]}, supernet={"n_steps": 6, "lr": 1e-2}), tmp_path / "run", HERE) == 0
+    start, trained = (load_supernet(tmp_path / "run" / name).rack.state_dict() for name in (START, "supernet"))
+    moved = {name for name, tensor in start.items() if not torch.equal(tensor, trained[name])}
+    assert moved
+    assert all(".mixer.mixers." in name and ".mixers.attention." not in name for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"choices": {"attention": {"window": 3}}}, r"choices\.attention: 'attention' is what the model has"),
+        ({"choices": {}}, "nothing may stand in for anything"),
+        ({"distil": {"budgets": [7]}}, r"distil\.budgets\[0\]: is none of search\.budgets"),
+        ({"align": {"workers": {"n": 2}}}, r"align.*workers\.n: layers are aligned side by side"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        spec(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"window": {"windw": 3}}, r"choices.*windw.*did you mean 'window'"),
+        ({"gdn": {"kind": "gated_delta"}}, r"choices\.gdn: unknown mixer 'gated_delta'; did you mean 'gated_delta_net'"),
+        ({"gdn": {"kind": "gated_delta_net", "n_heads": 3}}, r"choices\.gdn: n_heads = 3"),
+        ({"a b": {"window": 3}}, "'a b' must be letters"),
+    ],
+)
+def test_a_choice_that_cannot_stand_there_is_named(tmp_path, choices, message):
+    rack, _ = import_rack(tiny_llama(tmp_path))
+    with pytest.raises(ConfigError, match=message):
+        space_of(rack, choices, {})
+
+
+def test_channel_mixers_may_go_or_be_narrower(tmp_path):
+    mlps = {"narrow": {"d_ff": 12}, "none": None}
+    distil = {"trains": ["{changed}.mlp.*"], "budgets": None}
+    made = spec(tmp_path, choices={}, mlp_choices=mlps, search={"budgets": [{"params": "90%"}], "rivals": {}}, distil=distil)
+    assert job.run(made, tmp_path / "run", HERE) == 0
+    (row,) = results(tmp_path)["rows"]
+    assert set(row["placement"]) <= {"mlp", "narrow", "none"}
+    assert row["kl"] > 0
