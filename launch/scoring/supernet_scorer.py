@@ -12,7 +12,7 @@ from launch.scoring.tune_scorer import TuneScorer
 from models import Placement, RackSpec, Supernet
 from search.evaluation.evaluator import Scorer
 from search.evaluation.head_scores import Metric
-from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, score_batches
+from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, batch_scorer
 from search.runs.workers import ScorerSpec
 from search.training.batches import Batch
 from search.training.devices import resolve_device
@@ -82,8 +82,9 @@ def _make_scorer(
     for (task, number), tensor in to_tensors(inputs).items():
         batches.setdefault(task, []).append((tensor.to(place), found[task, number].to(place)))
 
+    measure = batch_scorer(supernet, batches, **options)
+
     def score(placements: Sequence[Placement], numbers: range) -> Values:
-        chosen = {task: own[numbers.start : numbers.stop] for task, own in batches.items()}
-        return score_batches(supernet, placements, chosen, **options)
+        return measure(placements, {task: own[numbers.start : numbers.stop] for task, own in batches.items()})
 
     return score

@@ -1,8 +1,10 @@
 """Scores placements of a supernet on fixed batches: the walk of their trie, in pieces that fit a bounded memory."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from configs import ConfigError
 from models import Placement, Supernet
 from search.evaluation.head_scores import HeadScorer, Metric
 from search.evaluation.memory_plan import MemoryPlan
-from search.evaluation.reference import Reference, main_of
+from search.evaluation.reference import KeptLogits, Reference, main_of
 from search.evaluation.trie import PlacementTrie
 from search.training.batches import Batch
 from search.training.devices import autocast
@@ -70,6 +72,30 @@ def score_batches(
             means = _TaskTrie(supernet, trie, head_scorer, max_eval_memory).means(own)
             values[task] = means.cpu().numpy()[order]
     return values
+
+
+def batch_scorer(
+    supernet: Supernet,
+    batches: Mapping[str, Sequence[Batch]],
+    metric: Metric,
+    *,
+    reference: Reference | None = None,
+    max_eval_memory: int = MAX_EVAL_MEMORY,
+    precision: TrainPrecision = "auto",
+) -> Callable[..., Values]:
+    """`score_batches` of some of these batches, for many calls.
+
+    What `kl` compares with is kept, if a quarter of the memory is enough: in a race it would cost as much as the rest.
+    """
+    memory = max_eval_memory
+    if metric == "kl":
+        flat = (batch for own in batches.values() for batch in own)
+        with torch.no_grad(), evaluating(supernet), autocast(supernet.rack.embedding.weight.device, precision):
+            kept = KeptLogits.of(reference or main_of(supernet), flat, memory // 4)
+        if kept is not None:
+            reference, memory = kept, memory - kept.n_bytes
+    how: dict[str, Any] = {"reference": reference, "max_eval_memory": memory, "precision": precision}
+    return partial(score_batches, supernet, metric=metric, **how)
 
 
 @contextmanager

@@ -1,20 +1,18 @@
 """The evaluator of this process: a supernet on its device, scored by the walk of the trie."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 
-import torch
 from torch import nn
 
 from models import Placement, Supernet
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.head_scores import Metric
-from search.evaluation.reference import KeptLogits, Reference, main_of, teacher_of
-from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, check_batches, evaluating, score_batches
+from search.evaluation.reference import teacher_of
+from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, batch_scorer, check_batches
 from search.evaluation.score_log import ScoreLog, weights_fingerprint
 from search.evaluation.trie import PlacementTrie
 from search.training.batches import Batch
-from search.training.devices import autocast
 from search.training.spec import TrainPrecision
 
 
@@ -74,21 +72,13 @@ class SupernetEvaluator(Evaluator):
 
     @cached_property
     def _score(self) -> Callable[..., Values]:
-        """A reference's logits are kept, if a quarter of the memory is enough: in a race they would cost as much as the rest."""
-        reference: Reference | None = None if self._teacher is None else teacher_of(self._teacher)
-        memory, device = self._max_eval_memory, self._supernet.rack.embedding.weight.device
-        if self._metric == "kl":
-            batches = (batch for own in self._batches.values() for batch in own)
-            with torch.no_grad(), evaluating(self._supernet), autocast(device, self._precision):
-                kept = KeptLogits.of(reference or main_of(self._supernet), batches, memory // 4)
-            if kept is not None:
-                reference, memory = kept, memory - kept.n_bytes
-        return partial(
-            score_batches,
+        """Made at the first measurement: a log may know all that is asked."""
+        return batch_scorer(
             self._supernet,
-            metric=self._metric,
-            reference=reference,
-            max_eval_memory=memory,
+            self._batches,
+            self._metric,
+            reference=None if self._teacher is None else teacher_of(self._teacher),
+            max_eval_memory=self._max_eval_memory,
             precision=self._precision,
         )
 
