@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from search.jobs.loading import load_model
     from search.jobs.mad.library import benchmark, train_task
     from search.stackwise.architecture_trainer import ArchitectureTrainer
     from search.stackwise.data_loader import ProgressiveDataLoader
@@ -16,6 +17,7 @@ __all__ = [
     "ProgressiveRackBuilder",
     "ProgressiveTrainer",
     "benchmark",
+    "load_model",
     "train_task",
 ]
 _MODULES = {
@@ -24,6 +26,7 @@ _MODULES = {
     "ProgressiveRackBuilder": "search.stackwise.rack_builder",
     "ProgressiveTrainer": "search.stackwise.progressive_trainer",
     "benchmark": "search.jobs.mad.library",
+    "load_model": "search.jobs.loading",
     "train_task": "search.jobs.mad.library",
 }
 """Where each name is, imported when it is asked for: who needs one part does not wait for all."""

@@ -71,20 +71,34 @@ def without_numbers(spec: RackFields) -> Rack:
 def filled(rack: Rack, read: Callable[[str], Tensor]) -> Rack:
     """A rack `without_numbers`, given its tensors by name, one after the other: nothing is drawn, nothing is held twice.
 
-    Tied weights are asked for once. What is no part of the state (tables that are computed) is not there to be filled.
+    The tensors become the rack's own. Tied weights are asked for once, by their first name; what is no part of the state (tables
+    that are computed) is computed, and lies where the weights do. All else (what is frozen, `lr_scale`) is as `build` leaves it.
     """
     given: dict[int, nn.Parameter] = {}
+    computed: list[tuple[nn.Module, str]] = []
+    state = rack.state_dict().keys()
     for module_name, module in rack.named_modules(remove_duplicate=True):
         inside = f"{module_name}." if module_name else ""
         for name, parameter in list(module.named_parameters(recurse=False)):
             if id(parameter) not in given:
-                given[id(parameter)] = nn.Parameter(read(f"{inside}{name}"), requires_grad=parameter.requires_grad)
+                given[id(parameter)] = _like(parameter, read(f"{inside}{name}"))
             module.register_parameter(name, given[id(parameter)])
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            if not buffer.is_meta:
-                continue
-            module.register_buffer(name, read(f"{inside}{name}"))
+        for name, _ in list(module.named_buffers(recurse=False)):
+            if f"{inside}{name}" in state:
+                module.register_buffer(name, read(f"{inside}{name}"))
+            else:
+                computed.append((module, name))
+    device = next(rack.parameters()).device
+    for module, name in computed:
+        module.register_buffer(name, module.tables()[name].to(device), persistent=False)  # type: ignore[operator]
     return rack
+
+
+def _like(parameter: nn.Parameter, values: Tensor) -> nn.Parameter:
+    """The values as a parameter that is treated alike in training: frozen or not, and with the same marks."""
+    made = nn.Parameter(values, requires_grad=parameter.requires_grad)
+    made.__dict__.update(parameter.__dict__)
+    return made
 
 
 def _assemble(spec: RackFields) -> Rack:

@@ -35,8 +35,10 @@ class FamilyConfig:
                 self.refuse(name, why)
 
     def refuse(self, name: str, why: str) -> None:
-        """Note that the value of a key cannot be carried."""
-        self.problems.append(f"{name} = {_shown(self.get(name))}: {why}")
+        """Note that the value of a key cannot be carried; once, however many layers ask for it."""
+        problem = f"{name} = {_shown(self.get(name))}: {why}"
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def get(self, name: str) -> Any:
         """The value of a key, as it stands; None if there is none."""

@@ -19,15 +19,16 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00
 def read_json_file(path: Path) -> dict[str, Any]:
     """The object in a JSON file that is not ours; ConfigError that names the file for anything else."""
     try:
-        if path.stat().st_size > MOST_JSON_BYTES:
-            raise ConfigError(f"{path}: larger than {MOST_JSON_BYTES} bytes")
-        value = json.loads(path.read_bytes())
+        n_bytes = path.stat().st_size
+        value = json.loads(path.read_bytes()) if n_bytes <= MOST_JSON_BYTES else None
     except FileNotFoundError:
         raise ConfigError(f"{path}: is missing") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is no JSON: {error}") from None
+    if n_bytes > MOST_JSON_BYTES:
+        raise ConfigError(f"{path}: {n_bytes:,} bytes, more than {MOST_JSON_BYTES:,}")
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: an object is expected, found {type(value).__name__}")
     return value
@@ -98,7 +99,17 @@ class ModelFolder:
         """Which file a tensor is in; the folder, if it is in none."""
         return str(self._files.get(name, self.path))
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that is read: the config, what says where tensors are, and the weights."""
+        index = self.path / SEVERAL_FILES
+        indices = [] if (self.path / ONE_FILE).exists() else [index]
+        return (self.path / CONFIG_JSON, *indices, *sorted(set(self._files.values())))
+
     def read(self, name: str) -> Tensor:
-        """A tensor, on the CPU, of its own type."""
-        with safe_open(self._files[name], framework="pt") as opened:
-            return opened.get_tensor(name)
+        """A tensor, on the CPU, of its own type, as it lies in the file: copy what is kept, it changes with that."""
+        try:
+            with safe_open(self._files[name], framework="pt") as opened:
+                return opened.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"{self._files[name]}: {name}: cannot be read: {error}") from None

@@ -5,15 +5,16 @@ are undone here.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from configs import ConfigError
+from models.huggingface.gguf_header import read_header
+from models.huggingface.gguf_weights import check_sizes, read_dequantised
 
 TENSORS = {
     "token_embd": "model.embed_tokens",
@@ -44,20 +45,6 @@ GEMMA3_27B_LAYERS = 62
 """The one Gemma 3 whose scores are scaled by d_model / n_heads and not by the head's size; the file does not say so."""
 
 
-def gguf_reader(path: Path) -> Any:
-    """The file opened by the package `gguf`; ConfigError if that is not installed, or cannot make sense of the file."""
-    try:
-        import gguf  # noqa: PLC0415 - an optional package
-    except ImportError:
-        raise ConfigError(f"{path}: GGUF files are read by the package gguf, which is not installed: pip install gguf") from None
-    if not path.is_file():
-        raise ConfigError(f"{path}: is missing")
-    try:
-        return gguf.GGUFReader(path)
-    except Exception as error:  # noqa: BLE001 - of a file that is damaged it raises whatever the bytes lead to
-        raise ConfigError(f"{path}: no GGUF file, or damaged: {type(error).__name__}: {error}") from None
-
-
 class GGUFFile:
     """A trained model in one file; the same face as `ModelFolder`."""
 
@@ -68,19 +55,26 @@ class GGUFFile:
             ConfigError: naming the file, for an architecture or a tensor that is not known, and for what is no GGUF.
         """
         self.path = path
-        reader = gguf_reader(path)
-        self._metadata = {name: _contents(field) for name, field in reader.fields.items() if "tokenizer" not in name}
+        header = read_header(path)
+        self._metadata = {name: value for name, value in header.metadata.items() if not name.startswith("tokenizer.")}
         arch = str(self._metadata.get("general.architecture"))
         if arch not in MODEL_TYPES:
             raise ConfigError(f"{path}: architecture {arch} is not read from GGUF; {', '.join(MODEL_TYPES)} are")
         self._arch = arch
-        self._tensors = {self._name(tensor.name): tensor for tensor in reader.tensors if tensor.name != ROTARY_FACTORS}
-        self.shapes = {name: tuple(int(size) for size in tensor.shape[::-1]) for name, tensor in self._tensors.items()}
+        check_sizes(path, header.tensors)
+        factors = header.tensors.pop(ROTARY_FACTORS, None)
+        self._names = {self._name(name): name for name in header.tensors}
+        self._tensors = {name: header.tensors[theirs] for name, theirs in self._names.items()}
+        self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
         self.dtypes = dict.fromkeys(self.shapes, "float32")
         self.config = self._config()
-        factors = [tensor for tensor in reader.tensors if tensor.name == ROTARY_FACTORS]
-        if factors and not np.all(_dequantised(factors[0]) == 1):
+        if factors is not None and not (read_dequantised(path, ROTARY_FACTORS, factors) == 1).all():
             raise ConfigError(f"{path}: {ROTARY_FACTORS}: rotary factors are not read from GGUF; give the model's folder")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that is read."""
+        return (self.path,)
 
     def place_of(self, name: str) -> str:
         """The file."""
@@ -89,17 +83,13 @@ class GGUFFile:
 
     def read(self, name: str) -> Tensor:
         """A tensor, on the CPU, in float32."""
-        tensor = self._tensors[name]
-        try:
-            values = _dequantised(tensor).reshape(self.shapes[name])
-        except Exception as error:  # noqa: BLE001 - whatever the bytes lead to
-            raise ConfigError(f"{self.path}: {tensor.name}: cannot be dequantised: {error}") from None
+        values = read_dequantised(self.path, self._names[name], self._tensors[name])
         if self._arch == "llama" and (part := re.search(r"\.self_attn\.([qk])_proj\.", name)):
             n_heads = self.config["num_attention_heads" if part[1] == "q" else "num_key_value_heads"]
-            values = values.reshape(n_heads, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+            values = values.unflatten(0, (n_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
         if self._arch == "gemma3" and name.endswith("norm.weight"):
-            values = values - np.float32(1)
-        return torch.from_numpy(np.array(values, dtype=np.float32))
+            values -= 1
+        return values
 
     def _name(self, name: str) -> str:
         """Hugging Face's name of a tensor."""
@@ -121,49 +111,40 @@ class GGUFFile:
             "rms_norm_eps": self._of("attention.layer_norm_rms_epsilon", _short),
             "max_position_embeddings": self._of("context_length"),
             "rope_theta": self._of("rope.freq_base"),
+            "rope_local_base_freq": self._of("rope.freq_base_swa"),
             "sliding_window": self._of("attention.sliding_window"),
+            "sliding_window_pattern": self._of("attention.sliding_window_pattern"),
+            "attn_logit_softcapping": self._of("attn_logit_softcapping"),
+            "final_logit_softcapping": self._of("final_logit_softcapping"),
             "vocab_size": self.shapes.get("model.embed_tokens.weight", (None,))[0],
             "attention_bias": "model.layers.0.self_attn.q_proj.bias" in self._tensors,
             "mlp_bias": "model.layers.0.mlp.up_proj.bias" in self._tensors,
             "tie_word_embeddings": "lm_head.weight" not in self._tensors,
         }
-        scaling = self._of("rope.scaling.type")
+        scaling = self._metadata.get(f"{self._arch}.rope.scaling.type")
         if scaling not in (None, "none"):
-            values["rope_scaling"] = {"rope_type": scaling, "factor": self._of("rope.scaling.factor")}
-        head = values["head_dim"] or (values["hidden_size"] or 0) // (values["num_attention_heads"] or 1)
-        if self._arch == "llama" and (turned := self._of("rope.dimension_count")) not in (None, head):
+            length = self._of("rope.scaling.original_context_length")
+            own = {"factor": self._of("rope.scaling.factor"), "original_max_position_embeddings": length}
+            given = {name: value for name, value in own.items() if value is not None}
+            values["rope_scaling"] = {"rope_type": scaling, **given}
+        share = (values["hidden_size"] or 0) // (values["num_attention_heads"] or 1)
+        head, turned = values["head_dim"] or share, self._of("rope.dimension_count")
+        if self._arch == "llama" and turned is not None and turned != head > 0:
             values["partial_rotary_factor"] = turned / head
         if self._arch == "gemma3":
             is_27b = values["num_hidden_layers"] == GEMMA3_27B_LAYERS
-            scale = values["hidden_size"] // values["num_attention_heads"] if is_27b else values["head_dim"]
-            values |= {"query_pre_attn_scalar": scale, "attention_bias": False}
+            values |= {"query_pre_attn_scalar": share if is_27b else values["head_dim"], "attention_bias": False}
         known = {name: value for name, value in values.items() if value is not None}
         return {"model_type": MODEL_TYPES[self._arch], **known}
 
     def _of(self, key: str, change: Callable[[Any], Any] = lambda value: value) -> Any:
-        """A value of the metadata; None if it is not there."""
+        """A number of the metadata; None if it is not there."""
         value = self._metadata.get(f"{self._arch}.{key}")
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise ConfigError(f"{self.path}: {self._arch}.{key} is no number, but {type(value).__name__}")
         return None if value is None else change(value)
-
-
-def _contents(field: Any) -> Any:
-    try:
-        return field.contents()
-    except Exception:  # noqa: BLE001 - a value that cannot be read is one that is not there
-        return None
-
-
-def _dequantised(tensor: Any) -> np.ndarray:
-    from gguf.quants import dequantize  # noqa: PLC0415 - an optional package
-
-    return dequantize(tensor.data, tensor.tensor_type)
 
 
 def _short(value: float) -> float:
     """The shortest decimal that is the same float32: 1e-5, not 9.999999747378752e-06."""
     return float(str(np.float32(value)))
-
-
-def metadata_of(path: Path, prefix: str) -> Mapping[str, Any]:
-    """The metadata whose keys start so."""
-    return {name: _contents(field) for name, field in gguf_reader(path).fields.items() if name.startswith(prefix)}

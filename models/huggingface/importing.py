@@ -54,12 +54,19 @@ def family_of(model: ModelFolder | GGUFFile) -> Family:
 
 
 def import_rack(path: Path, *, dtype: DType = "file", device: torch.device | None = None) -> tuple[RackSpec, Rack]:
+    """`read_rack` of what lies there: a folder with config.json and safetensors, or a GGUF file of a Llama or Gemma 3."""
+    return read_rack(open_model(path), dtype=dtype, device=device)
+
+
+def read_rack(
+    model: ModelFolder | GGUFFile, *, dtype: DType = "file", device: torch.device | None = None
+) -> tuple[RackSpec, Rack]:
     """The rack of a trained model and its description; in evaluation mode.
 
     What takes memory is the model once, in the type asked for, and one tensor of the file.
 
     Args:
-        path: a folder with config.json and safetensors, or a GGUF file of a Llama or Gemma 3.
+        model: as `open_model` has it.
         dtype: of the weights; `file` is the widest that there is among them.
         device: where the weights are to lie; the CPU, if not given.
 
@@ -67,7 +74,6 @@ def import_rack(path: Path, *, dtype: DType = "file", device: torch.device | Non
         ConfigError: naming key by key what the config says that a rack cannot be, or else tensor, file and both shapes where
             weights are missing, unexpected or of another shape or type. Nothing has been built then.
     """
-    model = open_model(path)
     family = family_of(model)
     spec = validate(RackSpec, family.tree(), str(model.path))
     carried = {weight.ours: weight for weight in family.weights()}
@@ -79,7 +85,8 @@ def import_rack(path: Path, *, dtype: DType = "file", device: torch.device | Non
 
     def read(name: str) -> Tensor:
         weight = carried[name]
-        return weight.to_ours(model.read(weight.theirs)).to(device=device, dtype=getattr(torch, kind))
+        is_in_file = isinstance(model, ModelFolder)
+        return weight.to_ours(model.read(weight.theirs)).to(device=device, dtype=getattr(torch, kind), copy=is_in_file)
 
     return spec, filled(rack, read).eval()
 

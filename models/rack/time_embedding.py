@@ -32,13 +32,18 @@ class TimeEmbedding(nn.Module):
         if kind == "sinusoidal" and d_time % 2:
             raise ValueError(f"d_time = {d_time} must be even with kind = 'sinusoidal': half of it are sines, half cosines")
         self.table = nn.Embedding(n_steps, d_time) if kind == "learned" else None
-        self.register_buffer("sines", sinusoidal_positions(n_steps, d_time) if kind == "sinusoidal" else None, persistent=False)
+        self.d_time = d_time
+        self.register_buffer("sines", self.tables()["sines"], persistent=False)
         self.hidden, self.output = nn.Linear(d_time, d_time), nn.Linear(d_time, d_model)
         nn.init.zeros_(self.hidden.bias)
         nn.init.zeros_(self.output.bias)
         start = self.output.weight if self.table is None else self.table.weight
         nn.init.zeros_(start)
         start.keep_init = True  # type: ignore[attr-defined]
+
+    def tables(self) -> dict[str, Tensor | None]:
+        """The buffers that are computed and no part of the state, by name."""
+        return {"sines": sinusoidal_positions(self.n_steps, self.d_time) if self.table is None else None}
 
     def forward(self, t: Tensor) -> Tensor:
         """[batch] int64, each in [0, n_steps) -> [batch, 1, d_model].

@@ -8,6 +8,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from configs import ConfigError
+from models.assembly.assemble import filled, without_numbers
 from models.assembly.place import keep_choices
 from models.rack.choice import Choice
 from models.rack.modules import Rack
@@ -21,10 +22,11 @@ class Supernet(nn.Module):
     Parameters of parts that are not active get no gradient (`None`, not zero), so that an optimizer leaves them alone.
     """
 
-    def __init__(self, space: RackSpec, seed: int = 0) -> None:
+    def __init__(self, space: RackSpec, seed: int = 0, *, rack: Rack | None = None) -> None:
+        """`rack` is one of the space that has its weights already; without, one is built from the seed."""
         super().__init__()
         self.space, self.slots = space, space.slots()
-        self.rack = space.build(seed)
+        self.rack = space.build(seed) if rack is None else rack
         found = {path: part for path, part in self.rack.named_modules() if isinstance(part, Choice)}
         self._paths, self.choices = list(found), list(found.values())
         self.main = main_placement(self.slots)
@@ -57,7 +59,7 @@ class Supernet(nn.Module):
         for path, choice, name in zip(self._paths, self.choices, chosen, strict=True):
             part = choice.mixers[name] if name in choice.mixers else nn.Module()
             weights |= {f"{path}.{key}": tensor for key, tensor in part.state_dict().items()}
-        return self._filled(self.space.place(chosen).build(), weights)
+        return self._filled(self.space.place(chosen), weights)
 
     def thin(self, placements: Iterable[str | Sequence[str]]) -> Supernet:
         """A supernet of the union of the placements' parts, with a copy of their weights.
@@ -67,11 +69,10 @@ class Supernet(nn.Module):
         kept = [parse_placement(each, self.slots) for each in placements]
         if not kept:
             raise ConfigError("a supernet is thinned to the parts of some placements, but none is given")
-        supernet = Supernet(keep_choices(self.space, kept))
-        self._filled(supernet.rack, self.rack.state_dict())
-        return supernet.train(self.training)
+        space = keep_choices(self.space, kept)
+        return Supernet(space, rack=self._filled(space, self.rack.state_dict())).train(self.training)
 
-    def _filled(self, rack: Rack, weights: dict[str, Tensor]) -> Rack:
-        """The rack with these weights, of the device, type and mode of this supernet's."""
-        rack.to(self.rack.embedding.weight).load_state_dict({name: weights[name] for name in rack.state_dict()})
-        return rack.train(self.training)
+    def _filled(self, spec: RackSpec, weights: dict[str, Tensor]) -> Rack:
+        """The rack of a spec with copies of these weights, of the device, type and mode of this supernet's."""
+        rack = filled(without_numbers(spec), lambda name: weights[name].clone())
+        return rack.to(self.rack.embedding.weight).train(self.training)

@@ -79,6 +79,15 @@ def add_tools(jobs: Any) -> None:
         "--parameters", action="store_true", help="how each parameter starts and is trained; the optimizer's groups"
     )
     show.set_defaults(run="search.cli.show:run_show")
+    imported = jobs.add_parser(
+        "import",
+        help="read a trained model of Hugging Face into a folder",
+        description="Read a trained model, a folder of safetensors or a GGUF file, into a folder that runs start from. "
+        "dtype=float32, bfloat16 or float16 sets the type of its weights; the file's, if not given.",
+    )
+    imported.add_argument("model", metavar="MODEL", help="a folder with config.json and safetensors, or a .gguf file")
+    imported.add_argument("out", metavar="OUT", help="the folder that is written")
+    imported.set_defaults(run="search.cli.import_model:run_import")
     kernels = jobs.add_parser("kernels", help="list the fast kernels: what is installed, what auto picks here and why")
     kernels.set_defaults(run="search.cli.kernels:run_kernels")
     schema = jobs.add_parser("schema", help="print the JSON Schema of configuration files; out=FILE writes it")

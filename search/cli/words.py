@@ -25,7 +25,7 @@ def check_command(words: Sequence[str], known: Collection[str], prog: str) -> No
     raise ConfigError(f"{prog}: unknown command '{shortened(first)}'{elsewhere or '; ' + known_names(first, known)}")
 
 
-TOOLS = ("check", "show", "kernels", "schema")
+TOOLS = ("check", "show", "import", "kernels", "schema")
 """The commands that run nothing, of which there is no form on Ray."""
 
 

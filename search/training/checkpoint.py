@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from configs.records import DamagedError
 from configs.storage import whole_file
+from models import Rack, RackSpec
+from models.assembly.assemble import filled, without_numbers
 from search.training.sharding import shared_out
 
 
@@ -29,13 +31,25 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Copy the tensors of `weights` back into a model of the same architecture."""
     own = weights(model)
+    _check_same_model(own, tensors)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(shared_out(tensors[name], like=tensor))
+
+
+def rack_with_weights(spec: RackSpec, tensors: dict[str, Tensor]) -> Rack:
+    """The rack of a spec, in training mode, with the tensors of `weights`, their types and device; nothing is drawn for it."""
+    rack = without_numbers(spec)
+    _check_same_model(weights(rack), tensors)
+    # What `read` leaves on the CPU is the file itself: it would change with that, and its tensors start at odd addresses.
+    return filled(rack, lambda name: tensors[name].clone() if tensors[name].device.type == "cpu" else tensors[name])
+
+
+def _check_same_model(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
     sizes, given = ({name: tensor.shape for name, tensor in weights.items()} for weights in (own, tensors))
     if sizes != given:
         differing = sorted(name for name in sizes | given if sizes.get(name) != given.get(name))
         raise ValueError(f"these weights are of another model: {differing[:4]} differ")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(shared_out(tensors[name], like=tensor))
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

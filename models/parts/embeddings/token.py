@@ -44,9 +44,13 @@ class Token(nn.Embedding):
         if positions == "learned":
             self.positions = nn.Embedding(max_length or 0, d_model)
             nn.init.normal_(self.positions.weight, std=0.02)
-        table = sinusoidal_positions(max_length or 0, d_model) if positions == "sinusoidal" else None
-        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("table", self.tables()["table"], persistent=False)
         self.dropout = nn.Dropout(dropout) if dropout else None
+
+    def tables(self) -> dict[str, Tensor | None]:
+        """The buffers that are computed and no part of the state, by name."""
+        is_fixed = self.max_length is not None and self.positions is None
+        return {"table": sinusoidal_positions(self.max_length or 0, self.embedding_dim) if is_fixed else None}
 
     def forward(self, tokens: Tensor, offset: int = 0) -> Tensor:
         """[batch, time] -> [batch, time, d_model]; the first token stands at position `offset`.

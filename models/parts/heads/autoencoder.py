@@ -33,13 +33,17 @@ class Autoencoder(Head):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.pooling = pooling
-        self.register_buffer("positions", sinusoidal_positions(max_length, d_model), persistent=False)
+        self.pooling, self.d_model, self.max_length = pooling, d_model, max_length
+        self.register_buffer("positions", self.tables()["positions"], persistent=False)
         self.decoder = nn.Sequential(
             *(layer for _ in range(2) for layer in (make_norm(), nn.Linear(d_model, d_model, bias=bias), nn.GELU()))
         )
         self.norm = make_norm()
         self.output = nn.Linear(d_model, vocab_size, bias=bias)
+
+    def tables(self) -> dict[str, Tensor | None]:
+        """The buffers that are computed and no part of the state, by name."""
+        return {"positions": sinusoidal_positions(self.max_length, self.d_model)}
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """[batch, time, d_model] -> [batch, max_length, vocab_size]."""

@@ -39,6 +39,7 @@ class PlacementRow:
             "accuracies": {task: statistics.fmean(values) for task, values in self.trained.accuracies.items()},
             "cost": self.scored.cost,
             "seconds": self.trained.seconds,
+            "folders": list(self.trained.folders),
             "error": self.trained.error,
         }
 
@@ -69,6 +70,8 @@ def print_comparison(rows: Sequence[PlacementRow], spec: PipelineSpec, out: Path
     for row in rows:
         if row.trained.error:
             console.print(f"{row.name} ({row.scored.text}) failed: {row.trained.error.strip().splitlines()[-1]}", markup=False)
+    for budget, name, folders in ((row.budget, row.name, row.trained.folders) for row in rows):
+        console.print(f"{budget}, {name}: {', '.join(str(out / folder) for folder in folders)}", markup=False)
     console.print(
         f"accuracy and loss on test data that nothing was picked by; supernet: {spec.placement.metric} score of the search"
     )

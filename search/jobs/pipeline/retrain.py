@@ -29,13 +29,17 @@ TEST = "test.json"
 
 @dataclass(frozen=True)
 class RetrainedRack:
-    """What became of one placement: test loss (nats, tasks by their shares), accuracy by task, a value a seed; or an error."""
+    """What became of one placement: test loss (nats, tasks by their shares), accuracy by task, a value a seed; or an error.
+
+    `folders` are those of its runs, one a seed, from the folder of the job.
+    """
 
     placement: Placement
     losses: tuple[float, ...]
     accuracies: dict[str, tuple[float, ...]]
     seconds: float
     error: str | None = None
+    folders: tuple[str, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -87,18 +91,20 @@ def _tested(
     out: Path,
 ) -> RetrainedRack:
     errors = [str(summary["error"]) for summary in summaries.values() if summary.get("error")]
+    folders = tuple(f"{out.name}/{name}" for name in runs)
     if errors:
-        return RetrainedRack(placement, (), {}, 0.0, errors[0])
+        return RetrainedRack(placement, (), {}, 0.0, errors[0], folders)
     rows = [_test(spec, out / name, retrain) for name, spec in runs.items()]
     for spec, row in zip(runs.values(), rows, strict=True):
         if not math.isfinite(row["loss"]):
-            return RetrainedRack(placement, (), {}, 0.0, f"seed {spec.seed}: the test loss is no finite number")
+            return RetrainedRack(placement, (), {}, 0.0, f"seed {spec.seed}: the test loss is no finite number", folders)
     tasks = next(iter(runs.values())).data.tasks
     return RetrainedRack(
         placement,
         losses=tuple(row["loss"] for row in rows),
         accuracies={task: tuple(row[task] for row in rows) for task in tasks},
         seconds=sum(float(summary["seconds"]) for summary in summaries.values()),
+        folders=folders,
     )
 
 

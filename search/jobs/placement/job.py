@@ -14,7 +14,7 @@ from search.jobs.placement.checks import check_same_data, check_strategies
 from search.jobs.placement.evaluation import open_evaluator
 from search.jobs.placement.figure import save_pictures
 from search.jobs.placement.report import print_results
-from search.jobs.placement.results import BudgetResult, PlacementResults, cost_axis
+from search.jobs.placement.results import PLACEMENTS, BudgetResult, PlacementResults, cost_axis
 from search.jobs.placement.spec import PlacementSpec, SearchSpec
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
@@ -39,7 +39,8 @@ def run(spec: PlacementSpec, out: Path, backend: Backend) -> int:
     check_same_data(trained, spec)
     with run_folder(out, spec):
         results = search_placements(spec, supernet, trained, out, backend)
-        write_json(out / RESULTS, {"job": spec.job, "fingerprint": spec.fingerprint(), **results.to_dict()})
+        summary = {"job": spec.job, "fingerprint": spec.fingerprint(), "supernet": spec.supernet, **results.to_dict()}
+        write_json(out / RESULTS, summary)
         print_results(results, out)
     return 1 if results.unmet else 0
 
@@ -81,7 +82,7 @@ def search_placements(
         unmet=tuple(unmet),
         n_batch_evaluations_saved=n_saved,
     )
-    write_json(out / "placements.json", results.to_dict())
+    write_json(out / PLACEMENTS, results.to_dict())
     write_parquet(results.rows(), out / TRIALS)
     save_pictures(results, out)
     return results

@@ -49,6 +49,7 @@ def print_results(results: PlacementResults, out: Path) -> None:
         console.print(text, markup=False)
     if results.n_batch_evaluations_saved:
         console.print(f"racing saved {results.n_batch_evaluations_saved:,} evaluations of a batch")
+    console.print(f"each of these as a model: search.load_model('{out}', placement='...')", markup=False)
     console.print(f"pictures: {out / 'placements.png'}, {out / 'search.png'}", markup=False)
 
 

@@ -9,6 +9,8 @@ from search.budget.costs import DEAR_FIRST
 from search.budget.dimensions import dimensions
 
 Point = tuple[float, float]
+PLACEMENTS = "placements.json"
+"""The file of what a search found."""
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,7 @@ def load_stage(folder: Path, device: torch.device) -> tuple[Stage, Rack]:
         raise DamagedError(f"{error}; the command that has grown it makes it anew, given again") from None
     rack_spec = validate_saved(RackSpec, state["rack"], str(path))
     initial = {int(uid): StackSpec.model_validate(stack) for uid, stack in state["initial"].items()}
-    rack = rack_spec.build().to(device)
-    checkpoint.load_weights(rack, tensors)
+    rack = checkpoint.rack_with_weights(rack_spec, tensors)
     return Stage(state["index"], state["kind"], rack_spec, None, initial, state["uid"], state["n_steps"]), rack
 
 

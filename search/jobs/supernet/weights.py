@@ -46,6 +46,5 @@ def load_supernet(out: Path, device: torch.device | None = None, *, key: str | N
     if state["results"]["status"] == "diverged":
         text = f"the supernet diverged at step {state['results']['steps']}, so its weights are of no use"
         raise ConfigError(f"{place}: {text}; train it anew with a smaller lr, in another folder")
-    model = Supernet(rack).to(device)
-    checkpoint.load_weights(model.rack, tensors)
+    model = Supernet(rack, rack=checkpoint.rack_with_weights(rack, tensors))
     return (model if model.slots else model.rack).eval()

@@ -104,6 +104,7 @@ class Truth:
                     "loss": loss,
                     "standard_error": self.trained[placement].standard_error,
                     "losses": self.trained[placement].losses,
+                    "folders": list(self.trained[placement].folders),
                     "scores": [score if math.isfinite(score := scores[placement]) else None for scores in self.scores],
                 }
                 for placement, loss in self.losses.items()
