@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from configs import ConfigError
-from models.huggingface.gguf_header import read_header
+from configs.gguf_header import read_header
 from models.huggingface.gguf_weights import check_sizes, read_dequantised
 
 TENSORS = {

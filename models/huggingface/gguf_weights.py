@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from configs import ConfigError
-from models.huggingface.gguf_header import StoredTensor
+from configs.gguf_header import StoredTensor
 
 NUMBERS_AT_ONCE = 2**20
 """How many numbers are dequantised at once."""

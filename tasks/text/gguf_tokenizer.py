@@ -1,12 +1,15 @@
 """Tokenizers out of the metadata of GGUF files: byte-level BPE by the name of its splits, and SentencePiece BPE by its scores."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from configs import ConfigError
-from tasks.text.gguf_metadata import TOKENIZER_KEYS
+from configs.gguf_header import read_header
+
+TOKENIZER_KEYS = "tokenizer.ggml."
 
 _NORMAL, _USER_DEFINED = 1, 4
 """Types of tokens. The others come from no text: no merge leads to them."""
@@ -23,6 +26,12 @@ _SPLITS: dict[str, str | None] = {
 }
 """By `tokenizer.ggml.pre`: what is split off first, each match by itself."""
 _SPLIT_BY_GPT2_TOO = ("gpt-2", "default", "smollm")
+
+
+def tokenizer_metadata(path: Path) -> dict[str, Any]:
+    """The values of all keys `tokenizer.ggml.*`, by what follows the prefix; ConfigError if the file is no GGUF, or damaged."""
+    found = read_header(path).metadata
+    return {key.removeprefix(TOKENIZER_KEYS): value for key, value in found.items() if key.startswith(TOKENIZER_KEYS)}
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:

@@ -14,8 +14,7 @@ from tokenizers import Tokenizer
 
 from configs import ConfigError
 from configs.trained_model import model_path
-from tasks.text.gguf_metadata import TOKENIZER_KEYS, tokenizer_metadata
-from tasks.text.gguf_tokenizer import adds_bos, gguf_tokenizer
+from tasks.text.gguf_tokenizer import TOKENIZER_KEYS, adds_bos, gguf_tokenizer, tokenizer_metadata
 from tasks.text.tokens import encode_with
 
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<eos>")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from configs import ConfigError
-from configs.limits import LONGEST
+from configs.limits import LONGEST, MOST_LEVELS
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -75,13 +75,17 @@ class _Bytes:
     def text(self) -> str:
         return self.take(self.count()).decode()
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, level: int = 0) -> Any:
+        if level > MOST_LEVELS:
+            raise ValueError(f"arrays in arrays, more than {MOST_LEVELS} levels")
         if kind == STRING:
             return self.text()
         if kind != ARRAY:
             return self.numbers(_code(kind))[0]
         (inner,), count = self.numbers("I"), self.count()
-        return [self.text() for _ in range(count)] if inner == STRING else list(self.numbers(_code(inner), count))
+        if inner in (STRING, ARRAY):
+            return [self.value(inner, level + 1) for _ in range(count)]
+        return list(self.numbers(_code(inner), count))
 
 
 def _code(kind: int) -> str:
