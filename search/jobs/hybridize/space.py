@@ -1,6 +1,7 @@
 """The space of a trained model: in every layer its own attention, and what may stand in for it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import count
 from typing import Any
 
 import torch
@@ -18,20 +19,24 @@ OWN_MIXER, OWN_MLP = "attention", "mlp"
 """The names of the model's own parts."""
 
 
-def space_of(rack: RackSpec, choices: Choices, mlp_choices: Choices) -> RackSpec:
-    """The model's rack with a choice in every layer, the model's own part its main one.
+def space_of(rack: RackSpec, choices: Choices, mlp_choices: Choices, layers: Collection[int] | None = None) -> RackSpec:
+    """The model's rack with a choice in every layer, or in those `layers`, the model's own part its main one.
 
     Raises:
         ConfigError: naming the choice that cannot stand there.
     """
-    tree = rack.to_dict()
+    tree, n_blocks = rack.to_dict(), sum(len(stack.expanded()) for stack in rack.stacks)
+    chosen = range(n_blocks) if layers is None else layers
+    if beyond := sorted(layer for layer in chosen if layer >= n_blocks):
+        raise ConfigError(f"layers: the model has layers 0 to {n_blocks - 1}, and no {beyond[0]}")
+    numbers = count()
     for index, stack in enumerate(rack.stacks):
         blocks = []
         for block in stack.expanded():
-            made = block.to_dict()
-            if choices and made["mixer"] is not None and made["mixer"]["kind"] == OWN_MIXER:
+            made, is_chosen = block.to_dict(), next(numbers) in chosen
+            if is_chosen and choices and made["mixer"] is not None and made["mixer"]["kind"] == OWN_MIXER:
                 made["mixer"] = _choice(OWN_MIXER, made["mixer"], choices, rack.d_model)
-            if mlp_choices and made["mlp"] is not None:
+            if is_chosen and mlp_choices and made["mlp"] is not None:
                 made["mlp"] = _choice(OWN_MLP, made["mlp"], mlp_choices, rack.d_model)
             blocks.append(made)
         tree["stacks"][index] = {**stack.own_fields(), "blocks": blocks}

@@ -90,10 +90,10 @@ class DistilSpec(IsolationSpec):
 class HybridizeSpec(Spec):
     """From a trained model to racks in which only some layers keep their attention.
 
-    `model` is a Hugging Face folder, a GGUF file, or `package:NAME` for the one GGUF file of an installed package. `choices` are
-    what may stand in for the attention of any layer, beside it (`attention`); `mlp_choices` for its channel mixer, beside that
-    (`mlp`). An option that is not given is the model's own where the kind is attention, and starts from it where that can be.
-    `data` needs no tokenizer: it is the model's.
+    `model` is a Hugging Face folder, a GGUF file, or `package:NAME` for the one GGUF file of an installed package. `choices`
+    are what may stand in for the attention of any layer, beside it (`attention`); `mlp_choices` for its channel mixer, beside
+    that (`mlp`); `layers` are the numbers of those that have a choice (null: all). An option that is not given is the model's
+    own where the kind is attention, and starts from it where that can be. `data` needs no tokenizer: it is the model's.
     """
 
     job: Literal["hybridize"] = "hybridize"
@@ -101,6 +101,7 @@ class HybridizeSpec(Spec):
     dtype: Literal["file", "float32", "bfloat16", "float16"] = "float32"
     choices: Choices = Field(default_factory=_window)
     mlp_choices: Choices = Field(default_factory=dict)
+    layers: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     data: MixtureSpec
     align: AlignSpec = AlignSpec()
     supernet: SupernetStageSpec | None = None

@@ -45,7 +45,7 @@ def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, sa
         shutil.rmtree(out / ALIGNMENT, ignore_errors=True)  # a kill may have come before
         return RackSpec.model_validate(state["spec"]["rack"])
     rack_spec, rack = import_rack(model, dtype=spec.dtype)
-    space = space_of(rack_spec, spec.choices, spec.mlp_choices)
+    space = space_of(rack_spec, spec.choices, spec.mlp_choices, spec.layers)
     trained = rack.state_dict()
     say(f"model: {model}, {sum(each.numel() for each in rack.parameters()):,} parameters, {len(rack.blocks())} layers")
     del rack

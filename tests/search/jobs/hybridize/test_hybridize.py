@@ -158,6 +158,14 @@ def test_a_choice_that_cannot_stand_there_is_named(tmp_path, choices, message):
         space_of(rack, choices, {})
 
 
+def test_layers_may_be_named(tmp_path):
+    rack, _ = import_rack(tiny_llama(tmp_path))
+    space = space_of(rack, {"skip": None}, {"none": None}, layers=[2])
+    assert [str(slot) for slot in space.slots()] == ["layer 2", "channel mixer of layer 2"]
+    with pytest.raises(ConfigError, match="layers: the model has layers 0 to 2, and no 7"):
+        space_of(rack, {"skip": None}, {}, layers=[1, 7])
+
+
 def test_channel_mixers_may_go_or_be_narrower(tmp_path):
     mlps = {"narrow": {"d_ff": 12}, "none": None}
     distil = {"trains": ["{changed}.mlp.*"], "budgets": None}
