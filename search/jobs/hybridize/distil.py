@@ -101,8 +101,7 @@ class Measurement:
         self.device = resolve_device(spec.distil.train.device)
         self._reference: Reference | None = None
         self._batches: list[Batch] = []
-        self._model: Supernet | None = None
-        self._supernet: Supernet | Rack | None = None
+        self._supernets: dict[Path, Supernet] = {}
 
     def of_folder(self, folder: Path) -> dict[str, float]:
         """KL to the model and loss of a distilled rack, kept beside its weights."""
@@ -122,10 +121,7 @@ class Measurement:
         path, text = source / MEASURED, placement_text(placement)
         kept = kept_json(path, self.say, fingerprint=self._key(source)) or {"fingerprint": self._key(source)}
         if text not in kept:
-            if self._supernet is None:
-                self._supernet = load_supernet(source, self.device)
-            assert isinstance(self._supernet, Supernet)  # it has choices
-            kept[text] = self.of(self._supernet.extract(placement))
+            kept[text] = self._of_active(self._loaded(source), placement)
             if all(map(math.isfinite, kept[text].values())):
                 write_json(path, kept)
         found: dict[str, float] = kept[text]
@@ -133,9 +129,22 @@ class Measurement:
 
     def of_model(self) -> dict[str, float]:
         """Loss of the trained model itself; its KL is 0."""
-        self._prepared()
-        assert self._model is not None  # it has just been loaded
-        return self.of(self._model.extract(self._model.main))
+        model = self._loaded(self.out / START)
+        return self._of_active(model, model.main)
+
+    def _of_active(self, supernet: Supernet, placement: Placement) -> dict[str, float]:
+        self._prepared()  # which activates the model
+        supernet.eval()
+        supernet.activate(placement)
+        return self.of(supernet.rack)
+
+    def _loaded(self, folder: Path) -> Supernet:
+        """The supernet in a folder, read once."""
+        if folder not in self._supernets:
+            supernet = load_supernet(folder, self.device)
+            assert isinstance(supernet, Supernet)  # it has choices
+            self._supernets[folder] = supernet
+        return self._supernets[folder]
 
     @torch.no_grad()
     def of(self, rack: Rack) -> dict[str, float]:
@@ -143,7 +152,6 @@ class Measurement:
         reference, batches = self._prepared()
         kl = loss = 0.0
         n_asked = 0
-        rack.eval()
         for inputs, targets in batches:
             asked = targets != IGNORED
             with autocast(self.device, self.spec.distil.train.precision):
@@ -160,11 +168,8 @@ class Measurement:
             mixture = Mixture(self.spec.data, seed=self.spec.seed, device=self.device)
             drawn = mixture.evaluation(distil.n_test_batches, distil.test_batch_size, "test")
             self._batches = [batch for own in thinned(drawn, self.spec.search.positions_per_row).values() for batch in own]
-            model = load_supernet(self.out / START, self.device)
-            assert isinstance(model, Supernet)  # it has choices
-            self._model = model
             with torch.no_grad(), autocast(self.device, distil.train.precision):
-                kept = KeptLogits.of(main_of(model), self._batches, 2**62)
+                kept = KeptLogits.of(main_of(self._loaded(self.out / START)), self._batches, 2**62)
             assert kept is not None  # there is no limit
             self._reference = kept
         return self._reference, self._batches
