@@ -34,14 +34,10 @@ DISTILLED, MEASURED = "racks", "test.json"
 
 @dataclass(frozen=True)
 class Distilled:
-    """What became of a placement: KL to the model and loss on test data, in nats, a value a seed; or why it failed.
-
-    `kl_before` is that of the placement as the search found it, on the same data.
-    """
+    """What became of a placement: KL to the model and loss on test data, in nats, a value a seed; or why it failed."""
 
     placement: Placement
     folders: tuple[str, ...]
-    kl_before: float
     kl: tuple[float, ...]
     losses: tuple[float, ...]
     seconds: float
@@ -65,7 +61,6 @@ class Distilled:
     def to_dict(self) -> Row:
         """Plain values for JSON."""
         return {
-            "kl_before": self.kl_before,
             "kl_distilled": None if self.error else self.mean_kl,
             "kl_distilled_error": self.standard_error,
             "loss": None if self.error else statistics.fmean(self.losses),
@@ -186,7 +181,7 @@ class Distillation:
     def __init__(self, spec: HybridizeSpec, space: RackSpec, out: Path, source: Path) -> None:
         self.spec, self.space, self.out, self.source = spec, space, out, source
 
-    def run(self, placements: Iterable[Placement], backend: Backend, say: Say) -> dict[Placement, Distilled]:
+    def run(self, placements: Iterable[Placement], backend: Backend, measurement: Measurement) -> dict[Placement, Distilled]:
         """Distil every placement with every seed, as far as the folders do not hold them yet, and measure them.
 
         One of which nothing trains (nothing stands where it differs from the model) is measured as it is.
@@ -196,7 +191,6 @@ class Distillation:
         runs = {pair: run for pair in pairs if (run := self.run_spec(*pair)) is not None}
         names = {pair: run_name(pair[0], run) for pair, run in runs.items()}
         summaries = backend.train_racks({names[pair]: run for pair, run in runs.items()}, self.out / DISTILLED, self.spec.distil)
-        measurement = Measurement(self.spec, self.out, say)
         found = {}
         for placement in chosen:
             own = [names[placement, seed] for seed in self.spec.distil.seeds if (placement, seed) in names]
@@ -230,14 +224,14 @@ class Distillation:
     ) -> Distilled:
         folders = [self.out / DISTILLED / name for name in names]
         errors = [str(summaries[name]["error"]) for name in names if summaries[name].get("error")]
-        before = measurement.of_placement(self.source, placement)
-        rows = [] if errors else [measurement.of_folder(folder) for folder in folders] if names else [before]
+        rows = [] if errors else [measurement.of_folder(folder) for folder in folders]
+        if not names:
+            rows = [measurement.of_placement(self.source, placement)]
         if not all(math.isfinite(row["kl"]) for row in rows):
             errors = ["the KL divergence on test data is no finite number"]
         return Distilled(
             placement,
             folders=tuple(map(str, folders)),
-            kl_before=before["kl"],
             kl=tuple(row["kl"] for row in rows),
             losses=tuple(row["loss"] for row in rows),
             seconds=sum(float(summaries[name].get("seconds") or 0.0) for name in names),

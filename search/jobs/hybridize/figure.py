@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def save_picture(rows: Sequence[HybridRow], found: PlacementResults, path: Path) -> None:
-    """Left, who keeps the attention where; right, what that comes to: hollow as found, filled as distilled."""
-    with picture(path, 13, 1.8 + 0.34 * len(rows)) as figure:
+    """Left, who keeps the attention where; right, what that comes to on test data."""
+    with picture(path, 13, 2.4 + 0.34 * len(rows)) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         labelled = [(f"{row.budget}: {row.name}  {_told(row)}", row.scored) for row in rows]
         draw_placements(left, labelled, found)
@@ -26,32 +26,21 @@ def save_picture(rows: Sequence[HybridRow], found: PlacementResults, path: Path)
 
 def _told(row: HybridRow) -> str:
     if row.distilled is None or row.distilled.error:
-        return f"{row.kl:.3f}"
-    return f"{row.kl:.3f} -> {row.distilled.mean_kl:.3f}"
+        return f"{row.kl_test:.3f}"
+    return f"{row.kl_test:.3f} -> {row.distilled.mean_kl:.3f}"
 
 
 def _draw_divergences(axis: Axes, rows: Sequence[HybridRow], cost_axis: tuple[str, str]) -> None:
     key, label = cost_axis
     for number, name in enumerate(dict.fromkeys(row.name for row in rows)):
-        own = [row for row in rows if row.name == name]
+        own, color = [row for row in rows if row.name == name], f"C{number % 10}"
         style: dict[str, Any] = {"marker": "*", "s": 150, "zorder": 3} if name == "search" else {"marker": "sDv^<>ph"[number % 8]}
-        color = f"C{number % 10}"
-        axis.scatter([row.scored.cost[key] for row in own], [row.kl for row in own], facecolors="none", edgecolors=color, **style)
-        done = [row for row in own if row.distilled is not None and not row.distilled.error]
-        for row in done:
-            assert row.distilled is not None
-            cost = row.scored.cost[key]
-            axis.annotate(
-                "", (cost, row.distilled.mean_kl), (cost, row.kl), arrowprops={"arrowstyle": "->", "color": color, "lw": 0.8}
-            )
-        axis.scatter(
-            [row.scored.cost[key] for row in done],
-            [row.distilled.mean_kl for row in done if row.distilled is not None],
-            color=color,
-            label=name,
-            **style,
-        )
+        found = [(row.scored.cost[key], row.kl_test) for row in own]
+        done = [(row.scored.cost[key], row.distilled.mean_kl) for row in own if row.distilled and not row.distilled.error]
+        axis.scatter(*zip(*found, strict=True), facecolors="none", edgecolors=color, label=f"{name}, found", **style)
+        if done:
+            axis.scatter(*zip(*done, strict=True), color=color, label=f"{name}, distilled", **style)
     axis.set_yscale("log")
     axis.set_xlabel(label)
-    axis.set_ylabel("KL to the model, nats (hollow: found, filled: distilled)")
+    axis.set_ylabel("KL to the model, nats")
     axis.legend(fontsize=8, frameon=False)

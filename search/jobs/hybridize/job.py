@@ -56,14 +56,21 @@ def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
         print_ranking(effects)
         console.print("4 of 4: distillation", style="bold")
         chosen = [each for result in _distilled_budgets(spec, found) for each in _contenders(result)]
-        distilled = Distillation(spec, space, out, source).run(chosen, backend, say)
+        measurement = Measurement(spec, out, say)
+        distilled = Distillation(spec, space, out, source).run(chosen, backend, measurement)
         rows = [
-            HybridRow(result.text, name, scored, distilled.get(scored.placement))
+            HybridRow(
+                result.text,
+                name,
+                scored,
+                measurement.of_placement(source, scored.placement)["kl"],
+                distilled.get(scored.placement),
+            )
             for result in found.budgets
             for name, scored in (("search", result.best), *result.rivals.items())
             if scored.is_admitted
         ]
-        whole = Measurement(spec, out, say).of_model()
+        whole = measurement.of_model()
         summary: dict[str, Any] = {
             "job": spec.job,
             "fingerprint": spec.fingerprint(),

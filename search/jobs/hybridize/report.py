@@ -20,11 +20,12 @@ SHOWN_LAYERS = 8
 
 @dataclass(frozen=True)
 class HybridRow:
-    """One contender under one budget: its KL in the search, and what it came to."""
+    """One contender under one budget: its KL to the model in the search, the same on test data, and what it was distilled to."""
 
     budget: str
     name: str
     scored: Scored
+    kl_test: float
     distilled: Distilled | None
 
     @property
@@ -41,6 +42,7 @@ class HybridRow:
             "text": self.scored.text,
             "kl": None if math.isnan(self.kl) else self.kl,
             "kl_error": self.scored.standard_error,
+            "kl_test": self.kl_test if math.isfinite(self.kl_test) else None,
             "cost": self.scored.cost,
             **(self.distilled.to_dict() if self.distilled is not None else {}),
         }
@@ -60,7 +62,8 @@ def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: H
     """A row a contender, best first within its budget; then the model itself."""
     console = make_console()
     compared = [name for name in rows[0].scored.cost if dimensions()[name].is_compared]
-    numbers = ("KL found", "KL distilled", "perplexity", *headings({name: rows[0].scored.cost[name] for name in compared}))
+    costs = headings({name: rows[0].scored.cost[name] for name in compared})
+    numbers = ("KL in search", "KL found", "KL distilled", "perplexity", *costs)
     table = Table(
         Column("budget", no_wrap=True),
         Column("who", no_wrap=True),
@@ -73,19 +76,18 @@ def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: H
     for budget in dict.fromkeys(row.budget for row in rows):
         own = sorted((row for row in rows if row.budget == budget), key=_rank)
         for number, row in enumerate(own):
-            costs = cells({name: row.scored.cost[name] for name in compared})
-            table.add_row(
-                escape(budget) if number == 0 else "", escape(row.name), escape(row.scored.text), *_numbers(row), *costs
-            )
+            priced = cells({name: row.scored.cost[name] for name in compared})
+            who = (escape(budget) if number == 0 else "", escape(row.name), escape(row.scored.text))
+            table.add_row(*who, *_numbers(row), *priced)
         table.add_section()
-    model = ["0", "", f"{math.exp(whole['loss']):.2f}"]
+    model = ["", "0", "", f"{math.exp(whole['loss']):.2f}"]
     table.add_row("", "the model", "", *model, *[""] * len(compared))
     console.print(table)
     for row in rows:
         if row.distilled is not None and row.distilled.error:
             told = row.distilled.error.strip().splitlines()[-1]
             console.print(f"{row.name} ({row.scored.text}) failed: {told}", markup=False)
-    told = "found, on the data of the search; distilled, and perplexity, on test data"
+    told = "as found and as distilled on test data, which nothing was picked by"
     console.print(f"KL to the model in nats: {told}; caches at {context:,} positions")
     if len(spec.distil.seeds) == 1:
         console.print("one seed: small differences may be chance; distil.seeds=[0,1,2] tells", markup=False)
@@ -93,14 +95,14 @@ def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: H
 
 
 def _rank(row: HybridRow) -> tuple[bool, float]:
-    value = row.kl if row.distilled is None else row.distilled.mean_kl
+    value = row.kl_test if row.distilled is None else row.distilled.mean_kl
     return math.isnan(value), 0.0 if math.isnan(value) else value
 
 
 def _numbers(row: HybridRow) -> list[str]:
-    found = measured(row.kl, row.scored.standard_error, form=".3f")
+    found = [measured(row.kl, row.scored.standard_error, form=".3f"), measured(row.kl_test, form=".3f")]
     if row.distilled is None:
-        return [found, "", ""]
+        return [*found, "", ""]
     if row.distilled.error:
-        return [found, "failed", ""]
-    return [found, measured(row.distilled.mean_kl, row.distilled.standard_error, form=".3f"), f"{row.distilled.perplexity:.2f}"]
+        return [*found, "failed", ""]
+    return [*found, measured(row.distilled.mean_kl, row.distilled.standard_error, form=".3f"), f"{row.distilled.perplexity:.2f}"]
