@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from search.training.devices import autocast, resolve_device
 from search.training.mixture import Mixture
 from tasks import IGNORED
 
-DISTILLED, MEASURED = "racks", "test.json"
+DISTILLED = "racks"
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,16 @@ def training_spec(spec: HybridizeSpec, space: RackSpec, **given: Any) -> Superne
 
 
 class Measurement:
-    """Measures racks on the test data of a conversion, against the model; nothing is loaded until it is needed."""
+    """Measures racks on the test data of a conversion, or on those of its search (`validation`), against the model.
 
-    def __init__(self, spec: HybridizeSpec, out: Path, say: Say) -> None:
-        self.spec, self.out, self.say = spec, out, say
+    Nothing is loaded until it is needed.
+    """
+
+    def __init__(self, spec: HybridizeSpec, out: Path, say: Say, split: Literal["test", "validation"] = "test") -> None:
+        self.spec, self.out, self.say, self.split = spec, out, say, split
+        distil, search = spec.distil, spec.search
+        sizes = {"test": (distil.n_test_batches, distil.test_batch_size), "validation": (search.n_batches, search.batch_size)}
+        self.n_batches, self.batch_size = sizes[split]
         self.device = resolve_device(spec.distil.train.device)
         self._reference: Reference | None = None
         self._batches: list[Batch] = []
@@ -101,19 +107,19 @@ class Measurement:
     def of_folder(self, folder: Path) -> dict[str, float]:
         """KL to the model and loss of a distilled rack, kept beside its weights."""
         key = self._key(folder)
-        kept = kept_json(folder / MEASURED, self.say, fingerprint=key)
+        kept = kept_json(folder / f"{self.split}.json", self.say, fingerprint=key)
         if kept is not None:
             return {name: kept[name] for name in ("kl", "loss")}
         rack = load_supernet(folder, self.device)
         assert isinstance(rack, Rack)  # it has been placed
         found = self.of(rack)
         if all(map(math.isfinite, found.values())):  # JSON has no other numbers
-            write_json(folder / MEASURED, {"fingerprint": key, **found})
+            write_json(folder / f"{self.split}.json", {"fingerprint": key, **found})
         return found
 
     def of_placement(self, source: Path, placement: Placement) -> dict[str, float]:
         """The same of a placement of the supernet in a folder, as it is there; kept beside that one's weights."""
-        path, text = source / MEASURED, placement_text(placement)
+        path, text = source / f"{self.split}.json", placement_text(placement)
         kept = kept_json(path, self.say, fingerprint=self._key(source)) or {"fingerprint": self._key(source)}
         if text not in kept:
             kept[text] = self._of_active(self._loaded(source), placement)
@@ -159,19 +165,17 @@ class Measurement:
 
     def _prepared(self) -> tuple[Reference, list[Batch]]:
         if self._reference is None:
-            distil = self.spec.distil
             mixture = Mixture(self.spec.data, seed=self.spec.seed, device=self.device)
-            drawn = mixture.evaluation(distil.n_test_batches, distil.test_batch_size, "test")
+            drawn = mixture.evaluation(self.n_batches, self.batch_size, self.split)
             self._batches = [batch for own in thinned(drawn, self.spec.search.positions_per_row).values() for batch in own]
-            with torch.no_grad(), autocast(self.device, distil.train.precision):
+            with torch.no_grad(), autocast(self.device, self.spec.distil.train.precision):
                 kept = KeptLogits.of(main_of(self._loaded(self.out / START)), self._batches, 2**62)
             assert kept is not None  # there is no limit
             self._reference = kept
         return self._reference, self._batches
 
     def _key(self, folder: Path) -> str:
-        distil = self.spec.distil
-        asked = (folder.name, distil.n_test_batches, distil.test_batch_size, self.spec.search.positions_per_row, self.spec.seed)
+        asked = (folder.name, self.n_batches, self.batch_size, self.spec.search.positions_per_row, self.spec.seed)
         return "-".join(map(str, asked))
 
 
@@ -197,8 +201,8 @@ class Distillation:
             found[placement] = self._measured(placement, own, summaries, measurement)
         return found
 
-    def run_spec(self, placement: Placement, seed: int) -> SupernetSpec | None:
-        """The training of one placement; None if nothing of it trains."""
+    def run_spec(self, placement: Placement, seed: int, **changes: Any) -> SupernetSpec | None:
+        """The training of one placement, with changes of its keys; None if nothing of it trains."""
         distil, placed = self.spec.distil, self.space.place(placement)
         names = [name for name, _ in without_memory(placed).named_parameters()]
         changed = changed_blocks(self.space, placement)
@@ -207,17 +211,16 @@ class Distillation:
         trains = [glob for glob in dict.fromkeys(globs) if any(fnmatchcase(name, glob) for name in names)]
         if not trains:
             return None
-        return training_spec(
-            self.spec,
-            placed,
+        given: dict[str, Any] = {
             **{name: getattr(distil, name) for name in ("lr", "weight_decay", "checkpoint_every")},
-            seed=self.spec.seed + seed,
-            teacher={"source": f"{BESIDE}../../{START}", "weight": 1.0, "hidden_weight": distil.hidden_weight},
-            initialise_from=f"{BESIDE}../../{self.source.name}",
-            initial_placement=placement_text(placement),
-            trains=trains,
-            workers=distil.workers.to_dict(),
-        )
+            "seed": self.spec.seed + seed,
+            "teacher": {"source": f"{BESIDE}../../{START}", "weight": 1.0, "hidden_weight": distil.hidden_weight},
+            "initialise_from": f"{BESIDE}../../{self.source.name}",
+            "initial_placement": placement_text(placement),
+            "trains": trains,
+            "workers": distil.workers.to_dict(),
+        }
+        return training_spec(self.spec, placed, **(given | changes))
 
     def _measured(
         self, placement: Placement, names: list[str], summaries: Mapping[str, Row], measurement: Measurement

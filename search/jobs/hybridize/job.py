@@ -14,13 +14,14 @@ from search.evaluation.evaluator import Evaluator
 from search.jobs.backend import Backend
 from search.jobs.hybridize.distil import Distillation, Measurement, ranking, single_effects, training_spec
 from search.jobs.hybridize.figure import save_picture
+from search.jobs.hybridize.finals import Finals
 from search.jobs.hybridize.report import HybridRow, print_hybrids, print_ranking
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.jobs.hybridize.start import START, make_start
 from search.jobs.placement.checks import check_same_data, check_strategies
 from search.jobs.placement.evaluation import open_evaluator
 from search.jobs.placement.job import search_placements
-from search.jobs.placement.results import BudgetResult, PlacementResults
+from search.jobs.placement.results import BudgetResult, PlacementResults, Scored
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.console import make_console
@@ -55,9 +56,16 @@ def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
         del supernet
         print_ranking(effects)
         console.print("4 of 4: distillation", style="bold")
-        chosen = [each for result in _distilled_budgets(spec, found) for each in _contenders(result)]
-        measurement = Measurement(spec, out, say)
-        distilled = Distillation(spec, space, out, source).run(chosen, backend, measurement)
+        measurement, distillation = Measurement(spec, out, say), Distillation(spec, space, out, source)
+        budgets = _distilled_budgets(spec, found)
+        finalists: dict[str, Scored] = {}
+        if spec.distil.finals is not None:
+            judge = Measurement(spec, out, say, "validation")
+            for result in budgets:
+                finals = Finals(result, distillation, backend, judge)
+                finalists[result.text] = finals.winner(spec.distil.finals.n_steps, say)
+        chosen = [each for result in budgets for each in _contenders(result, finalists.get(result.text))]
+        distilled = distillation.run([scored.placement for _, scored in chosen], backend, measurement)
         rows = [
             HybridRow(
                 result.text,
@@ -67,8 +75,7 @@ def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
                 distilled.get(scored.placement),
             )
             for result in found.budgets
-            for name, scored in (("search", result.best), *result.rivals.items())
-            if scored.is_admitted
+            for name, scored in _contenders(result, finalists.get(result.text))
         ]
         whole = measurement.of_model()
         summary: dict[str, Any] = {
@@ -122,8 +129,12 @@ def _distilled_budgets(spec: HybridizeSpec, found: PlacementResults) -> list[Bud
     return [result for result in found.budgets if wanted is None or result.budget in wanted]
 
 
-def _contenders(result: BudgetResult) -> list[Placement]:
-    return [scored.placement for scored in (result.best, *result.rivals.values()) if scored.is_admitted]
+def _contenders(result: BudgetResult, finalist: Scored | None) -> list[tuple[str, Scored]]:
+    """What the search found, what the finals picked where that is another one, and the rivals, as far as they are admitted."""
+    own = {"search": result.best}
+    if finalist is not None and finalist.placement != result.best.placement:
+        own["finals"] = finalist
+    return [(name, scored) for name, scored in {**own, **result.rivals}.items() if scored.is_admitted]
 
 
 def _effects(spec: HybridizeSpec, supernet: Supernet, trained: SupernetSpec, out: Path) -> list[Row]:

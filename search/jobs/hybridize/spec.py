@@ -62,13 +62,23 @@ class SupernetStageSpec(Spec):
     workers: WorkersSpec = WorkersSpec()
 
 
+class FinalsSpec(Spec):
+    """Short distillations of the `n` best placements of a budget: the better half goes on for twice the steps, until one is left.
+
+    The first round takes `n_steps`. Rounds are judged by KL to the model on the data of the search.
+    """
+
+    n: Annotated[int, Field(ge=2)] = 4
+    n_steps: PositiveInt = 4
+
+
 class DistilSpec(IsolationSpec):
     """How placements are distilled: KL to the trained model on `n_steps` batches of the training data, the same for all.
 
-    `budgets` are those of the search whose winner and rivals are distilled (null: all). `trains` are globs of parameters' names,
-    with `{changed}` for the blocks in which something else stands than in the model; the others stay as they are. `hidden_weight`
-    adds the distance of hidden states, layer by layer. What comes out is measured on `n_test_batches` batches of
-    `test_batch_size` rows that nothing was picked by.
+    `budgets` are those of the search whose winner and rivals are distilled (null: all). `trains` are globs of parameters'
+    names, with `{changed}` for the blocks in which something else stands than in the model; the others stay as they are.
+    `hidden_weight` adds the distance of hidden states, layer by layer. `finals` picks among the best by short distillations
+    first. What comes out is measured on `n_test_batches` batches of `test_batch_size` rows that nothing was picked by.
     """
 
     outside_fingerprint: ClassVar = (*IsolationSpec.outside_fingerprint, "workers", "checkpoint_every")
@@ -79,6 +89,7 @@ class DistilSpec(IsolationSpec):
     weight_decay: NonNegativeFloat = 0.0
     trains: Annotated[tuple[str, ...], Field(min_length=1)] = (f"{CHANGED_LAYERS}.mixer.*",)
     hidden_weight: NonNegativeFloat = 0.0
+    finals: FinalsSpec | None = None
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
     n_test_batches: PositiveInt = 2
     test_batch_size: PositiveInt = 4
@@ -119,6 +130,9 @@ class HybridizeSpec(Spec):
             raw["data"] = {**data, "tasks": tasks}
         if isinstance(raw.get("search"), dict):
             raw["search"] = {"metric": "kl", "strategy": "exact", "importance": False, **raw["search"]}
+            finals = raw["distil"].get("finals") if isinstance(raw.get("distil"), dict) else None
+            if isinstance(finals, dict) and "n_best" not in raw["search"]:
+                raw["search"]["n_best"] = finals.get("n", FinalsSpec().n)
         return raw
 
     def fingerprint_of_start(self) -> str:

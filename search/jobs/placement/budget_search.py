@@ -36,12 +36,16 @@ class BudgetSearch:
         chosen = best_finite(rounds).placement
         seconds, n_new = time.monotonic() - started, self.evaluator.n_asked - n_before
         rivals = {name: self._rival(rival) for name, rival in self.spec.rivals.items()}
-        scored = self._scored([chosen, *rivals.values()])
+        ranked = sorted((each for scored in rounds for each in _finite(scored)), key=lambda each: -each.score)
+        admitted = dict.fromkeys(each.placement for each in ranked if each.is_admitted and each.placement != chosen)
+        runners_up = list(admitted)[: self.spec.n_best - 1]
+        scored = self._scored([chosen, *rivals.values(), *runners_up])
         return BudgetResult(
             budget=value,
             text=self.budget.text(),
             best=scored[0],
-            rivals=dict(zip(rivals, scored[1:], strict=True)),
+            rivals=dict(zip(rivals, scored[1:], strict=False)),
+            runners_up=tuple(scored[1 + len(rivals) :]),
             importance=self._importance(chosen),
             rounds=tuple(tuple(candidate.score for candidate in _finite(each)) for each in rounds),
             seen=tuple((self.costs.of_placement(each.placement), each.score) for scored in rounds for each in _finite(scored)),

@@ -37,7 +37,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class BudgetResult:
-    """What was found under one budget.
+    """What was found under one budget; `runners_up` are the next best, as many as were asked for.
 
     `importance` is, by the mixers that the budget counts, the gain of each in every slot that offers it, the rest being the best
     placement: what is lost by taking it away where it is, won by adding it where it is not; None where one of the two has no
@@ -49,6 +49,7 @@ class BudgetResult:
     text: str
     best: Scored
     rivals: dict[str, Scored]
+    runners_up: tuple[Scored, ...]
     importance: dict[str, dict[str, float | None]]
     rounds: tuple[tuple[float, ...], ...]
     seen: tuple[tuple[dict[str, float], float], ...]
@@ -94,6 +95,8 @@ class PlacementResults:
             told["best"]["text"] = result.best.text
             for name, rival in result.rivals.items():
                 told["rivals"][name]["text"] = rival.text
+            for number, scored in enumerate(result.runners_up):
+                told["runners_up"][number]["text"] = scored.text
             told["n_seen"] = len(told.pop("seen"))
         return tree
 

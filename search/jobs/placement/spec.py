@@ -75,7 +75,8 @@ class SearchSpec(ScoringSpec):
     says more (`search/budget/`). `beam_width` is short for the strategy `{kind: beam, width: ...}`. `rivals` stand beside what
     is found: a strategy (`interleave`, `bookend`, `random`, ...) for each budget, or one placement's text (`all:gdn`).
     `latency_table` is a file that `python -m search profile` wrote, for budgets in `latency_ms`. `importance` measures what each
-    counted mixer gains in each slot around the best placement: as many evaluations as there are slots.
+    counted mixer gains in each slot around the best placement: as many evaluations as there are slots. The `n_best` placements
+    under each budget are told of.
     """
 
     short_forms = ("beam_width",)
@@ -84,6 +85,7 @@ class SearchSpec(ScoringSpec):
     rivals: dict[str, Rival] = Field(default_factory=_by_hand)
     latency_table: str | None = None
     importance: bool = True
+    n_best: PositiveInt = 1
 
     @classmethod
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:

@@ -88,6 +88,22 @@ def test_distillation_brings_a_placement_nearer_to_the_model(tmp_path):
     assert row["kl_distilled"] < 0.95 * row["kl_test"]
 
 
+def test_finals_pick_among_the_best_by_what_they_distil_to(tmp_path, capsys):
+    choices = {"window": {"window": 3}, "gdn": {"kind": "gated_delta_net", "d_conv": 2}}  # something of each can be trained
+    distil = {"finals": {"n": 3, "n_steps": 2}, "budgets": None}
+    made = spec(tmp_path, choices=choices, search={"budgets": [2], "rivals": {}}, distil=distil)
+    assert job.run(made, tmp_path / "run", HERE) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "finals" in line and "KL to the model" in line]
+    assert [line.count(", ") >= 2 for line in told] == [True, True]
+    assert ["finals, 2 steps" in told[0], "finals, 4 steps" in told[1]] == [True, True]
+    rows = results(tmp_path)["rows"]
+    assert {row["name"] for row in rows} <= {"search", "finals"}
+    racks = [json.loads(path.read_text()) for path in (tmp_path / "run/racks").glob("*/results.json")]
+    assert sorted(rack["steps"] for rack in racks) == sorted([2, 2, 2, 4, 4, *[4] * len(rows)])
+    assert job.run(made, tmp_path / "run", HERE) == 0
+    assert results(tmp_path)["rows"] == rows
+
+
 def test_a_finished_conversion_is_not_done_again(finished, monkeypatch, capsys):
     for place in ("search.jobs.hybridize.start.import_rack", "search.jobs.supernet.job.train"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("was done again"))
