@@ -16,6 +16,7 @@ from search.cli.main import OVERRIDE, add_mad
 from search.cli.run import mad_spec
 from search.cli.show import read_spec
 from search.jobs.table import JOBS, job_spec
+from tests.models.huggingface.folders import tiny_llama
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +36,7 @@ COMMANDS = [
 
 def test_there_is_something_to_test():
     assert len(COMMANDS) >= 6
-    assert COMMANDS[0] == "python -m launch pipeline configs/quickstart.yaml"
+    assert COMMANDS[0] == "python -m launch hybridize configs/smollm2.yaml"
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if re.search(r" (check|show|schema|kernels)\b", command)])
@@ -69,14 +70,20 @@ def test_commands_of_jobs_describe_a_run(command):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_first_command_runs(tmp_path):
-    short = ["supernet.n_steps=4", "supernet.eval_every=4", "placement.budgets=[1]", "retrain.n_steps=2"]
+    """On a tiny model, and on a task that needs no tokenizer."""
+    short = [
+        f"model={tiny_llama(tmp_path / 'model')}",
+        "choices={window: {window: 3}}",
+        "data={batch_size: 2, tasks: {recall: {task: {kind: in_context_recall, vocab_size: 16, seq_len: 12}}}}",
+        *("search.budgets=[1]", "search.rivals={windows: 'all:window'}", "distil.budgets=[1]", "distil.n_steps=2"),
+    ]
     command = [sys.executable, *shlex.split(COMMANDS[0])[1:], *short, f"out={tmp_path / 'run'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "all-attention" in done.stdout
+    assert "attention = 1" in done.stdout
     assert done.stdout.splitlines()[-1] == str(tmp_path / "run")
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {"results.json", "trials.parquet", "pipeline.png", "spec.json", "supernet", "placement", "racks"} <= left
+    assert {"results.json", "trials.parquet", "hybridize.png", "spec.json", "start", "placement", "racks"} <= left
 
 
 @pytest.mark.slow

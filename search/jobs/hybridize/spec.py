@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from configs import Problems, Spec
+from configs.trained_model import model_path
 from search.budget import BudgetValue
 from search.jobs.placement.spec import SearchSpec
 from search.runs.isolation import IsolationSpec
@@ -156,6 +157,9 @@ class HybridizeSpec(Spec):
 
 
 def _with_tokenizer(share: Any, model: Any) -> Any:
+    """A text task with the model's tokenizer; as it is, where there is no such model: the job says so, and `check` goes on."""
+    if not isinstance(model, str) or not model_path(model, must_be_there=False).exists():
+        return share
     if not isinstance(share, dict) or not isinstance(share.get("task"), dict) or share["task"].get("kind") != "text":
         return share
     return {**share, "task": {"tokenizer": {"model": model}, **share["task"]}}
