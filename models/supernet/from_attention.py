@@ -12,8 +12,9 @@ from models.assembly.assemble import without_memory
 from models.assembly.place import searched
 from models.linears.convert import dense_state
 from models.mixers.attention import Attention
-from models.rack.contracts import Mixer
+from models.rack.contracts import ChannelMixer, Mixer
 from models.spec.placement import Slot
+from models.supernet.from_channels import keep_channels
 from models.supernet.supernet import Supernet
 
 MEMORY = 1024
@@ -122,8 +123,9 @@ class Origin:
 def initialise_supernet(supernet: Supernet, trained: Mapping[str, Tensor]) -> list[Origin]:
     """Start a supernet from the state of a trained rack of its main placement.
 
-    Main choices and all that is no choice get its weights; mixers beside a main attention are converted from it. Choices of which
-    nothing can be had (other mixers and head sizes, channel mixers) keep their own start, and what is returned says why.
+    Main choices and all that is no choice get its weights; mixers beside a main attention are converted from it, and narrower
+    channel mixers of the main one's kind have the channels of it that matter most. Choices of which nothing can be had (other
+    mixers and head sizes, other channel mixers) keep their own start, and what is returned says why.
 
     Raises:
         ConfigError: if the trained rack is not of the main placement.
@@ -150,9 +152,11 @@ def initialise_supernet(supernet: Supernet, trained: Mapping[str, Tensor]) -> li
 def _start(part: nn.Module | None, main: nn.Module | None, *, is_main: bool) -> str:
     if is_main:
         return "trained"
-    if not isinstance(main, Attention) or not isinstance(part, Mixer):
-        return "its own: only mixers can start from the main choice, and only if that is an attention"
     try:
-        return f"from the attention: {convert(main, part)}"
+        if isinstance(main, Attention) and isinstance(part, Mixer):
+            return f"from the attention: {convert(main, part)}"
+        if isinstance(main, ChannelMixer) and isinstance(part, ChannelMixer):
+            return f"from the channels that matter most: {keep_channels(main, part)}"
     except ConfigError as error:
         return f"its own: {error}"
+    return "its own: only mixers can start from the main choice if that is an attention, and channel mixers from another"

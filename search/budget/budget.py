@@ -16,6 +16,7 @@ from models import RackSpec
 from models.spec.placement import Placement, main_placement
 from search.budget.coding import Coding, slot_key
 from search.budget.costs import CostTable, Latencies
+from search.budget.custom import CustomCost
 from search.budget.dimensions import dimensions
 from search.budget.feasibility import impossible
 from search.budget.limits import Limit, parse_cost, parse_count
@@ -39,13 +40,15 @@ class Budget:
     names that the slots offer, by the numbers of `coding`. `costs` is the table at the budget's context and dtype.
     """
 
-    def __init__(self, space: RackSpec, settings: Mapping[str, Any], latency: Latencies | None) -> None:
+    def __init__(
+        self, space: RackSpec, settings: Mapping[str, Any], latency: Latencies | None, custom: Sequence[CustomCost]
+    ) -> None:
         self.space, self.coding = space, Coding(space.slots())
-        self._settings, self._latency = settings, latency
+        self._settings, self._latency, self._custom = settings, latency, custom
         slots = self.coding.slots
         if not slots:
             raise ConfigError("budget: the rack has no searchable layer (no part of kind stochastic)")
-        known = (*self.coding.names, *dimensions(), *SETTINGS)
+        known = (*self.coding.names, *dimensions(), *(each.name for each in custom), *SETTINGS)
         for key in settings:
             if key not in known:
                 raise ConfigError(f"budget: unknown key '{key}'; {known_names(str(key), known)}")
@@ -61,6 +64,7 @@ class Budget:
         space: RackSpec,
         context: int | None = None,
         latency: Latencies | None = None,
+        custom: Sequence[CustomCost] = (),
     ) -> Budget:
         """The budget that a value describes, checked.
 
@@ -68,7 +72,7 @@ class Budget:
 
         - a name: `2` layers exactly, `"<=2"`, `">=2"`, `"1..3"`, counted over all slots that offer it;
         - a cost of `search/budget/dimensions/`, such as `kv_bytes`: a number is the most, `"60%"` that share of the all-main
-          rack, `"1e6..2e6"` a range;
+          rack, `"1e6..2e6"` a range; the name of a `custom` cost likewise;
         - `pin: {0: attention}` and `forbid: {3: [linear]}`, by the layer in the rack, `3.mlp` for its channel mixer;
         - `context` and `dtype`, of what is kept in memory.
 
@@ -77,6 +81,7 @@ class Budget:
             space: the rack whose choices are to be made.
             context: positions, where the mapping has none; the space's longest sequence, or 1024, if not given either.
             latency: the measured table, for limits on what it measures.
+            custom: the costs that the user brings.
 
         Raises:
             ConfigError: for what does not fit the space, and for limits that no placement keeps, with the nearest that can be.
@@ -88,14 +93,15 @@ class Budget:
         settings = dict(value) if isinstance(value, Mapping) else {main_name(space.slots()): int(value)}
         if context is not None:
             settings.setdefault("context", context)
-        budget = cls(space, settings, latency)
+        budget = cls(space, settings, latency, custom)
         budget.check()
         return budget
 
     @cached_property
     def costs(self) -> CostTable:
         """What the choices cost at the budget's context and dtype."""
-        return CostTable.of(self.space, self._settings.get("context"), self._settings.get("dtype", "bf16"), self._latency)
+        context, dtype = self._settings.get("context"), self._settings.get("dtype", "bf16")
+        return CostTable.of(self.space, context, dtype, self._latency, self._custom)
 
     @cached_property
     def rows(self) -> tuple[ConstraintRow, ...]:
@@ -159,7 +165,7 @@ class Budget:
 
     def _limit(self, key: str, value: object) -> Limit:
         offered = self.coding.offered
-        if key not in dimensions():
+        if key not in dimensions() and all(key != each.name for each in self._custom):
             low, high = parse_count(key, value)
             return Limit(key, low, high, offered * (np.arange(offered.shape[1]) == self.coding.number[key]))
         if key not in self.costs.base:
@@ -170,4 +176,4 @@ class Budget:
         for index, choice in enumerate(self.costs.choices):
             for name, spent in choice.items():
                 weights[index, self.coding.number[name]] = spent[key]
-        return Limit(key, *bounds, weights, self.costs.base[key], is_cost=True)
+        return Limit(key, *bounds, weights, self.costs.base[key], is_cost=True, unit=self.costs.units.get(key, ""))

@@ -13,6 +13,7 @@ from configs import ConfigError
 from configs.errors import known_names
 from models import RackSpec
 from models.spec.placement import Placement, Slot
+from search.budget.custom import CustomCost
 from search.budget.dimensions import dimensions
 from search.budget.dimensions.shared.dimension import Piece
 
@@ -38,7 +39,8 @@ class Latencies(Protocol):
 class CostTable:
     """The costs of a space at a context length (positions) and dtype, by dimension; latency only where it was measured.
 
-    A placement costs the `base`, which is everything outside of the slots, and one of the `choices` of each slot.
+    A placement costs the `base`, which is everything outside of the slots, and one of the `choices` of each slot. `units` are
+    those of the costs that the user brings.
     """
 
     slots: tuple[Slot, ...]
@@ -46,13 +48,21 @@ class CostTable:
     dtype: str
     base: Costs
     choices: tuple[dict[str, Costs], ...]
+    units: Mapping[str, str]
 
     @classmethod
-    def of(cls, space: RackSpec, context: int | None = None, dtype: str = "bf16", latency: Latencies | None = None) -> Self:
+    def of(
+        cls,
+        space: RackSpec,
+        context: int | None = None,
+        dtype: str = "bf16",
+        latency: Latencies | None = None,
+        custom: Sequence[CustomCost] = (),
+    ) -> Self:
         """Count a space; without a context, at the longest sequence that the space is made for, or 1024.
 
         Raises:
-            ConfigError: for an unknown dtype.
+            ConfigError: for an unknown dtype, and for a custom cost that does not fit the space.
         """
         size = n_bytes(dtype)
         context = context or space.max_length or DEFAULT_CONTEXT
@@ -65,11 +75,16 @@ class CostTable:
             piece = Piece(count, size, milliseconds)
             return {key: dimension.price(piece) for key, dimension in priced.items()}
 
+        brought = {each.name: each.by_slot(space) for each in custom}
         choices = tuple(
-            {name: costs(count, milliseconds[name]) for name, count in choice.items()}
-            for choice, milliseconds in zip(counted.choices, by_slot, strict=True)
+            {
+                name: {**costs(count, by_slot[index][name]), **{key: table[index][name] for key, table in brought.items()}}
+                for name, count in choice.items()
+            }
+            for index, choice in enumerate(counted.choices)
         )
-        return cls(space.slots(), context, dtype, costs(counted.base, outside), choices)
+        base = {**costs(counted.base, outside), **dict.fromkeys(brought, 0.0)}
+        return cls(space.slots(), context, dtype, base, choices, {each.name: each.unit for each in custom})
 
     def of_placement(self, placement: Placement) -> Costs:
         """What a placement costs in all."""

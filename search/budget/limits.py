@@ -28,6 +28,7 @@ class Limit:
     weights: np.ndarray = field(repr=False, compare=False)
     base: float = 0.0
     is_cost: bool = False
+    unit: str = ""
 
     @property
     def row(self) -> ConstraintRow:
@@ -35,11 +36,11 @@ class Limit:
         return ConstraintRow(self.weights, self.low - self.base, self.high - self.base)
 
     def text(self) -> str:
-        """Such as `attention = 4`, `kv_bytes <= 1,048,576`."""
-        return f"{self.key} {self.bounds()}"
+        """Such as `attention = 4`, `kv_bytes <= 1,048,576`, `energy <= 40 mJ`."""
+        return f"{self.key} {self.bounds()} {self.unit}".rstrip()
 
     def bounds(self) -> str:
-        """The text without the key."""
+        """The text without key and unit."""
         if self.low == self.high and not self.is_cost:
             return f"= {number_text(self.low)}"
         if self.high == math.inf:

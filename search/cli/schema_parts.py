@@ -77,6 +77,7 @@ def _widened() -> dict[type[Spec], Json]:
         SupernetSpec: {"teacher": path},
         SearchSpec: {
             "beam_width": {"type": "integer"},
+            "cost_tables": _list(either(path, reference("CustomCost"))),
             "rivals": either(strategies, _mapping(either(path, reference("strategy")))),
         },
         ValidateSpec: {"strategies": strategies},

@@ -142,7 +142,7 @@ def _budgets(spec: PipelineSpec | ValidateSpec) -> list[Budget]:
     if isinstance(spec, ValidateSpec):
         return [Budget.of(spec.budget, space)]
     latencies = spec.placement.latencies()
-    return [Budget.of(value, space, latency=latencies) for value in spec.placement.budgets]
+    return [Budget.of(value, space, latency=latencies, custom=spec.placement.cost_tables) for value in spec.placement.budgets]
 
 
 def _show_mad(console: Console, spec: MadSpec, seq_len: int | None) -> None:

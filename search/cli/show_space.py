@@ -45,7 +45,7 @@ def print_space(console: Console, space: RackSpec, context: int | None = None) -
 
 def print_expected(console: Console, costs: dict[str, float], sampler: str) -> None:
     """What the placements of a sampler cost on average."""
-    told = ", ".join(" ".join(told) for told in zip(cells(costs), headings(costs), strict=True))
+    told = ", ".join(" ".join(told) for told in zip(cells(costs), headings(costs, {}), strict=True))
     console.print(f"a placement drawn by the sampler {sampler} costs on average: {told}", markup=False)
 
 
@@ -66,7 +66,7 @@ def _indifferent(placements: Sequence[object]) -> list[float]:
 def _table(title: str, names: Sequence[str], costs: CostTable) -> Table:
     return Table(
         *(Column(name, overflow="fold") for name in names),
-        *(Column(label, justify="right", no_wrap=True) for label in headings(costs.base)),
+        *(Column(label, justify="right", no_wrap=True) for label in headings(costs.base, costs.units)),
         title=title,
         title_justify="left",
         title_style="bold",

@@ -16,6 +16,7 @@ from models import Placement, Rack, RackSpec, Supernet, placement_text
 from models.assembly.assemble import without_memory
 from search.evaluation.reference import KeptLogits, Reference, main_of
 from search.jobs.backend import Backend
+from search.jobs.hybridize.lora import with_lora
 from search.jobs.hybridize.spec import CHANGED_LAYERS, HybridizeSpec
 from search.jobs.hybridize.start import START, changed_blocks
 from search.jobs.pipeline.retrain import run_name
@@ -211,6 +212,8 @@ class Distillation:
         trains = [glob for glob in dict.fromkeys(globs) if any(fnmatchcase(name, glob) for name in names)]
         if not trains:
             return None
+        if distil.lora is not None:
+            placed, trains = with_lora(placed, distil.lora, trains)
         given: dict[str, Any] = {
             **{name: getattr(distil, name) for name in ("lr", "weight_decay", "checkpoint_every")},
             "seed": self.spec.seed + seed,

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from configs.records import Row
-from search.budget.dimensions import cells, dimensions, headings
+from search.budget.dimensions import cells, compared, headings
 from search.jobs.hybridize.distil import Distilled
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.jobs.placement.results import Scored
@@ -61,9 +61,8 @@ def print_ranking(effects: Sequence[Row]) -> None:
 def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: HybridizeSpec, context: int, out: Path) -> None:
     """A row a contender, best first within its budget; then the model itself."""
     console = make_console()
-    compared = [name for name in rows[0].scored.cost if dimensions()[name].is_compared]
-    costs = headings({name: rows[0].scored.cost[name] for name in compared})
-    numbers = ("KL in search", "KL found", "KL distilled", "perplexity", *costs)
+    shown, units = list(compared(rows[0].scored.cost)), {table.name: table.unit for table in spec.search.cost_tables}
+    numbers = ("KL in search", "KL found", "KL distilled", "perplexity", *headings(shown, units))
     table = Table(
         Column("budget", no_wrap=True),
         Column("who", no_wrap=True),
@@ -76,12 +75,12 @@ def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: H
     for budget in dict.fromkeys(row.budget for row in rows):
         own = sorted((row for row in rows if row.budget == budget), key=_rank)
         for number, row in enumerate(own):
-            priced = cells({name: row.scored.cost[name] for name in compared})
+            priced = cells(compared(row.scored.cost))
             who = (escape(budget) if number == 0 else "", escape(row.name), escape(row.scored.text))
             table.add_row(*who, *_numbers(row), *priced)
         table.add_section()
     model = ["", "0", "", f"{math.exp(whole['loss']):.2f}"]
-    table.add_row("", "the model", "", *model, *[""] * len(compared))
+    table.add_row("", "the model", "", *model, *[""] * len(shown))
     console.print(table)
     for row in rows:
         if row.distilled is not None and row.distilled.error:

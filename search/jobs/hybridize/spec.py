@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from configs import Problems, Spec
 from configs.trained_model import model_path
+from models.spec.parameters import LoraSpec
 from search.budget import BudgetValue
 from search.jobs.placement.spec import SearchSpec
 from search.runs.isolation import IsolationSpec
@@ -77,9 +78,11 @@ class DistilSpec(IsolationSpec):
     """How placements are distilled: KL to the trained model on `n_steps` batches of the training data, the same for all.
 
     `budgets` are those of the search whose winner and rivals are distilled (null: all). `trains` are globs of parameters'
-    names, with `{changed}` for the blocks in which something else stands than in the model; the others stay as they are.
-    `hidden_weight` adds the distance of hidden states, layer by layer. `finals` picks among the best by short distillations
-    first. What comes out is measured on `n_test_batches` batches of `test_batch_size` rows that nothing was picked by.
+    names, with `{changed}` for the blocks in which something else stands than in the model; the others stay as they are. With
+    `lora` none of them changes: the linears among them that are its targets get adapters, which alone train and stay beside the
+    weights. `hidden_weight` adds the distance of hidden states, layer by layer. `finals` picks among the best by short
+    distillations first. What comes out is measured on `n_test_batches` batches of `test_batch_size` rows that nothing was
+    picked by.
     """
 
     outside_fingerprint: ClassVar = (*IsolationSpec.outside_fingerprint, "workers", "checkpoint_every")
@@ -89,6 +92,7 @@ class DistilSpec(IsolationSpec):
     lr: PositiveFloat = 3e-4
     weight_decay: NonNegativeFloat = 0.0
     trains: Annotated[tuple[str, ...], Field(min_length=1)] = (f"{CHANGED_LAYERS}.mixer.*",)
+    lora: LoraSpec | None = None
     hidden_weight: NonNegativeFloat = 0.0
     finals: FinalsSpec | None = None
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
@@ -97,6 +101,15 @@ class DistilSpec(IsolationSpec):
     checkpoint_every: PositiveInt | None = None
     train: TrainSpec = TrainSpec()
     workers: WorkersSpec = WorkersSpec()
+
+    @model_validator(mode="after")
+    def _check_lora(self) -> Self:
+        problems, usual = Problems(), LoraSpec()
+        for name in ("apply", "trains", "freeze_base", "freeze_others"):
+            if self.lora is not None and getattr(self.lora, name) != getattr(usual, name):
+                problems.add(("lora", name), "cannot be said here: the adapters train, and nothing else does")
+        problems.raise_if_any(type(self).__name__)
+        return self
 
 
 class HybridizeSpec(Spec):

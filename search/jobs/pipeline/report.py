@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Column, Table
 
-from search.budget.dimensions import cells, dimensions, headings
+from search.budget.dimensions import cells, compared, headings
 from search.jobs.pipeline.retrain import RetrainedRack
 from search.jobs.pipeline.spec import PipelineSpec
 from search.jobs.placement.results import Scored
@@ -46,9 +46,10 @@ class PlacementRow:
 
 def print_comparison(rows: Sequence[PlacementRow], spec: PipelineSpec, out: Path) -> None:
     """A row a contender, best first within its budget."""
+    units = {table.name: table.unit for table in spec.placement.cost_tables}
     console, tasks = make_console(), list(spec.supernet.data.tasks)
     n_steps = spec.retrain.n_steps or spec.supernet.n_steps
-    numbers = ("test loss", *(f"{task} acc." for task in tasks), "supernet", *headings(_compared(rows[0])))
+    numbers = ("test loss", *(f"{task} acc." for task in tasks), "supernet", *headings(compared(rows[0].scored.cost), units))
     table = Table(
         Column("budget", no_wrap=True),
         Column("who", no_wrap=True),
@@ -82,12 +83,8 @@ def print_comparison(rows: Sequence[PlacementRow], spec: PipelineSpec, out: Path
     console.print(f"picture: {out / 'pipeline.png'}", markup=False)
 
 
-def _compared(row: PlacementRow) -> dict[str, float]:
-    return {name: value for name, value in row.scored.cost.items() if dimensions()[name].is_compared}
-
-
 def _numbers(row: PlacementRow, tasks: Sequence[str]) -> list[str]:
-    supernet = [measured(row.scored.score, form=".3f"), *cells(_compared(row))]
+    supernet = [measured(row.scored.score, form=".3f"), *cells(compared(row.scored.cost))]
     if row.trained.error:
         return ["failed", *([""] * len(tasks)), *supernet]
     accuracies = [f"{statistics.fmean(row.trained.accuracies[task]):.3f}" for task in tasks]

@@ -54,7 +54,7 @@ def search_placements(
         NoFiniteScoreError: if under no budget anything has a finite score.
     """
     latencies = spec.latencies()
-    budgets = [Budget.of(value, supernet.space, latency=latencies) for value in spec.budgets]
+    budgets = [Budget.of(value, supernet.space, latency=latencies, custom=spec.cost_tables) for value in spec.budgets]
     # One table for all that is reported: budgets may count at different contexts, which would not compare.
     costs = max((budget.costs for budget in budgets), key=lambda table: table.context)
     found: list[BudgetResult] = []
@@ -77,7 +77,8 @@ def search_placements(
         context=costs.context,
         slots=tuple(map(slot_key, slots)),
         names=tuple(dict.fromkeys(name for slot in slots for name in slot.names)),
-        cost_axis=cost_axis([cost for result in found for cost, _ in result.seen]),
+        cost_axis=cost_axis([cost for result in found for cost, _ in result.seen], costs.units),
+        units=dict(costs.units),
         budgets=tuple(found),
         unmet=tuple(unmet),
         n_batch_evaluations_saved=n_saved,

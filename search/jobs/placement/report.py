@@ -14,7 +14,7 @@ from search.runs.console import duration, make_console, measured
 def print_results(results: PlacementResults, out: Path) -> None:
     """A row for what was found under each budget, with its rivals below it; then what each layer gains."""
     console = make_console()
-    numbers = ("score", "to the best", *headings(results.budgets[0].best.cost))
+    numbers = ("score", "to the best", *headings(results.budgets[0].best.cost, results.units))
     table = Table(
         Column("budget", no_wrap=True),
         "who",

@@ -1,12 +1,12 @@
 """What a placement search found, in plain numbers: the content of `placements.json`."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from models import Placement, placement_text
 from search.budget.costs import DEAR_FIRST
-from search.budget.dimensions import dimensions
+from search.budget.dimensions import axis_label
 
 Point = tuple[float, float]
 PLACEMENTS = "placements.json"
@@ -35,6 +35,10 @@ class Scored:
         return placement_text(self.placement)
 
 
+COLUMNS = ("budget", "name", *(field.name for field in fields(Scored)), "history")
+"""Of the table of contenders, beside which each cost has one."""
+
+
 @dataclass(frozen=True)
 class BudgetResult:
     """What was found under one budget; `runners_up` are the next best, as many as were asked for.
@@ -60,7 +64,7 @@ class BudgetResult:
 
 @dataclass(frozen=True)
 class PlacementResults:
-    """The results of the budgets over one supernet; costs are at `context` positions.
+    """The results of the budgets over one supernet; costs are at `context` positions, those that the user brings in `units`.
 
     `unmet` says of each budget under which nothing has a finite score what was looked at.
     """
@@ -70,6 +74,7 @@ class PlacementResults:
     slots: tuple[str, ...]
     names: tuple[str, ...]
     cost_axis: tuple[str, str]
+    units: dict[str, str]
     budgets: tuple[BudgetResult, ...]
     unmet: tuple[str, ...]
     n_batch_evaluations_saved: int
@@ -110,8 +115,11 @@ def pareto_front(points: Iterable[Point]) -> list[Point]:
     return front
 
 
-def cost_axis(costs: Sequence[dict[str, float]]) -> tuple[str, str]:
-    """The dimension that pictures are drawn over, and its label: the first of `DEAR_FIRST` in which the placements differ."""
-    keys = [key for keys in DEAR_FIRST for key in keys]
+def cost_axis(costs: Sequence[dict[str, float]], units: Mapping[str, str]) -> tuple[str, str]:
+    """The dimension that pictures are drawn over, and its label: the first one in which the placements differ.
+
+    The costs that the user brings, which have `units`, come before `DEAR_FIRST`: they are what is cared for.
+    """
+    keys = [*units, *(key for keys in DEAR_FIRST for key in keys)]
     key = next((key for key in keys if len({cost[key] for cost in costs}) > 1), keys[-1])
-    return key, dimensions()[key].axis_label
+    return key, axis_label(key, units)

@@ -7,6 +7,7 @@ from typing import Any
 from configs import ConfigError
 from models import Rack, RackSpec, Supernet
 from models.assembly.assemble import without_memory
+from models.linears.adapters import is_adapter
 from models.supernet.from_attention import initialise_supernet
 from search.jobs.supernet.evaluation import SupernetEvaluation
 from search.jobs.supernet.spec import SupernetSpec
@@ -58,18 +59,20 @@ def _told(losses: dict[str, dict[str, float]], say: Say) -> dict[str, dict[str, 
 
 
 def _take_placement(model: Supernet, source: Supernet | Rack, placement: str) -> None:
-    """Give a rack the weights that one placement of a space has."""
+    """Give a rack the weights that one placement of a space has; adapters that the placement lacks stay as they start."""
     if not isinstance(source, Supernet):
         raise ConfigError("it has no choices: leave initial_placement out")
     placed = source.space.place(placement)
-    names = model.rack.state_dict()
-    weights = source.extract(placement).state_dict()
-    if {name: tensor.shape for name, tensor in names.items()} != {name: tensor.shape for name, tensor in weights.items()}:
-        raise ConfigError(f"its placement {placement} is another rack: {_first_difference(placed, model.space)}")
-    model.rack.load_state_dict(weights)
+    if difference := _first_difference(placed, model.space):
+        raise ConfigError(f"its placement {placement} is another rack: {difference}")
+    model.rack.load_state_dict(source.extract(placement).state_dict(), strict=False)
 
 
-def _first_difference(theirs: RackSpec, ours: RackSpec) -> str:
-    tensors = [{name: list(each.shape) for name, each in without_memory(rack).state_dict().items()} for rack in (theirs, ours)]
-    name = next(name for name in sorted(tensors[0] | tensors[1]) if tensors[0].get(name) != tensors[1].get(name))
-    return f"{name} is {tensors[0].get(name, 'missing')} there, {tensors[1].get(name, 'missing')} here"
+def _first_difference(theirs: RackSpec, ours: RackSpec) -> str | None:
+    """Of a rack and one that starts from it, which may have adapters besides."""
+    there, here = (
+        {name: list(each.shape) for name, each in without_memory(rack).state_dict().items()} for rack in (theirs, ours)
+    )
+    here = {name: shape for name, shape in here.items() if name in there or not is_adapter(name)}
+    different = (name for name in sorted(there | here) if there.get(name) != here.get(name))
+    return next((f"{name} is {there.get(name, 'missing')} there, {here.get(name, 'missing')} here" for name in different), None)

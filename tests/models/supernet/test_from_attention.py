@@ -236,7 +236,7 @@ def test_a_supernet_starts_from_a_trained_rack(tie):
     assert texts["attention"] == texts["wide"] == "trained"
     assert texts["gdn"].startswith("from the attention: copied query.weight, key.weight, value.weight, output.weight; set ")
     assert texts["mamba"] == "its own: Mamba cannot start from this attention: it has no query, key, value"
-    assert texts["narrow"] == texts["none"]
+    assert texts["narrow"] == "its own: MLP cannot start from this SwiGLU: it is of another kind"
     assert texts["none"].startswith("its own: only mixers can start from the main choice")
     for name, value in supernet.state_dict().items():
         if ".mamba." in name or ".narrow." in name:

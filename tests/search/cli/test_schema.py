@@ -100,6 +100,12 @@ SUPERNET = tree_of(ROOT / "configs/supernet.yaml")
             "strategy": "exact",
             "rivals": {"a": "all:gdn", "b": {"kind": "random"}},
         },
+        {
+            "job": "placement",
+            "supernet": "x",
+            "budgets": [{"energy": "50%"}],
+            "cost_tables": ["energy.yaml", {"name": "area", "unit": "mm2", "layers": {"*": {"gdn": 1}}}],
+        },
     ],
     ids=str,
 )

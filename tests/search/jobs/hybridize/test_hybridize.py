@@ -190,3 +190,15 @@ def test_channel_mixers_may_go_or_be_narrower(tmp_path):
     (row,) = results(tmp_path)["rows"]
     assert set(row["placement"]) <= {"mlp", "narrow", "none"}
     assert row["kl"] > 0
+
+
+def test_a_cost_of_ones_own_is_a_budget_of_a_conversion(tmp_path, capsys):
+    energy = {"name": "energy", "unit": "mJ", "layers": {1: {"attention": 9, "skip": 0}, "*": {"attention": 2, "skip": 0.5}}}
+    search = {"budgets": [{"energy": "<=5"}], "cost_tables": [energy], "rivals": {}}
+    made = spec(tmp_path, choices={"skip": None}, search=search, distil={"budgets": None})
+    assert job.run(made, tmp_path / "run", HERE) == 0
+    (row,) = results(tmp_path)["rows"]
+    assert row["budget"] == "energy <= 5 mJ"
+    assert row["placement"][1] == "skip"
+    assert row["cost"]["energy"] <= 5
+    assert "mJ" in capsys.readouterr().out

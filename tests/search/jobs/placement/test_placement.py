@@ -160,3 +160,29 @@ def test_workers_that_fail_are_no_budget_without_a_winner(search):
 
     with pytest.raises(WorkersError, match="evaluation workers do not start"):
         search(dying)
+
+
+def test_a_cost_of_ones_own_is_kept_shown_and_part_of_the_run(search, tmp_path, capsys):
+    path = tmp_path / "energy.json"
+
+    def write(number):
+        numbers = {"attention": number, "gdn": 1, "linear": 2}
+        path.write_text(json.dumps({"name": "energy", "unit": "mJ", "layers": {"*": numbers}}))
+
+    def run():
+        return search(lambda placement: placement.count("attention"), budgets=[{"energy": "<=5"}], cost_tables=[str(path)])
+
+    write(3)
+    status, found = run()
+    assert status == 0
+    assert found["units"] == {"energy": "mJ"}
+    assert found["cost_axis"] == ["energy", "energy, mJ"]
+    (budget,) = found["budgets"]
+    assert budget["text"] == "energy <= 5 mJ"
+    assert budget["best"]["cost"]["energy"] <= 5
+    assert budget["best"]["placement"].count("attention") == 1
+    assert "energy, mJ" in capsys.readouterr().out
+    assert run()[1]["budgets"][0]["best"] == budget["best"]
+    write(4)
+    with pytest.raises(ConfigError, match=r"cost_tables changed"):
+        run()

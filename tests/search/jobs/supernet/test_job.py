@@ -138,6 +138,28 @@ def test_a_start_that_does_not_fit_is_a_readable_error(tmp_path):
     assert not (tmp_path / "supernet").exists()  # the corrected one may have it
 
 
+def test_a_rack_of_a_placement_starts_from_it_and_may_have_adapters_besides(tmp_path):
+    space = supernet_spec(n_steps=2)
+    train_into(tmp_path / "supernet", space)
+    start = {"initialise_from": str(tmp_path / "supernet"), "initial_placement": "gdn, attention"}
+
+    def placed(place, trains, **said):
+        rack = {**space.rack.place(place).to_dict(), **said}
+        alone = {"sampler": None, "rack": rack, "trains": trains, **start}
+        return type(space).model_validate({**space.to_dict(), **alone})
+
+    glob = "stacks.0.blocks.0.mixer.query"
+    adapted = placed("gdn, attention", [f"{glob}.adapters.*"], parameters={glob: {"lora": {"rank": 2}}})
+    train_rack(adapted, tmp_path / "adapted")
+    before = load_supernet(tmp_path / "supernet").extract("gdn, attention").state_dict()
+    after = load_supernet(tmp_path / "adapted").state_dict()
+    assert after.keys() - before.keys() == {f"{glob}.adapters.lora.{side}" for side in ("down", "up")}
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert after[f"{glob}.adapters.lora.up"].abs().sum() > 0
+    with pytest.raises(ConfigError, match=r"its placement gdn, attention is another rack: .*A_log is \[2\] there, missing here"):
+        train_rack(placed("linear, attention", ["*"], lora={"rank": 2}), tmp_path / "other")
+
+
 def test_the_start_is_told_after_an_interruption_too(tmp_path):
     train_rack(supernet_spec(n_steps=4).placed("all:attention"), tmp_path / "rack")
     spec = supernet_spec(initialise_from=str(tmp_path / "rack"))
