@@ -7,8 +7,8 @@ WITH_RAY = {
     "tests/launch/": "Ray Tune",
     "tests/test_readme.py::test_the_first_command_runs": "Ray Tune",
 }
-"""Of processes that share out the tests (`-n 2`), one has all of a group, in one cluster: to start Ray and its workers takes longer
-than what is tested. xdist hands out the largest groups first."""
+"""Of processes that share out the tests (`-n 2`), one has all of a group, in one cluster: to start Ray and its workers takes
+longer than what is tested. xdist hands out the largest groups first."""
 
 
 class ClusterGroups(LoadScopeScheduling):
