@@ -23,6 +23,8 @@ from search.cli.run import kind_of_file
 from search.cli.show_parameters import print_parameters
 from search.cli.show_space import print_budgets, print_expected, print_space
 from search.cli.show_stages import print_stages
+from search.jobs.hybridize.space import described_space
+from search.jobs.hybridize.spec import HybridizeSpec
 from search.jobs.mad.job import n_expected
 from search.jobs.mad.spec import MadSpec
 from search.jobs.mad.task import TaskSpec
@@ -99,6 +101,11 @@ def run_show(arguments: argparse.Namespace, overrides: Sequence[str], backend: o
     elif isinstance(spec, PipelineSpec | ValidateSpec):
         _show_supernet(console, spec.supernet, arguments.seq_len)
         print_budgets(console, spec.supernet.rack, _budgets(spec))
+    elif isinstance(spec, HybridizeSpec):
+        space = described_space(spec)
+        _show_rack(console, space, arguments.seq_len)
+        latencies, tables = spec.search.latencies(), spec.search.cost_tables
+        print_budgets(console, space, [Budget.of(each, space, latency=latencies, custom=tables) for each in spec.search.budgets])
     elif isinstance(spec, ProgressiveSpec):
         print_stages(console, spec)
     elif isinstance(spec, MadSpec):

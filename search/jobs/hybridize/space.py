@@ -10,13 +10,27 @@ from pydantic_core import PydanticCustomError
 
 from configs import ConfigError
 from configs.errors import Location, config_error, yaml_path
+from configs.load import validate
+from configs.trained_model import model_path
 from models import CHANNEL_MIXERS, MIXERS, RackSpec
+from models.huggingface.importing import family_of, open_model
 from models.spec.meta_device import FastMeta
 from models.supernet.from_attention import PROJECTIONS
-from search.jobs.hybridize.spec import Choices
+from search.jobs.hybridize.spec import Choices, HybridizeSpec
 
 OWN_MIXER, OWN_MLP = "attention", "mlp"
 """The names of the model's own parts."""
+
+
+def described_space(spec: HybridizeSpec) -> RackSpec:
+    """The space of a conversion, for which the model's config alone is read.
+
+    Raises:
+        ConfigError: if there is no such model, or a choice cannot stand where it should.
+    """
+    model = open_model(model_path(spec.model))
+    rack = validate(RackSpec, family_of(model).tree(), str(model.path))
+    return space_of(rack, spec.choices, spec.mlp_choices, spec.layers)
 
 
 def space_of(rack: RackSpec, choices: Choices, mlp_choices: Choices, layers: Collection[int] | None = None) -> RackSpec:

@@ -2,14 +2,17 @@
 
 import json
 import math
+from argparse import Namespace
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from configs import ConfigError
 from models import Supernet
 from models.huggingface.importing import import_rack
+from search.cli.show import run_show
 from search.jobs.hybridize import job
 from search.jobs.hybridize.space import space_of
 from search.jobs.hybridize.start import START, changed_blocks
@@ -17,7 +20,7 @@ from search.jobs.in_process import HERE
 from search.jobs.supernet.weights import load_supernet
 from search.training import checkpoint
 from tests.models.huggingface.folders import tiny_llama
-from tests.search.jobs.hybridize.cases import spec
+from tests.search.jobs.hybridize.cases import raw, spec
 
 TOKENS = torch.arange(24).view(2, 12) % 16
 
@@ -172,6 +175,15 @@ def test_a_choice_that_cannot_stand_there_is_named(tmp_path, choices, message):
     rack, _ = import_rack(tiny_llama(tmp_path))
     with pytest.raises(ConfigError, match=message):
         space_of(rack, choices, {})
+
+
+def test_show_tells_what_the_space_of_the_model_costs(tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(raw(tmp_path)))
+    run_show(Namespace(config=str(config), seq_len=None, parameters=False), [], None)
+    told = capsys.readouterr().out
+    assert "gdn" in told
+    assert "attention = 1" in told
 
 
 def test_layers_may_be_named(tmp_path):
