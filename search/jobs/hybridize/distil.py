@@ -36,6 +36,7 @@ DISTILLED, MEASURED = "racks", "test.json"
 class Distilled:
     """What became of a placement: KL to the model and loss on test data, in nats, a value a seed; or why it failed.
 
+    `folders` are those of its racks, a seed each, within the folder of the run; none, where nothing of it had anything to learn.
     `kl_before` is that of the placement as the search found it, on the same data.
     """
 
@@ -68,6 +69,7 @@ class Distilled:
             "kl_before": self.kl_before,
             "kl_distilled": None if self.error else self.mean_kl,
             "kl_distilled_error": self.standard_error,
+            "kls": list(self.kl),
             "loss": None if self.error else statistics.fmean(self.losses),
             "perplexity": None if self.error else self.perplexity,
             "folders": list(self.folders),
@@ -231,7 +233,7 @@ class Distillation:
             errors = ["the KL divergence on test data is no finite number"]
         return Distilled(
             placement,
-            folders=tuple(map(str, folders)),
+            folders=tuple(str(folder.relative_to(self.out)) for folder in folders),
             kl_before=before["kl"],
             kl=tuple(row["kl"] for row in rows),
             losses=tuple(row["loss"] for row in rows),

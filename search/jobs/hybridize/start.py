@@ -19,7 +19,8 @@ from search.runs.report import Say
 from search.runs.run_folder import WEIGHTS
 from search.training import checkpoint
 
-START, ALIGNMENT = "start", "alignment"
+START, ALIGNMENT, SUPERNET, PLACEMENT = "start", "alignment", "supernet", "placement"
+"""Folders of the parts of a conversion, within its own."""
 EDGE = 2**16
 """Bytes at the beginning and at the end of a file that tell it from another."""
 
