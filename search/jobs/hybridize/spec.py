@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from configs import Problems, Spec
 from search.budget import BudgetValue
+from search.jobs.imported.tokenizer import with_tokenizer
 from search.jobs.placement.spec import SearchSpec
 from search.runs.isolation import IsolationSpec
 from search.runs.workers import WorkersSpec
@@ -115,7 +116,7 @@ class HybridizeSpec(Spec):
         del problems
         data, model = raw.get("data"), raw.get("model")
         if isinstance(data, dict) and isinstance(data.get("tasks"), dict):
-            tasks = {name: _with_tokenizer(share, model) for name, share in data["tasks"].items()}
+            tasks = {name: with_tokenizer(share, model) for name, share in data["tasks"].items()}
             raw["data"] = {**data, "tasks": tasks}
         if isinstance(raw.get("search"), dict):
             raw["search"] = {"metric": "kl", "strategy": "exact", "importance": False, **raw["search"]}
@@ -139,9 +140,3 @@ class HybridizeSpec(Spec):
                 problems.add(("distil", "budgets", index), "is none of search.budgets")
         problems.raise_if_any(type(self).__name__)
         return self
-
-
-def _with_tokenizer(share: Any, model: Any) -> Any:
-    if not isinstance(share, dict) or not isinstance(share.get("task"), dict) or share["task"].get("kind") != "text":
-        return share
-    return {**share, "task": {"tokenizer": {"model": model}, **share["task"]}}
