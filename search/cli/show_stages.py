@@ -34,7 +34,7 @@ def print_stages(console: Console, spec: ProgressiveSpec) -> None:
             str(len(stage.rack.stacks)),
             "" if stage.kind == "joint" else f"{stage.uid} at {stage.position}",
             f"{sum(parameter.numel() for parameter in rack.parameters()):,}",
-            f"{n_trained(rack):,}",
+            f"{n_trained(rack) if stage.n_steps else 0:,}",
             f"stack {frontier}" if frontier else "",
             f"{row_bytes:,}" if frontier else "",
             "" if time_step is None else str(time_step),

@@ -16,6 +16,7 @@ from configs.records import Row, read_json
 from models import Rack, Supernet, parse_placement
 from models.huggingface.folder import CONFIG_JSON
 from models.huggingface.importing import import_rack
+from search.jobs.hybridize.start import PLACEMENT, START, SUPERNET
 from search.jobs.imported.weights import load_imported
 from search.jobs.pipeline.spec import PipelineSpec
 from search.jobs.placement.results import PLACEMENTS
@@ -23,10 +24,10 @@ from search.jobs.progressive.report import RESULT
 from search.jobs.progressive.weights import load_rack, load_stage
 from search.jobs.supernet.weights import load_supernet
 from search.jobs.validate.spec import ValidateSpec
-from search.runs.run_folder import RESULTS, SPEC, saved_spec
+from search.runs.run_folder import RESULTS, SPEC, WEIGHTS, saved_spec
 
 KINDS = (
-    "a run of supernet, placement, pipeline, validate or progressive, a stage or a rack of one, what import has left, "
+    "a run of supernet, placement, pipeline, hybridize, validate or progressive, a stage or a rack of one, what import has left, "
     "or a trained model of Hugging Face (a folder with config.json, or a .gguf file)"
 )
 
@@ -54,11 +55,15 @@ def load_model(
     stage that is done, of a stage's folder the rack of that stage. Of a supernet it is the main placement, or the one asked for,
     extracted; without choices, the rack as it is. Of a placement search it is what was found under the last of its budgets that
     was met, extracted from its supernet. Of a pipeline, and of a validation, it is a rack that was trained from scratch: the one
-    asked for, else the one with the lowest test loss of those within a budget, rivals included; of several seeds the best.
+    asked for, else the one with the lowest test loss of those within a budget, rivals included; of several seeds the best. Of a
+    conversion it is the distilled rack that is asked for, else the one with the lowest KL to the model of those within a budget,
+    rivals included; a placement that was not distilled is extracted from the supernet that was searched, as is what was found
+    where nothing was distilled.
 
     Args:
         path: the folder or file; that of a run is the one its command printed last.
-        best: of a placement search and a pipeline, the best as told above; False is the main placement of its supernet.
+        best: of a search, a pipeline and a conversion, the best as told above; False is the main placement of its supernet, which
+            of a conversion is the trained model itself.
         placement: names, or a short text such as `all:gdn`.
         device: where the weights are to lie; the CPU, if not given.
         dtype: of the weights; None leaves them as they are.
@@ -84,6 +89,8 @@ def _loader(path: Path) -> Callable[[Path, _Wish], Rack]:
             return _of_stage
         if (path / PLACEMENTS).exists():
             return _of_search
+        if path.resolve().name == START and (path / WEIGHTS).exists():
+            return _of_supernet
         raise ConfigError(f"{path}: no model is there; what can be loaded: {KINDS}")
     job = str(saved_spec(path).get("job"))
     if job not in _LOADERS:
@@ -109,8 +116,14 @@ def _of_placement(path: Path, wish: _Wish) -> Rack:
 
 
 def _of_search(path: Path, wish: _Wish) -> Rack:
-    """Of the search in a pipeline, whose supernet is beside it."""
-    return _placed(path.parent / "supernet", wish, lambda _: _found(path))
+    """Of the search in a pipeline or a conversion, whose supernet is beside it."""
+    return _placed(_searched(path.parent), wish, lambda _: _found(path))
+
+
+def _searched(path: Path) -> Path:
+    """The supernet that a pipeline or a conversion has searched: of a conversion that has trained none, its start."""
+    is_start = (path / START).exists() and saved_spec(path).get("supernet") is None
+    return path / (START if is_start else SUPERNET)
 
 
 def _found(path: Path) -> Sequence[str]:
@@ -131,9 +144,28 @@ def _placed(folder: Path, wish: _Wish, found: Callable[[Supernet], Sequence[str]
 
 def _of_pipeline(path: Path, wish: _Wish) -> Rack:
     if wish.placement is None and not wish.best:
-        return _of_supernet(path / "supernet", wish)
+        return _of_supernet(path / SUPERNET, wish)
     spec = validate_saved(PipelineSpec, saved_spec(path), str(path / SPEC))
     return _retrained(path, wish, spec, [row for row in _summary(path, RESULTS)["rows"] if row["error"] is None])
+
+
+def _of_conversion(path: Path, wish: _Wish) -> Rack:
+    if wish.placement is None and not wish.best:
+        return _of_supernet(path / START, wish)
+    source = _searched(path)
+    rows = [row for row in _summary(path, RESULTS)["rows"] if row.get("kl_distilled") is not None]
+    if wish.placement is not None:
+        searched = load_supernet(source)
+        assert isinstance(searched, Supernet)  # the space has choices
+        wanted = parse_placement(wish.placement, searched.slots)
+        rows = [row for row in rows if tuple(row["placement"]) == wanted]
+    row = min(rows, key=lambda row: row["kl_distilled"], default=None)
+    if row is None:
+        return _placed(source, wish, lambda _: _found(path / PLACEMENT))
+    if not row["folders"]:  # nothing of it had anything to learn
+        return _placed(source, wish, lambda _: row["placement"])
+    folder = row["folders"][min(range(len(row["kls"])), key=row["kls"].__getitem__)]
+    return _of_supernet(path / folder, _Wish(best=True, placement=None, device=wish.device))
 
 
 def _of_validation(path: Path, wish: _Wish) -> Rack:
@@ -185,6 +217,7 @@ _LOADERS: Mapping[str, Callable[[Path, _Wish], Rack]] = {
     "supernet": _of_supernet,
     "placement": _of_placement,
     "pipeline": _of_pipeline,
+    "hybridize": _of_conversion,
     "validate": _of_validation,
     "progressive": _of_growth,
 }

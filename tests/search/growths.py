@@ -11,6 +11,7 @@ from search.jobs.progressive.job import run
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.stages import run_stages
 from search.jobs.progressive.weights import load_rack
+from tests.models.huggingface.folders import tiny_llama
 
 RECALL = {"kind": "in_context_recall", "vocab_size": 8, "seq_len": 16}
 BLOCK = {"mixer": {"kind": "attention", "n_heads": 2}, "mlp": {"kind": "mlp", "d_ff": 24}}
@@ -28,6 +29,17 @@ def growth_spec(block=None, **keys):
     growth = {"target_stacks": 3, "cache_mode": "memory", **keys.pop("growth", {})}
     sizes = {"n_steps": 6, "eval_every": 3, "n_eval_batches": 2, "eval_batch_size": 8, "lr": 1e-2}
     raw = {"rack": rack, "data": data, "growth": growth, "train": {"device": "cpu"}, **sizes, **keys}
+    return validate(ProgressiveSpec, raw, "test")
+
+
+def model_growth(folder: Path, **keys):
+    """A growth on the tiny Llama, which is made in `folder/model`: two stacks are added to its one."""
+    model = keys.pop("model", None) or str(tiny_llama(folder / "model"))
+    growth = {"target_stacks": 3, "cache_mode": "memory", "stage_steps": [6, 4], **keys.pop("growth", {})}
+    task = {**RECALL, "vocab_size": 16, "seq_len": 12}
+    data = {"task": task, "batch_size": 8, "n_train": 24, "n_validation": 16, **keys.pop("data", {})}
+    sizes = {"eval_every": 3, "n_eval_batches": 2, "eval_batch_size": 8, "lr": 1e-2}
+    raw = {"model": model, "stack": STACK, "data": data, "growth": growth, "train": {"device": "cpu"}, **sizes, **keys}
     return validate(ProgressiveSpec, raw, "test")
 
 

@@ -35,7 +35,10 @@ DISTILLED = "racks"
 
 @dataclass(frozen=True)
 class Distilled:
-    """What became of a placement: KL to the model and loss on test data, in nats, a value a seed; or why it failed."""
+    """What became of a placement: KL to the model and loss on test data, in nats, a value a seed; or why it failed.
+
+    `folders` are those of its racks, a seed each, within the folder of the run; none, where nothing of it had anything to learn.
+    """
 
     placement: Placement
     folders: tuple[str, ...]
@@ -64,6 +67,7 @@ class Distilled:
         return {
             "kl_distilled": None if self.error else self.mean_kl,
             "kl_distilled_error": self.standard_error,
+            "kls": list(self.kl),
             "loss": None if self.error else statistics.fmean(self.losses),
             "perplexity": None if self.error else self.perplexity,
             "folders": list(self.folders),
@@ -237,7 +241,7 @@ class Distillation:
             errors = ["the KL divergence on test data is no finite number"]
         return Distilled(
             placement,
-            folders=tuple(map(str, folders)),
+            folders=tuple(str(folder.relative_to(self.out)) for folder in folders),
             kl=tuple(row["kl"] for row in rows),
             losses=tuple(row["loss"] for row in rows),
             seconds=sum(float(summaries[name].get("seconds") or 0.0) for name in names),

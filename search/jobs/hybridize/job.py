@@ -17,7 +17,7 @@ from search.jobs.hybridize.figure import save_picture
 from search.jobs.hybridize.finals import Finals
 from search.jobs.hybridize.report import HybridRow, print_hybrids, print_ranking
 from search.jobs.hybridize.spec import HybridizeSpec
-from search.jobs.hybridize.start import START, make_start
+from search.jobs.hybridize.start import PLACEMENT, START, SUPERNET, make_start
 from search.jobs.placement.checks import check_same_data, check_strategies
 from search.jobs.placement.evaluation import open_evaluator
 from search.jobs.placement.job import search_placements
@@ -26,8 +26,6 @@ from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.console import make_console
 from search.runs.run_folder import BESIDE, RESULTS, TRIALS, run_folder, write_parquet
-
-SUPERNET, PLACEMENT = "supernet", "placement"
 
 
 def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from configs import Problems, Spec
-from configs.trained_model import model_path
 from models.spec.parameters import LoraSpec
 from search.budget import BudgetValue
+from search.jobs.imported.tokenizer import with_tokenizer
 from search.jobs.placement.spec import SearchSpec
 from search.runs.isolation import IsolationSpec
 from search.runs.workers import WorkersSpec
@@ -140,7 +140,7 @@ class HybridizeSpec(Spec):
         del problems
         data, model = raw.get("data"), raw.get("model")
         if isinstance(data, dict) and isinstance(data.get("tasks"), dict):
-            tasks = {name: _with_tokenizer(share, model) for name, share in data["tasks"].items()}
+            tasks = {name: with_tokenizer(share, model) for name, share in data["tasks"].items()}
             raw["data"] = {**data, "tasks": tasks}
         if isinstance(raw.get("search"), dict):
             raw["search"] = {"metric": "kl", "strategy": "exact", "importance": False, **raw["search"]}
@@ -167,12 +167,3 @@ class HybridizeSpec(Spec):
                 problems.add(("distil", "budgets", index), "is none of search.budgets")
         problems.raise_if_any(type(self).__name__)
         return self
-
-
-def _with_tokenizer(share: Any, model: Any) -> Any:
-    """A text task with the model's tokenizer; as it is, where there is no such model: the job says so, and `check` goes on."""
-    if not isinstance(model, str) or not model_path(model, must_be_there=False).exists():
-        return share
-    if not isinstance(share, dict) or not isinstance(share.get("task"), dict) or share["task"].get("kind") != "text":
-        return share
-    return {**share, "task": {"tokenizer": {"model": model}, **share["task"]}}

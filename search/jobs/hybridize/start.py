@@ -1,6 +1,5 @@
 """The start of a conversion: a supernet whose main placement is the trained model, its new mixers from the attention, aligned."""
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from search.jobs.backend import Backend
 from search.jobs.hybridize.aligner import Aligner
 from search.jobs.hybridize.space import space_of
 from search.jobs.hybridize.spec import HybridizeSpec
+from search.jobs.imported.trained import model_fingerprint
 from search.runs.report import Say
 from search.runs.run_folder import WEIGHTS
 from search.training import checkpoint
 
-START, ALIGNMENT = "start", "alignment"
-EDGE = 2**16
-"""Bytes at the beginning and at the end of a file that tell it from another."""
+START, ALIGNMENT, SUPERNET, PLACEMENT = "start", "alignment", "supernet", "placement"
+"""Folders of the parts of a conversion, within its own."""
 
 
 def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, say: Say) -> RackSpec:
@@ -64,21 +63,6 @@ def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, sa
     checkpoint.save(path, checkpoint.weights(supernet.rack), state)
     shutil.rmtree(out / ALIGNMENT, ignore_errors=True)  # all of it is in the start
     return space
-
-
-def model_fingerprint(model: Path) -> str:
-    """Of a model's files: names, sizes, and how each begins and ends, where headers and last weights stand."""
-    digest = hashlib.sha256()
-    files = sorted(model.iterdir()) if model.is_dir() else [model]
-    for path in files:
-        if path.suffix in (".safetensors", ".gguf") or path.name == "config.json":
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size} ".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(EDGE))
-                file.seek(max(size - EDGE, 0))
-                digest.update(file.read(EDGE))
-    return digest.hexdigest()[:12]
 
 
 def _told(origin: Origin) -> Row:

@@ -23,6 +23,7 @@ def problems_of(spec: ProgressiveFields) -> Iterator[Problem]:
     """Places in the spec, and what is wrong there."""
     yield from _size_problems(spec)
     yield from _growth_problems(spec)
+    yield from _model_problems(spec)
     yield from _time_problems(spec)
     yield from _choice_problems(spec)
 
@@ -71,7 +72,7 @@ def _growth_problems(spec: ProgressiveFields) -> Iterator[Problem]:
         yield ("rack",), "stacks that are trained first have no choices: place them; a choice is for the stack that is added"
     if spec.n_target < n_first:
         yield ("growth", "target_stacks"), f"{spec.n_target} is below the {n_first} stacks that the rack starts with"
-    n_listed = spec.n_stages - bool(growth.joint_tuning_steps)
+    n_listed = spec.n_stages - bool(growth.joint_tuning_steps) - (spec.model is not None)
     if isinstance(growth.stage_steps, tuple) and len(growth.stage_steps) > n_listed:
         yield ("growth", "stage_steps"), f"{len(growth.stage_steps)} numbers for {n_listed} stage(s)"
     if growth.enabled and spec.training_architecture != "rackwise":
@@ -87,6 +88,21 @@ def _growth_problems(spec: ProgressiveFields) -> Iterator[Problem]:
         yield ("growth", *place), text
     if growth.prepend_loss == "denoise_mse" and not OBJECTIVES[spec.objective.kind].corrupts:  # type: ignore[attr-defined]
         yield ("growth", "prepend_loss"), f"denoise_mse needs an objective that corrupts its input, not {spec.objective.kind}"
+
+
+def _model_problems(spec: ProgressiveFields) -> Iterator[Problem]:
+    growth = spec.growth
+    if spec.model is None:
+        return
+    if not growth.enabled:
+        yield ("growth", "enabled"), "a model is the trunk of what grows on it; the job supernet trains one (initialise_from)"
+    elif spec.n_stages == 1:
+        text = f"the model has {len(spec.rack.stacks)} stack(s), so nothing would be added, and nothing trained: give more"
+        yield ("growth", "target_stacks"), text
+    if spec.n_target > len(spec.rack.stacks) and spec.stack is None and spec.candidates is None:
+        yield ("stack",), "say what is added to the model, or give candidates: its last stack again may be all of its layers"
+    if growth.trunk_strategy == "qlora" and not growth.has_second_adapters:
+        yield ("growth", "progressive_qlora"), "a model has no adapters but these: leave it out"
 
 
 def _time_problems(spec: ProgressiveFields) -> Iterator[Problem]:

@@ -67,6 +67,7 @@ class ProgressiveFields(Spec):
 
     outside_fingerprint = ("checkpoint_every", "workers")
     job: Literal["progressive"] = "progressive"
+    model: str | None = None
     rack: RackSpec
     data: GrowthDataSpec
     objective: OBJECTIVES.field() = Field(default_factory=lambda: OBJECTIVES.part("clm"))  # type: ignore[valid-type]
@@ -103,9 +104,12 @@ class ProgressiveFields(Spec):
         """Steps of a stage."""
         if index == self.n_stages - 1 and self.growth.joint_tuning_steps:
             return self.growth.joint_tuning_steps
+        n_taken = 0 if self.model is None else 1  # a model is taken as it is
+        if index < n_taken:
+            return 0
         steps = self.growth.stage_steps
         if isinstance(steps, tuple):
-            return steps[min(index, len(steps) - 1)]
+            return steps[min(index - n_taken, len(steps) - 1)]
         return self.n_steps if steps is None else steps
 
     @property

@@ -23,11 +23,13 @@ def save_picture(results: Row, out: Path) -> None:
             lines = (stage_folder(out, row["stage"] - 1) / HISTORY).read_text(encoding="utf-8").splitlines()
             history = [json.loads(line) for line in lines]
             steps = [first + each["step"] for each in history]
-            left.plot(steps, [each["train_loss"] for each in history], color="0.7", label="training" if not first else None)
+            left.plot(
+                steps, [each["train_loss"] for each in history], color="0.7", label="training" if row is stages[0] else None
+            )
             held_out = [*zip(steps, (each["loss"] for each in history), strict=True)]
-            if first:  # a rack that knows nothing yet would press all else flat
+            if row["loss_before"] is not None:  # a rack that knows nothing yet would press all else flat
                 held_out.insert(0, (first, row["loss_grown"]))
-            left.plot(*zip(*held_out, strict=True), color="C0", marker=".", label="held out" if not first else None)
+            left.plot(*zip(*held_out, strict=True), color="C0", marker=".", label="held out" if row is stages[0] else None)
             left.axvline(first, color="0.85", linewidth=0.8, zorder=0)
         left.set(xlabel="steps", ylabel="loss (nats)", title="a line for each stack that is added")
         left.legend(frameon=False)

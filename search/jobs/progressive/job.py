@@ -10,7 +10,7 @@ from search.jobs.progressive.damage import forget_damaged
 from search.jobs.progressive.figure import save_picture
 from search.jobs.progressive.report import failures, table
 from search.jobs.progressive.spec import ProgressiveSpec
-from search.jobs.progressive.stages import finished_folders, is_finished, next_index, pending_choice
+from search.jobs.progressive.stages import finished_folders, is_finished, next_index, pending_choice, refuse_other_model
 from search.runs.console import make_console
 from search.runs.report import Say
 from search.runs.run_folder import RESULTS, TRIALS, run_folder, write_parquet
@@ -30,6 +30,7 @@ def run(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say | None = No
     say = say or partial(console.print, markup=False)
     with run_folder(out, spec):
         forget_damaged(spec, out, say)
+        refuse_other_model(spec, out)
         if is_finished(out):
             say(f"all {len(finished_folders(out))} stages are finished")
         else:

@@ -44,14 +44,17 @@ class Stage:
 
 
 def first_stage(spec: ProgressiveSpec) -> Stage:
-    """The rack that a run starts with; all of it at once, if it is not to grow."""
+    """The rack that a run starts with; all of it at once, if it is not to grow; a model as it is, which no step trains."""
     growth = spec.growth
     stacks = list(spec.rack.stacks)
     if not growth.enabled:
         stacks += [spec.added] * (spec.n_target - len(stacks))
-    initial = {uid: new_stack(stack.model_copy(update={"uid": uid}), growth, uid) for uid, stack in enumerate(stacks)}
+    initial = {uid: stack.model_copy(update={"uid": uid}) for uid, stack in enumerate(stacks)}
+    if spec.model is None:
+        initial = {uid: new_stack(stack, growth, uid) for uid, stack in initial.items()}
     rack = _with(spec.rack, stacks=tuple(initial.values()), next_uid=None)
-    return Stage(0, "first", with_time(spec, rack), None, initial, max(initial), spec.steps_of(0))
+    before = None if spec.model is None else spec.rack
+    return Stage(0, "first", with_time(spec, rack), before, initial, max(initial), spec.steps_of(0))
 
 
 def with_time(spec: ProgressiveSpec, rack: RackSpec) -> RackSpec:

@@ -4,7 +4,9 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
-from configs import Problems
+from configs import ConfigError, Problems
+from configs.trained_model import model_path
+from search.jobs.imported.tokenizer import with_tokenizer
 from search.jobs.progressive.fields import ProgressiveFields, sizes_needed
 
 
@@ -19,14 +21,28 @@ class ProgressiveSpec(ProgressiveFields):
     With `growth.enabled: false` the whole rack trains at once; then `training_architecture` says by which losses: `rackwise`, end
     to end, or `stackwise` and `blockwise`, each unit by a loss of its own (`local_loss`).
 
+    In the place of `rack`, `model` names a trained one: a Hugging Face folder, a GGUF file, `package:NAME` for the one GGUF file
+    of an installed package, or what the command `import` has left. It is the first stage as it is, in float32, and its stacks are
+    the trunk of those that are added; the steps of `growth.stage_steps` begin with the second stage. A text that `data` names
+    needs no tokenizer: it is the model's.
+
     `vocab_size` and `max_length` of the rack are what task and objective need, if they are not given. `decay` says which stages
     a schedule's decay ends: `each`, or the `last` alone, the others staying at their peak (a decay in every stage wastes steps).
     """
 
     @classmethod
     def expand_short_forms(cls, raw: dict[str, Any], problems: Problems) -> dict[str, Any]:
-        """Take a bare objective for its kind; fill in the sizes that task and objective need."""
-        del problems
+        """Take the rack of a model; fill in the sizes that task and objective need."""
+        if isinstance(model := raw.get("model"), str):
+            raw["data"] = with_tokenizer(raw.get("data"), model)
+            if raw.get("rack") is None:  # what is saved has both
+                from search.jobs.imported.trained import trained_tree
+
+                try:
+                    raw["rack"] = trained_tree(model_path(model))
+                except ConfigError as error:
+                    problems.add(("model",), str(error).removeprefix("model: "), model)
+                    problems.raise_if_any(cls.__name__)
         if isinstance(raw.get("rack"), dict):
             raw["rack"] = {**sizes_needed(raw.get("data"), raw.get("objective")), **raw["rack"]}
         return raw

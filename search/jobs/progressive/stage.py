@@ -1,5 +1,6 @@
 """One stage of growth: the rack it starts from, its training on the one loop, and what it leaves."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import ConfigError
-from configs.records import Row
+from configs.records import Row, write_rows
 from models import Rack
 from models.assembly.quantise import memory_bytes
 from models.growth.grow import grow
@@ -24,7 +25,7 @@ from search.jobs.progressive.training.gradients import GrowthStep
 from search.jobs.progressive.training.growing_model import GrowingRack, is_causal, needs_attention_mask
 from search.jobs.progressive.training.measure import Measured
 from search.jobs.progressive.training.trunk_cache import TrunkCache
-from search.runs.report import Report, Say
+from search.runs.report import HISTORY, Report, Say
 from search.runs.run_folder import CHECKPOINT
 from search.training.checkpoint import Checkpoint
 from search.training.devices import resolve_device
@@ -43,12 +44,14 @@ ParameterMoments = dict[nn.Parameter, dict[str, Tensor]]
 class Start:
     """What a stage grows from: the rack of the stage before, what the optimizer knew of its parameters, and its cache.
 
-    The stage makes the rack its own, and lets go of the cache when it has filled its own.
+    The stage makes the rack its own, and lets go of the cache when it has filled its own. `model` is the fingerprint of the
+    trained model that the rack is, before the first stage of a run that grows on one.
     """
 
     rack: Rack
     moments: ParameterMoments = field(default_factory=dict)
     cache: TrunkCache | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,7 @@ class StageRun:
         spec: the run.
         stage: which of its stages.
         samples: what it learns from.
-        start: what it grows from; None for the first stage.
+        start: what it grows from; None for a first stage that is not a model.
         place: where it runs.
 
     Raises:
@@ -93,6 +96,7 @@ class StageRun:
         self.spec, self.stage, self.samples, self.place = spec, stage, samples, place
         self.device = resolve_device(spec.train.device)
         self.evaluation = StageEvaluation(self._batches().evaluation(spec.n_eval_batches, spec.eval_batch_size), spec)
+        self.model_fingerprint = None if start is None else start.model
         self.losses = {"loss_before": None if start is None else self._loss(start.rack)}
         rack = stage.rack.build(spec.seed) if start is None else self._grown(start.rack)
         self.model = self._growing(rack.to(self.device))
@@ -116,10 +120,14 @@ class StageRun:
     def train(self) -> Ended | None:
         """Train to the end, or go on from a checkpoint; None if it was stopped, with a checkpoint of the last finished step.
 
+        A stage without steps is what it starts from, measured.
+
         Raises:
             ConfigError: if the data are others than when the stage began.
         """
         spec, stage, place = self.spec, self.stage, self.place
+        if stage.n_steps == 0:
+            return self._taken()
         if self.cache is not None:
             self.cache.start_counting()
         if self.device.type == "cuda":
@@ -147,6 +155,20 @@ class StageRun:
             self.member.history,
             Start(self.model.rack, {parameter: known[name] for name, parameter in named if name in known}, self.cache),
         )
+
+    def _taken(self) -> Ended:
+        """A trained model, as it is."""
+        member = self.member
+        row = {name: float(value) for name, value in self.evaluation.score(self.model).items()}
+        member.history, member.status, member.cache_counts = (
+            [{"step": 0, **row, "train_loss": math.nan}],
+            "finished",
+            self._counts(),
+        )
+        if self.place.ranks.is_main:
+            write_rows(self.place.folder / HISTORY, member.history)
+        self._report.say(f"the model is taken as it is, and not trained: held-out loss {row['loss']:.4f}")
+        return Ended(self._row(), member.history, Start(self.model.rack))
 
     def _checkpoint(self) -> Checkpoint:
         name = f"{self.spec.fingerprint()}, stage {self.stage.index + 1}, {self.stage.rack.fingerprint()}"
@@ -280,7 +302,7 @@ class StageRun:
             "seconds": round(member.seconds, 3),
             "step_ms": self._measured.step_ms,
             "n_parameters": sum(parameter.numel() for parameter in rack.parameters()),
-            "n_trained_parameters": n_trained(rack),
+            "n_trained_parameters": n_trained(rack) if stage.n_steps else 0,
             "weight_bytes": memory_bytes(rack),
             "saved_bytes": member.saved_bytes,
             "peak_bytes": torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
@@ -289,5 +311,6 @@ class StageRun:
             **counts,
             "cache_hit_rate": counts["cache_hits"] / n_rows if n_rows else None,
             "data": self.batches.fingerprint(),
+            **({} if self.model_fingerprint is None else {"model": self.model_fingerprint}),
             "losses": member.losses,
         }

@@ -12,8 +12,10 @@ import torch
 from configs import ConfigError
 from configs.load import validate
 from configs.records import read_json, write_json
+from configs.trained_model import model_path
 from models import StackSpec
 from search.activations.folder import remove_store
+from search.jobs.imported.trained import model_fingerprint, trained_rack
 from search.jobs.progressive.plan import Stage, first_stage, next_stage
 from search.jobs.progressive.report import RESULT, stage_rows, write_results
 from search.jobs.progressive.spec import ProgressiveSpec
@@ -86,7 +88,7 @@ def run_stages(
                 is_stopped=is_interrupted,
                 on_evaluation=partial(_told_of_run, on_evaluation, n_before),
             )
-            run = StageRun(spec, stage, samples, None if last is None else last.start, place)
+            run = StageRun(spec, stage, samples, _start(spec, last, ranks), place)
             if ranks.is_main:
                 remove_caches(spec, out, but=run.cache)
             ended = run.train()
@@ -101,6 +103,29 @@ def run_stages(
         write_results(spec, out, rows, ranks.n_ranks)
         remove_caches(spec, out)
     ranks.check_same("written")
+
+
+def _start(spec: ProgressiveSpec, last: TrainedStage | None, ranks: Ranks) -> Start | None:
+    """What the next stage grows from; ConfigError if the model cannot be read, or is not of the rack that it was."""
+    if last is not None or spec.model is None:
+        return None if last is None else last.start
+    path = model_path(spec.model)
+    fingerprint = model_fingerprint(path)
+    ranks.check_same(f"model {fingerprint}")
+    found, rack = trained_rack(path, resolve_device(spec.train.device))
+    if found.model_copy(update={"max_length": spec.rack.max_length}) != spec.rack:
+        raise ConfigError(f"rack: is not that of the model {spec.model}: give one of the two")
+    return Start(rack.train(), model=fingerprint)
+
+
+def refuse_other_model(spec: ProgressiveSpec, out: Path) -> None:
+    """ConfigError if the run has begun with another model than the one that is in its place now."""
+    first = stage_rows(finished_folders(out)[:1])
+    if spec.model is None or not first:
+        return
+    path = model_path(spec.model)
+    if path.exists() and first[0]["model"] != model_fingerprint(path):  # one that is gone is not needed any more
+        raise ConfigError(f"model: {spec.model}: the model has changed since {out} began; give another out=")
 
 
 def _told_of_run(on_evaluation: OnEvaluation, n_before: int, member: TrainState, row: dict[str, float]) -> None:

@@ -18,7 +18,19 @@ from search.jobs.progressive.candidates import CandidateSpec
 from search.jobs.progressive.job import run
 from tests.launch.processes import kill_a_worker, kill_with_workers
 from tests.launch.train.test_trainer import AFTER_TRAINING
-from tests.search.growths import AHEAD, BLOCK, STACK, grow_here, growth_spec, numbers, rows, same_bits, stages_here, state
+from tests.search.growths import (
+    AHEAD,
+    BLOCK,
+    STACK,
+    grow_here,
+    growth_spec,
+    model_growth,
+    numbers,
+    rows,
+    same_bits,
+    stages_here,
+    state,
+)
 
 pytestmark = [
     pytest.mark.ray,
@@ -65,6 +77,19 @@ def test_a_growth_with_candidates_is_that_of_one_process_to_the_last_bit(tmp_pat
     again = train_candidates_on_ray(specs, folder)  # none is trained twice
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert {name: row.get("loss") for name, row in again.items()} == {row["name"]: row["loss"] for row in here}
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_growth_on_a_trained_model_is_that_of_one_process(tmp_path):
+    spec = model_growth(tmp_path, growth={"target_stacks": 2, "stage_steps": 4, "cache_mode": "arrow"}, workers={"n": 2})
+    lines = []
+    assert run(spec, tmp_path / "there", ON_RAY, say=lines.append) == 0
+    assert any("the model is taken as it is" in line for line in lines)
+    stages_here(spec, tmp_path / "here")
+    for ours, theirs in zip(rows(tmp_path / "here"), rows(tmp_path / "there"), strict=True):
+        assert (theirs["steps"], theirs.get("model")) == (ours["steps"], ours.get("model"))
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=AFTER_TRAINING)
+    assert same_bits(state(tmp_path / "here", 1), state(tmp_path / "there", 1))
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -1,0 +1,46 @@
+"""A trained model that a job names: as Hugging Face has it, as a GGUF file, or as the command `import` has left it."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models import Rack, RackSpec
+from models.huggingface.importing import family_of, import_rack, open_model
+from search.jobs.imported.weights import imported_spec, load_imported
+from search.runs.run_folder import SPEC
+
+EDGE = 2**16
+"""Bytes at the beginning and at the end of a file that tell it from another."""
+
+
+def trained_tree(path: Path) -> dict[str, Any]:
+    """The description of a trained model's rack, in plain values; none of its weights is read.
+
+    Raises:
+        ConfigError: if there is none, or it cannot be carried.
+    """
+    return imported_spec(path).to_dict() if (path / SPEC).exists() else family_of(open_model(path)).tree()
+
+
+def trained_rack(path: Path, device: torch.device) -> tuple[RackSpec, Rack]:
+    """The rack of a trained model, in float32 and evaluation mode, and its description; ConfigError as above."""
+    if (path / SPEC).exists():
+        return imported_spec(path), load_imported(path, device).float()
+    return import_rack(path, dtype="float32", device=device)
+
+
+def model_fingerprint(model: Path) -> str:
+    """Of a model's files: names, sizes, and how each begins and ends, where headers and last weights stand."""
+    digest = hashlib.sha256()
+    files = sorted(model.iterdir()) if model.is_dir() else [model]
+    for path in files:
+        if path.suffix in (".safetensors", ".gguf") or path.name == "config.json":
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size} ".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(EDGE))
+                file.seek(max(size - EDGE, 0))
+                digest.update(file.read(EDGE))
+    return digest.hexdigest()[:12]
