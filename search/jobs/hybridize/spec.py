@@ -66,10 +66,12 @@ class SupernetStageSpec(Spec):
 class DistilSpec(IsolationSpec):
     """How placements are distilled: KL to the trained model on `n_steps` batches of the training data, the same for all.
 
-    `budgets` are those of the search whose winner and rivals are distilled (null: all). `trains` are globs of parameters' names,
-    with `{changed}` for the blocks in which something else stands than in the model; the others stay as they are. `hidden_weight`
-    adds the distance of hidden states, layer by layer. What comes out is measured on `n_test_batches` batches of
-    `test_batch_size` rows that nothing was picked by.
+    `budgets` are those of the search whose winner and rivals are distilled (null: all). `trains` are globs of parameters'
+    names, with `{changed}` for the blocks in which something else stands than in the model; the others stay as they are.
+    `hidden_weight` adds the distance of hidden states, layer by layer. With `keep_logits` the model runs once for all of
+    them: so many of its highest log probabilities at every position are kept in `teacher/`, and KL is over these and all
+    other tokens as one. What comes out is measured on `n_test_batches` batches of `test_batch_size` rows that nothing was
+    picked by.
     """
 
     outside_fingerprint: ClassVar = (*IsolationSpec.outside_fingerprint, "workers", "checkpoint_every")
@@ -80,12 +82,21 @@ class DistilSpec(IsolationSpec):
     weight_decay: NonNegativeFloat = 0.0
     trains: Annotated[tuple[str, ...], Field(min_length=1)] = (f"{CHANGED_LAYERS}.mixer.*",)
     hidden_weight: NonNegativeFloat = 0.0
+    keep_logits: PositiveInt | None = None
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
     n_test_batches: PositiveInt = 2
     test_batch_size: PositiveInt = 4
     checkpoint_every: PositiveInt | None = None
     train: TrainSpec = TrainSpec()
     workers: WorkersSpec = WorkersSpec()
+
+    @model_validator(mode="after")
+    def _check_kept(self) -> Self:
+        problems = Problems()
+        if self.keep_logits is not None and self.hidden_weight:
+            problems.add(("hidden_weight",), "hidden states are not kept: 0, or leave keep_logits out")
+        problems.raise_if_any(type(self).__name__)
+        return self
 
 
 class HybridizeSpec(Spec):
