@@ -104,6 +104,24 @@ def read(path: Path, device: torch.device, *, fingerprint: str | None = None) ->
     return {name: tensor.to(device) for name, tensor in tensors.items()}, state
 
 
+def header_of(path: Path) -> tuple[str, dict[str, Any]]:
+    """The checksum that stands in a file that `save` wrote, and the state; its tensors are not read, nor held against it.
+
+    Raises:
+        DamagedError: if it is missing, or no such file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return metadata["checksum"], json.loads(metadata["state"])
+    except FileNotFoundError:
+        raise DamagedError(f"{path}: is missing") from None
+    except OSError as error:
+        raise _of_file(path, error) from None
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DamagedError(f"{path}: damaged: {error}") from None
+
+
 def _checksum(tensors: dict[str, Tensor], text: str) -> str:
     """Of names, types, shapes and every bit of the tensors, and of the state's text."""
     checksum = zlib.crc32(text.encode())

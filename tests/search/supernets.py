@@ -6,9 +6,9 @@ import torch
 
 from models import Supernet
 from search.jobs.supernet.job import train_supernet
+from search.jobs.supernet.kept_teacher import open_teacher
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.step import SupernetStep
-from search.jobs.supernet.teacher import Teacher
 from search.training.mixture import Mixture
 from search.training.optimizer import make_optimizer
 from search.training.packing import Pack
@@ -48,7 +48,7 @@ class Steps:
     def __init__(self, spec, device=CPU):
         self.member = supernet_member(spec, device)
         self.model = self.member.model
-        teacher = spec.teacher and Teacher(spec.teacher, self.model, device)
+        teacher = open_teacher(spec, self.model, device, ranks=Ranks())
         self.gradients = SupernetStep(spec, Ranks(), teacher)
         self.optimizer = make_optimizer([self.member], spec.train)
 

@@ -30,7 +30,7 @@ from search.training.devices import autocast, resolve_device
 from search.training.mixture import Mixture
 from tasks import IGNORED
 
-DISTILLED = "racks"
+DISTILLED, TEACHER = "racks", "teacher"
 
 
 @dataclass(frozen=True)
@@ -221,13 +221,18 @@ class Distillation:
         given: dict[str, Any] = {
             **{name: getattr(distil, name) for name in ("lr", "weight_decay", "checkpoint_every")},
             "seed": self.spec.seed + seed,
-            "teacher": {"source": f"{BESIDE}../../{START}", "weight": 1.0, "hidden_weight": distil.hidden_weight},
+            "teacher": self._teacher(),
             "initialise_from": f"{BESIDE}../../{self.source.name}",
             "initial_placement": placement_text(placement),
             "trains": trains,
             "workers": distil.workers.to_dict(),
         }
         return training_spec(self.spec, placed, **(given | changes))
+
+    def _teacher(self) -> dict[str, Any]:
+        distil, beside = self.spec.distil, f"{BESIDE}../.."
+        teacher = {"source": f"{beside}/{START}", "weight": 1.0, "hidden_weight": distil.hidden_weight}
+        return teacher | ({} if distil.keep_logits is None else {"keep": distil.keep_logits, "kept_in": f"{beside}/{TEACHER}"})
 
     def _measured(
         self, placement: Placement, names: list[str], summaries: Mapping[str, Row], measurement: Measurement

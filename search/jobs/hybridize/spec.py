@@ -80,9 +80,10 @@ class DistilSpec(IsolationSpec):
     `budgets` are those of the search whose winner and rivals are distilled (null: all). `trains` are globs of parameters'
     names, with `{changed}` for the blocks in which something else stands than in the model; the others stay as they are. With
     `lora` none of them changes: the linears among them that are its targets get adapters, which alone train and stay beside the
-    weights. `hidden_weight` adds the distance of hidden states, layer by layer. `finals` picks among the best by short
-    distillations first. What comes out is measured on `n_test_batches` batches of `test_batch_size` rows that nothing was
-    picked by.
+    weights. `hidden_weight` adds the distance of hidden states, layer by layer. With `keep_logits` the model runs once for all
+    of them: so many of its highest log probabilities at every position are kept in `teacher/`, and KL is over these and all
+    other tokens as one. `finals` picks among the best by short distillations first. What comes out is measured on
+    `n_test_batches` batches of `test_batch_size` rows that nothing was picked by.
     """
 
     outside_fingerprint: ClassVar = (*IsolationSpec.outside_fingerprint, "workers", "checkpoint_every")
@@ -95,6 +96,7 @@ class DistilSpec(IsolationSpec):
     lora: LoraSpec | None = None
     hidden_weight: NonNegativeFloat = 0.0
     finals: FinalsSpec | None = None
+    keep_logits: PositiveInt | None = None
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
     n_test_batches: PositiveInt = 2
     test_batch_size: PositiveInt = 4
@@ -103,11 +105,13 @@ class DistilSpec(IsolationSpec):
     workers: WorkersSpec = WorkersSpec()
 
     @model_validator(mode="after")
-    def _check_lora(self) -> Self:
+    def _check_what_learns(self) -> Self:
         problems, usual = Problems(), LoraSpec()
         for name in ("apply", "trains", "freeze_base", "freeze_others"):
             if self.lora is not None and getattr(self.lora, name) != getattr(usual, name):
                 problems.add(("lora", name), "cannot be said here: the adapters train, and nothing else does")
+        if self.keep_logits is not None and self.hidden_weight:
+            problems.add(("hidden_weight",), "hidden states are not kept: 0, or leave keep_logits out")
         problems.raise_if_any(type(self).__name__)
         return self
 

@@ -1,10 +1,8 @@
 """Loads what the command `import` has left in a folder."""
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from configs import ConfigError
 from configs.load import validate_saved
@@ -20,11 +18,10 @@ def imported_spec(out: Path) -> RackSpec:
     """The description of the imported model in a folder; none of its weights is read. ConfigError as below."""
     path = _weights_of(out)
     try:
-        with safe_open(path, framework="pt") as file:
-            tree = json.loads((file.metadata() or {})["state"])["rack"]
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise DamagedError(f"{path}: damaged: {error}; {_MADE_ANEW}") from None
-    return validate_saved(RackSpec, tree, str(path))
+        _, state = checkpoint.header_of(path)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {_MADE_ANEW}") from None
+    return validate_saved(RackSpec, state["rack"], str(path))
 
 
 def load_imported(out: Path, device: torch.device | None = None) -> Rack:

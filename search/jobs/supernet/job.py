@@ -14,11 +14,11 @@ from models import Supernet
 from search.jobs.backend import Backend
 from search.jobs.supernet.data_fingerprints import check_data, data_fingerprints
 from search.jobs.supernet.evaluation import SupernetEvaluation, sampled_placements
+from search.jobs.supernet.kept_teacher import open_teacher
 from search.jobs.supernet.report import finished, summary, write_outcome
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.start import start_from_trained
 from search.jobs.supernet.step import SupernetStep
-from search.jobs.supernet.teacher import Teacher
 from search.jobs.supernet.weights import save_weights
 from search.runs.console import make_console
 from search.runs.interruption import interruptions
@@ -118,9 +118,9 @@ def train_supernet_here(
     evaluation = SupernetEvaluation(batches, mixture.shares, sampled_placements(spec))
     model = Supernet(spec.rack, spec.seed).to(device)
     train_only(model.rack, spec.trains)
-    teacher = None if spec.teacher is None else Teacher(spec.teacher, model, device, out)
     member = TrainState(model, mixture, spec.lr, spec.weight_decay, keeps_best=False, data=data_fingerprints(mixture))
     report = Report(out, spec.n_steps, say, is_main=ranks.is_main)
+    teacher = open_teacher(spec, model, device, out, ranks=ranks, say=report.say)
     kept = Checkpoint(out / CHECKPOINT, spec.fingerprint(), report.say)
     if spec.initialise_from is not None and not kept.is_usable():
         member.origins = start_from_trained(spec, model, evaluation, out, report.say)

@@ -11,6 +11,7 @@ from configs import Problems, Spec
 from configs.growth import Problem
 from models import RackSpec
 from models.spec.placement import Placement
+from search.runs.run_folder import BESIDE
 from search.runs.workers import WorkersSpec
 from search.samplers import SAMPLERS
 from search.samplers.shared.sampler import Sampler
@@ -27,13 +28,37 @@ class TeacherSpec(Spec):
     student from the teacher (`forward`) or the other way round; distance is the mean squared error of the hidden states after
     each layer, layers of unlike depths being matched by their relative position. Both count at the positions that are asked, by
     the weights of the tasks.
+
+    With `keep` the teacher of a folder runs once: its `keep` highest log probabilities at every asked position, and what is left
+    for all other tokens together, are kept in the folder `kept_in`, and KL is over these `keep` + 1 outcomes, forward and at
+    temperature 1. Runs with the same teacher, data and seed share the files where they name the same folder.
     """
 
+    outside_fingerprint = ("kept_in",)
     source: str
     kl: Literal["forward", "reverse"] = "forward"
     temperature: PositiveFloat = 1.0
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     hidden_weight: NonNegativeFloat = 0.0
+    keep: PositiveInt | None = None
+    kept_in: str = f"{BESIDE}teacher"
+
+    @model_validator(mode="after")
+    def _check_kept(self) -> Self:
+        problems = Problems()
+        if self.keep is not None:
+            if self.source == "main":
+                problems.add(
+                    ("source",), "main moves at every step, and nothing of it can be kept: name a folder, or leave keep out"
+                )
+            if self.kl != "forward":
+                problems.add(("kl",), f"{self.kl} asks for all of the teacher's logits: forward, or leave keep out")
+            if self.temperature != 1:
+                problems.add(("temperature",), f"{self.temperature:g} asks for all of the teacher's logits: 1, or leave keep out")
+            if self.hidden_weight:
+                problems.add(("hidden_weight",), "hidden states are not kept: 0, or leave keep out")
+        problems.raise_if_any(type(self).__name__)
+        return self
 
     @model_validator(mode="after")
     def _check_weights(self) -> Self:

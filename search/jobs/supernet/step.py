@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import Supernet
 from models.rack.reports import collecting
 from models.spec.placement import Placement, placement_text
 from search.jobs.supernet.spec import SupernetSpec
-from search.jobs.supernet.teacher import Outputs, Teacher
+from search.jobs.supernet.teacher import Outputs
 from search.runs.report import Say
 from search.samplers.shared.sampler import placements_of_step
 from search.training.batches import asks_anything
@@ -25,6 +26,19 @@ ONLY: tuple[Placement, ...] = ((),)
 """What is trained of a rack without choices."""
 
 
+class Teaching(Protocol):
+    """What looks at a batch before the student does, and says how far the student is from what it has seen there."""
+
+    def look(self, batch: WeightedBatch, *, step: int, first: int) -> Any:
+        """What there is to see in a part of a step's batch, which begins with the row `first` of this rank's."""
+
+    def run(self, model: nn.Module, inputs: Tensor) -> Outputs:
+        """What of the student is compared."""
+
+    def mix(self, cross_entropy: Tensor, student: Outputs, teacher: Any, weights: Tensor) -> Tensor:
+        """The loss of a batch: its cross entropy and what the teacher adds, each a sum by `weights` [rows, time]."""
+
+
 class SupernetStep:
     """What `train` takes as `gradients`: leaves those of one step, summed over the ranks, in the active parameters.
 
@@ -35,7 +49,7 @@ class SupernetStep:
     of the whole batch, but experts are balanced among the positions that are computed together.
     """
 
-    def __init__(self, spec: SupernetSpec, ranks: Ranks, teacher: Teacher | None = None, say: Say = lambda _: None) -> None:
+    def __init__(self, spec: SupernetSpec, ranks: Ranks, teacher: Teaching | None = None, say: Say = lambda _: None) -> None:
         self.spec, self.ranks, self.teacher, self.say = spec, ranks, teacher, say
         self.slots = spec.rack.slots()
         self.sampler = spec.make_sampler()
@@ -54,8 +68,10 @@ class SupernetStep:
         assert isinstance(model, Supernet) and isinstance(batch, WeightedBatch)  # noqa: PT018 - what the job makes
         loss = torch.zeros(1, device=batch.inputs.device)
         if asks_anything(member.batches, step, batch.targets, self.ranks):
+            first = 0
             for micro_batch in _micro_batches(batch, spec.accumulate):
-                loss += self._backward(model, micro_batch, placements)
+                loss += self._backward(model, micro_batch, placements, step=step, first=first)
+                first += len(micro_batch.inputs)
         else:
             member.unsupervised.append(step)
             loss.fill_(math.nan)
@@ -69,13 +85,15 @@ class SupernetStep:
             drawn = ", ".join(f"{slot} {name}" for slot, name in zip(self.slots, placement, strict=True))
             self.say(f"step {step + 1}{which}: {drawn}")
 
-    def _backward(self, model: Supernet, batch: WeightedBatch, placements: Sequence[Placement]) -> Tensor:
-        """Add up the gradients of the placements on a micro-batch; its part of the loss, detached."""
+    def _backward(
+        self, model: Supernet, batch: WeightedBatch, placements: Sequence[Placement], *, step: int, first: int
+    ) -> Tensor:
+        """Add up the gradients of the placements on a micro-batch, from the row `first` on; its part of the loss, detached."""
         precision, device = self.spec.train.precision, batch.inputs.device
         seen, losses, share = None, [], len(batch.inputs) / self.spec.data.batch_size
         if self.teacher is not None:
             with autocast(device, precision):
-                seen = self.teacher.look(batch.inputs)
+                seen = self.teacher.look(batch, step=step, first=first)
         for placement in placements:
             model.activate(placement)
             with autocast(device, precision), collecting() as found:

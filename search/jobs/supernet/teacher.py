@@ -14,6 +14,7 @@ from models import Rack, Supernet
 from search.jobs.supernet.spec import TeacherSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.run_folder import folder_named
+from search.training.mixture import WeightedBatch
 
 
 @dataclass
@@ -37,13 +38,14 @@ class Teacher:
     def __init__(self, spec: TeacherSpec, student: Supernet, device: torch.device, out: Path = Path()) -> None:
         self.spec, self.student = spec, student
         self.is_main = spec.source == "main"
-        self.model = student if self.is_main else _load(spec, student, device, folder_named(spec.source, out))
+        self.model = student if self.is_main else taught_by(spec, student, device, folder_named(spec.source, out))
 
-    def look(self, inputs: Tensor) -> Outputs:
+    def look(self, batch: WeightedBatch, *, step: int, first: int) -> Outputs:
         """What the teacher makes of a batch; the student is in training mode afterwards, with its main placement active."""
+        del step, first
         self.model.eval()
         with torch.no_grad():
-            seen = self.run(self.model, inputs)
+            seen = self.run(self.model, batch.inputs)
         if self.is_main:
             self.model.train()
         return seen
@@ -52,7 +54,7 @@ class Teacher:
         """A model's outputs, with its hidden states where the teacher's are asked for."""
         if self.spec.hidden_weight == 0:
             return Outputs(model(inputs))
-        with _hidden_states(_rack(model)) as hidden:
+        with _hidden_states(rack_of(model)) as hidden:
             return Outputs(model(inputs), hidden)
 
     def mix(self, cross_entropy: Tensor, student: Outputs, teacher: Outputs, weights: Tensor) -> Tensor:
@@ -108,15 +110,17 @@ def _hidden_states(rack: Rack) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def _rack(model: nn.Module) -> Rack:
+def rack_of(model: nn.Module) -> Rack:
+    """That of a supernet, or the model itself."""
     rack = model.rack if isinstance(model, Supernet) else model
     assert isinstance(rack, Rack)  # whoever is taught or teaches is one of the two
     return rack
 
 
-def _load(spec: TeacherSpec, student: Supernet, device: torch.device, folder: Path) -> nn.Module:
+def taught_by(spec: TeacherSpec, student: Supernet, device: torch.device, folder: Path) -> nn.Module:
+    """The model of a finished run, which no gradient flows into; ConfigError if there is none that fits the student."""
     model = load_supernet(folder, device, key="teacher.source").requires_grad_(requires_grad=False)
-    ours, theirs = (_rack(each).embedding for each in (student, model))
+    ours, theirs = (rack_of(each).embedding for each in (student, model))
     wanted = {"vocab_size": (theirs.num_embeddings, ours.num_embeddings)}
     if spec.hidden_weight:
         wanted["d_model"] = (theirs.embedding_dim, ours.embedding_dim)

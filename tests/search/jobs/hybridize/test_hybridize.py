@@ -17,6 +17,7 @@ from search.jobs.hybridize import job
 from search.jobs.hybridize.space import space_of
 from search.jobs.hybridize.start import START, changed_blocks
 from search.jobs.in_process import HERE
+from search.jobs.supernet.kept_teacher import KeptTeacher
 from search.jobs.supernet.weights import load_supernet
 from search.training import checkpoint
 from tests.models.huggingface.folders import tiny_llama
@@ -105,6 +106,23 @@ def test_finals_pick_among_the_best_by_what_they_distil_to(tmp_path, capsys):
     assert sorted(rack["steps"] for rack in racks) == sorted([2, 2, 2, 4, 4, *[4] * len(rows)])
     assert job.run(made, tmp_path / "run", HERE) == 0
     assert results(tmp_path)["rows"] == rows
+
+
+def test_the_model_may_run_once_for_all_that_are_distilled(tmp_path, monkeypatch):
+    calls, made = [], KeptTeacher._made
+    monkeypatch.setattr(KeptTeacher, "_made", lambda self, first, stop: (calls.append((first, stop)), made(self, first, stop))[1])
+    search, found = {"budgets": [1], "rivals": {"last": "window, gdn, attention"}}, {}
+    for name, keep in (("runs", None), ("keeps", 15), ("few", 2)):
+        out = tmp_path / name
+        assert job.run(spec(tmp_path, search=search, distil={"keep_logits": keep}), out, HERE) == 0
+        found[name] = [row["kl_distilled"] for row in json.loads((out / "results.json").read_text())["rows"]]
+        assert (out / "teacher").exists() is (keep is not None)
+    assert len(found["runs"]) == 2
+    assert calls == [(0, 4), (0, 4)]  # once for both racks
+    assert found["keeps"] == pytest.approx(found["runs"], rel=1e-4)
+    assert found["few"] == pytest.approx(found["runs"], rel=0.2)
+    with pytest.raises(ConfigError, match=r"distil\.hidden_weight: hidden states are not kept: 0, or leave keep_logits out"):
+        spec(tmp_path, distil={"keep_logits": 2, "hidden_weight": 1.0})
 
 
 def test_a_finished_conversion_is_not_done_again(finished, monkeypatch, capsys):
