@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from configs.records import Row
+from models import Placement
 from search.budget.dimensions import cells, compared, headings
 from search.jobs.hybridize.distil import Distilled
 from search.jobs.hybridize.spec import HybridizeSpec
@@ -16,6 +17,8 @@ from search.jobs.placement.results import Scored
 from search.runs.console import make_console, measured
 
 SHOWN_LAYERS = 8
+LONG = 12
+"""Layers from which on a placement is shown by letters."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,9 @@ def print_ranking(effects: Sequence[Row]) -> None:
 def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: HybridizeSpec, context: int, out: Path) -> None:
     """A row a contender, best first within its budget; then the model itself."""
     console = make_console()
-    shown, units = list(compared(rows[0].scored.cost)), {table.name: table.unit for table in spec.search.cost_tables}
+    units = {table.name: table.unit for table in spec.search.cost_tables}
+    shown = [name for name in compared(rows[0].scored.cost) if len({row.scored.cost[name] for row in rows}) > 1]
+    strips = _strips([row.scored.placement for row in rows])
     numbers = ("KL in search", "KL found", "KL distilled", "perplexity", *headings(shown, units))
     table = Table(
         Column("budget", no_wrap=True),
@@ -75,8 +80,9 @@ def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: H
     for budget in dict.fromkeys(row.budget for row in rows):
         own = sorted((row for row in rows if row.budget == budget), key=_rank)
         for number, row in enumerate(own):
-            priced = cells(compared(row.scored.cost))
-            who = (escape(budget) if number == 0 else "", escape(row.name), escape(row.scored.text))
+            priced = cells({name: row.scored.cost[name] for name in shown})
+            placed = escape(row.scored.text) if strips is None else "".join(strips[name] for name in row.scored.placement)
+            who = (escape(budget) if number == 0 else "", escape(row.name), placed)
             table.add_row(*who, *_numbers(row), *priced)
         table.add_section()
     model = ["", "0", "", f"{math.exp(whole['loss']):.2f}"]
@@ -86,11 +92,20 @@ def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: H
         if row.distilled is not None and row.distilled.error:
             told = row.distilled.error.strip().splitlines()[-1]
             console.print(f"{row.name} ({row.scored.text}) failed: {told}", markup=False)
+    if strips is not None:
+        console.print(f"placements: {', '.join(f'{letter} {name}' for name, letter in strips.items())}, first layer first")
     told = "as found and as distilled on test data, which nothing was picked by"
     console.print(f"KL to the model in nats: {told}; caches at {context:,} positions")
     if len(spec.distil.seeds) == 1:
         console.print("one seed: small differences may be chance; distil.seeds=[0,1,2] tells", markup=False)
     console.print(f"picture: {out / 'hybridize.png'}", markup=False)
+
+
+def _strips(placements: Sequence[Placement]) -> dict[str, str] | None:
+    """A letter for each name, where placements are long and that is enough to tell the names apart."""
+    names = dict.fromkeys(name for placement in placements for name in placement)
+    letters = {name: name[0] for name in names}
+    return letters if len(placements[0]) > LONG and len(set(letters.values())) == len(names) else None
 
 
 def _rank(row: HybridRow) -> tuple[bool, float]:
