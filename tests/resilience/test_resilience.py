@@ -29,7 +29,8 @@ def test_damaged_files_are_made_again_or_named(laboratories, job):
     lab = laboratories[job]
     for _, state, kind, how in cases({job: lab}, 4, seed=3):
         outcome, text = lab.outcome(state, kind, how, random.Random(f"{kind} {how}")) or ("same", "")
-        assert outcome == "same" or (outcome == "refused" and kind.endswith("spec.json")), (state, kind, how, text)
+        is_right = outcome == "same" or (outcome == "refused" and kind.endswith("spec.json"))
+        assert is_right, f"{outcome}: {state}, {kind}, {how}\n{text}"
 
 
 FINISHED = [

@@ -12,6 +12,7 @@ import time
 from argparse import ArgumentParser
 from functools import cache
 from importlib import import_module
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pandas as pd
@@ -89,6 +90,7 @@ def _in_child(words, writing, before):
         os.dup2(writing, 1)
         os.dup2(writing, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))  # pytest has others
+        forkserver._forkserver.__init__()  # that of the process which forked, if another test has one, is no child of this one
         use_one_thread()
         before()
         parser = ArgumentParser()
