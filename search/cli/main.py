@@ -13,6 +13,7 @@ from configs.storage import is_out_of_room
 from search.cli.words import check_command, unknown_words
 from search.jobs.table import JOBS
 from search.runs.errors import RunError
+from search.runs.interruption import was_interrupted
 
 MAD_PRESETS = ("quick", "baseline", "full")
 FILES = ("mad", *JOBS, "task", "rack", "layer")
@@ -113,6 +114,8 @@ def main(parser: argparse.ArgumentParser, backend: str, argv: Sequence[str] | No
         arguments = _parsed(parser, [word for word in words if word not in overrides])
         return int(resolve_name(arguments.run)(arguments, overrides, backend))
     except ConfigError as error:
+        if was_interrupted():  # and this is what came of it
+            raise
         print(error, file=sys.stderr)
         return 2
     except RunError as error:

@@ -25,6 +25,15 @@ class _Newest:
     """The signal that came last, for signals belong to the process: the exit status tells which one it was."""
 
     number = signal.SIGINT
+    was_raised = False
+
+
+def was_interrupted() -> bool:
+    """Whether a signal has been raised in this command line's job, though what came of it may be some other exception.
+
+    In the middle of a compiled library's call (safetensors, pydantic) it comes out as an error of that library, without a trace.
+    """
+    return _Newest.was_raised
 
 
 @contextmanager
@@ -76,13 +85,14 @@ def interruptible(command: Callable[[], int]) -> int:
     Until a job begins (`interruptions_raised`) the process ends where it is, for an exception in the middle of an import gets
     lost or comes out as another one, and there is nothing to be tidied.
     """
-    _Newest.number = signal.SIGINT  # also where Tune takes it for itself
+    _Newest.number, _Newest.was_raised = signal.SIGINT, False  # also where Tune takes it for itself
     _listen(dict.fromkeys(SIGNALS, _end_with_a_word))
     try:
         return command()
     except BaseException as error:
-        if not _is_interrupt(error):
+        if not _is_interrupt(error) and not _Newest.was_raised:
             raise
+        _Newest.was_raised = False
         _listen(dict.fromkeys(SIGNALS, _end))  # in what ends the interpreter another one would be a traceback
         sys.stderr.write(f"{INTERRUPTED}\n")
         return 128 + _Newest.number
@@ -94,6 +104,7 @@ def interruptions_raised() -> Iterator[None]:
 
     So whoever takes SIGINT for a while, as Ray Tune does, winds up in order at either.
     """
+    _Newest.was_raised = False
     with handlers_kept() as is_ours:
         if is_ours:
             _listen({signal.SIGINT: _raise, signal.SIGTERM: _as_ctrl_c})
@@ -102,7 +113,7 @@ def interruptions_raised() -> Iterator[None]:
 
 def _raise(number: int, frame: FrameType | None) -> None:
     del frame
-    _Newest.number = signal.Signals(number)
+    _Newest.number, _Newest.was_raised = signal.Signals(number), True
     raise Interrupted
 
 

@@ -19,6 +19,7 @@ from configs.records import DamagedError
 from configs.storage import whole_file
 from models import Rack, RackSpec
 from models.assembly.assemble import filled, without_numbers
+from search.runs.interruption import was_interrupted
 from search.training.sharding import shared_out
 
 
@@ -94,7 +95,9 @@ def read(path: Path, device: torch.device, *, fingerprint: str | None = None) ->
         raise DamagedError(f"{path}: is missing") from None
     except OSError as error:
         raise _of_file(path, error) from None
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, TypeError) as error:
+        if was_interrupted():  # which is what the library makes of it
+            raise KeyboardInterrupt from None
         raise DamagedError(f"{path}: damaged: {error}") from None
     if not is_whole:
         reason = "its checksum does not match" if "checksum" in metadata else "it has no checksum"

@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM on a command line: one line and a status, whenever they come; and who listens to them afterwards."""
 
+import contextlib
 import json
 import os
 import signal
@@ -89,7 +90,14 @@ def in_an_import(number):
         raise ImportError("numpy._core.multiarray failed to import") from error
 
 
-@pytest.mark.parametrize("interrupt", [at_once, noted, twice, as_tune_does, in_an_import])
+def in_a_compiled_call(number):
+    """Some libraries leave nothing of it but an error of their own."""
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(number)
+    raise ValueError("could not determine the shape")
+
+
+@pytest.mark.parametrize("interrupt", [at_once, noted, twice, as_tune_does, in_an_import, in_a_compiled_call])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_interruption_of_a_job_is_one_line(capsys, interrupt, number):
     def command():

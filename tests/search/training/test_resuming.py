@@ -192,3 +192,13 @@ def test_weights_of_other_sizes_are_refused():
     small, large = rack_spec(({"kind": "mlp", "d_ff": 1},)).build(0), rack_spec(({"kind": "mlp", "d_ff": 16},)).build(0)
     with pytest.raises(ValueError, match="of another model"):
         checkpoint.load_weights(large, checkpoint.weights(small))
+
+
+def test_what_an_interruption_makes_of_reading_is_no_damage(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"none")
+    with pytest.raises(DamagedError):
+        checkpoint.read(path, torch.device("cpu"))
+    monkeypatch.setattr(checkpoint, "was_interrupted", lambda: True)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.read(path, torch.device("cpu"))
