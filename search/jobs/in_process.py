@@ -11,7 +11,6 @@ from typing import Any
 
 from configs import ConfigError
 from configs.records import Row
-from configs.storage import is_out_of_room
 from search.jobs.backend import QUIET_SECONDS, Backend
 from search.jobs.hybridize.alignment import LayerAlignmentSpec, align_layer, limits_of_alignment
 from search.jobs.progressive.candidates import CandidateSpec, limits_of, run_candidate
@@ -19,6 +18,7 @@ from search.jobs.progressive.stages import run_stages
 from search.jobs.supernet.job import train_rack, train_supernet
 from search.jobs.supernet.spec import SupernetSpec
 from search.runs.console import make_console
+from search.runs.errors import ends_the_run
 from search.runs.isolation import NO_LIMITS, IsolationSpec, error_text, marker, run_trial
 from search.runs.report import Say, outcome, outcome_text
 
@@ -38,7 +38,7 @@ def _in_turn(
         except ConfigError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and is_out_of_room(error):
+            if ends_the_run(error):
                 raise
             summaries[name] = {"error": error_text(error)}
         say(f"[{number}/{len(specs)}] {name}: {outcome_text(summaries[name])}")

@@ -76,14 +76,16 @@ def _choice(own_name: str, own: dict[str, Any], choices: Choices, d_model: int) 
 
 def _stand_in(own_name: str, own: Mapping[str, Any], given: Mapping[str, Any], d_model: int) -> dict[str, Any]:
     """What stands in: the model's own part with other options, or one of another kind with as many heads and biases."""
+    registry = MIXERS if own_name == OWN_MIXER else CHANNEL_MIXERS
     kind = given.get("kind", own["kind"])
     if kind == own["kind"]:
-        return {**own, **given}
-    registry = MIXERS if own_name == OWN_MIXER else CHANNEL_MIXERS
-    try:
+        tree = {**own, **given}
+    else:
         options = registry.spec_of(kind).model_fields if kind in registry else {}
         alike: dict[str, Any] = {name: own[name] for name in ("n_heads", "d_ff") if name in options and own.get(name) is not None}
-        part = registry.part({**alike, **given})
+        tree = {**alike, **given}
+    try:
+        part = registry.part(tree)
         with torch.device("meta"), FastMeta():
             module = registry.build(part, d_model=d_model, max_length=None)
     except PydanticCustomError as error:
@@ -92,9 +94,11 @@ def _stand_in(own_name: str, own: Mapping[str, Any], given: Mapping[str, Any], d
         raise config_error(str(kind), error) from None
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    if kind == own["kind"]:
+        return tree
     biased = {
         name: {"bias": True}
         for name in (*PROJECTIONS, "output")
         if own.get("parameters", {}).get(name, {}).get("bias") and isinstance(getattr(module, name, None), torch.nn.Linear)
     }
-    return {**alike, **given, **({"parameters": {**biased, **given.get("parameters", {})}} if biased else {})}
+    return {**tree, **({"parameters": {**biased, **tree.get("parameters", {})}} if biased else {})}

@@ -12,7 +12,7 @@ from models.huggingface.importing import import_rack
 from models.supernet.from_attention import Origin, initialise_supernet
 from search.jobs.backend import Backend
 from search.jobs.hybridize.aligner import Aligner
-from search.jobs.hybridize.space import space_of
+from search.jobs.hybridize.space import described_space
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.jobs.imported.trained import model_fingerprint
 from search.runs.report import Say
@@ -43,8 +43,8 @@ def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, sa
             raise ConfigError(f"model: {model}: the model has changed since {out} began; give another out=")
         shutil.rmtree(out / ALIGNMENT, ignore_errors=True)  # a kill may have come before
         return RackSpec.model_validate(state["spec"]["rack"])
-    rack_spec, rack = import_rack(model, dtype=spec.dtype)
-    space = space_of(rack_spec, spec.choices, spec.mlp_choices, spec.layers)
+    space = described_space(spec)  # before a weight is read
+    _, rack = import_rack(model, dtype=spec.dtype)
     trained = rack.state_dict()
     say(f"model: {model}, {sum(each.numel() for each in rack.parameters()):,} parameters, {len(rack.blocks())} layers")
     del rack

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.records import Row
-from configs.storage import is_out_of_room
 from search.jobs.mad.run_trials import work
 from search.jobs.mad.trial import Trial
+from search.runs.errors import ends_the_run
 from search.runs.isolation import IsolationSpec, error_text, marker, run_trial
 
 
@@ -45,7 +45,7 @@ def attempt(trials: Sequence[Trial], **options: Any) -> list[Row]:
     try:
         return run_contained(trials, **options)
     except Exception as error:
-        if isinstance(error, OSError) and is_out_of_room(error):
+        if ends_the_run(error):
             raise
         if len(trials) > 1:
             return [row for trial in trials for row in attempt([trial], **options)]
