@@ -26,7 +26,9 @@ class RackSpec(RackFields):
     def _check_head(self) -> Self:
         problems = Problems()
         for name, registry, part in (("head", HEADS, self.head), ("embedding", EMBEDDINGS, self.embedding)):
-            if message := check_part(registry, part, self.d_model, self.max_length, self.vocab_size):
+            if part is None:
+                problems.add((name,), f"a rack has one: leave {name} out for the usual")
+            elif message := check_part(registry, part, self.d_model, self.max_length, self.vocab_size):
                 problems.add((name,), message)
         problems.raise_if_any(type(self).__name__)
         ends = self.embedding, self.head

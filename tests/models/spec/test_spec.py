@@ -367,3 +367,9 @@ def test_specs_go_to_other_processes():
         assert other.custom_time_mapping is time_of
         other.max_stacks = 3
     assert config.max_stacks == 12
+
+
+@pytest.mark.parametrize("name", ["embedding", "head"])
+def test_a_rack_has_both_ends(name):
+    with pytest.raises(ConfigError, match=f"{name}: a rack has one: leave {name} out for the usual"):
+        validate(RackSpec, {"vocab_size": 8, "d_model": 8, name: None, "stacks": [{"blocks": [{"mixer": "identity"}]}]}, "rack")
