@@ -83,7 +83,7 @@ def training_spec(spec: HybridizeSpec, space: RackSpec, **given: Any) -> Superne
         "rack": space.to_dict(),
         "data": {**spec.data.to_dict(), "batch_size": distil.batch_size},
         "n_steps": distil.n_steps,
-        "eval_every": distil.n_steps,
+        "eval_every": max(1, distil.n_steps // 4),  # a checkpoint, by time, is written after an evaluation
         "n_eval_batches": 1,
         "eval_batch_size": distil.batch_size,
         "n_eval_placements": 0,
