@@ -16,6 +16,7 @@ from search.jobs.hybridize.distil import Distillation, Measurement, ranking, sin
 from search.jobs.hybridize.figure import save_picture
 from search.jobs.hybridize.finals import Finals
 from search.jobs.hybridize.report import HybridRow, print_hybrids, print_ranking
+from search.jobs.hybridize.space import described_space
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.jobs.hybridize.start import PLACEMENT, START, SUPERNET, make_start
 from search.jobs.placement.checks import check_same_data, check_strategies
@@ -40,10 +41,11 @@ def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
     session = nullcontext if (out / RESULTS).exists() else backend.session  # what is still missing opens its own
     with run_folder(out, spec, may_change=("search", "distil")), session():
         console.print("1 of 4: the model and its space", style="bold")
-        space = make_start(spec, model, out, backend, say)
-        check_strategies(spec.search, space)
+        space = described_space(spec)
+        check_strategies(spec.search, space)  # before a weight is read, and anything is aligned
         trained = training_spec(spec, space)
         check_same_data(trained, spec.search, n_test=(spec.distil.n_test_batches, spec.distil.test_batch_size))
+        make_start(spec, space, out, backend, say)
         console.print("2 of 4: the supernet", style="bold")
         source = _supernet(spec, space, out, backend)
         console.print("3 of 4: the search", style="bold")

@@ -7,12 +7,12 @@ import torch
 
 from configs import ConfigError
 from configs.records import DamagedError, Row
+from configs.trained_model import model_path
 from models import Placement, RackSpec, Supernet
 from models.huggingface.importing import import_rack
 from models.supernet.from_attention import Origin, initialise_supernet
 from search.jobs.backend import Backend
 from search.jobs.hybridize.aligner import Aligner
-from search.jobs.hybridize.space import described_space
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.jobs.imported.trained import model_fingerprint
 from search.runs.report import Say
@@ -23,15 +23,15 @@ START, ALIGNMENT, SUPERNET, PLACEMENT = "start", "alignment", "supernet", "place
 """Folders of the parts of a conversion, within its own."""
 
 
-def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, say: Say) -> RackSpec:
-    """The space; `out/start` holds its first weights, made if they are not there as they were written.
+def make_start(spec: HybridizeSpec, space: RackSpec, out: Path, backend: Backend, say: Say) -> None:
+    """See to it that `out/start` holds the first weights of the space, as they were written.
 
     They are those of a finished supernet run: its main placement is the trained model, and teaches and starts what comes after.
 
     Raises:
-        ConfigError: if the model cannot be read or is not the one that the folder began with, or a choice cannot stand where it
-            should.
+        ConfigError: if the model cannot be read, or is not the one that the folder began with.
     """
+    model = model_path(spec.model)
     path, fingerprint = out / START / WEIGHTS, spec.fingerprint_of_start()
     try:
         _, state = checkpoint.read(path, torch.device("cpu"), fingerprint=fingerprint)
@@ -42,8 +42,7 @@ def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, sa
         if state["model"] != model_fingerprint(model):
             raise ConfigError(f"model: {model}: the model has changed since {out} began; give another out=")
         shutil.rmtree(out / ALIGNMENT, ignore_errors=True)  # a kill may have come before
-        return RackSpec.model_validate(state["spec"]["rack"])
-    space = described_space(spec)  # before a weight is read
+        return
     _, rack = import_rack(model, dtype=spec.dtype)
     trained = rack.state_dict()
     say(f"model: {model}, {sum(each.numel() for each in rack.parameters()):,} parameters, {len(rack.blocks())} layers")
@@ -62,7 +61,6 @@ def make_start(spec: HybridizeSpec, model: Path, out: Path, backend: Backend, sa
     }
     checkpoint.save(path, checkpoint.weights(supernet.rack), state)
     shutil.rmtree(out / ALIGNMENT, ignore_errors=True)  # all of it is in the start
-    return space
 
 
 def _told(origin: Origin) -> Row:

@@ -23,6 +23,7 @@ def problems_of(spec: ProgressiveFields) -> Iterator[Problem]:
     """Places in the spec, and what is wrong there."""
     yield from _size_problems(spec)
     yield from _growth_problems(spec)
+    yield from _share_problems(spec)
     yield from _model_problems(spec)
     yield from _time_problems(spec)
     yield from _choice_problems(spec)
@@ -88,6 +89,23 @@ def _growth_problems(spec: ProgressiveFields) -> Iterator[Problem]:
         yield ("growth", *place), text
     if growth.prepend_loss == "denoise_mse" and not OBJECTIVES[spec.objective.kind].corrupts:  # type: ignore[attr-defined]
         yield ("growth", "prepend_loss"), f"denoise_mse needs an objective that corrupts its input, not {spec.objective.kind}"
+
+
+def _share_problems(spec: ProgressiveFields) -> Iterator[Problem]:
+    """A stack that is added has weights of its own: none of its blocks can be one of another stack."""
+    n_first = len(spec.rack.stacks)
+    n_added = spec.n_target - n_first if spec.growth.enabled else 0
+    if n_added < 1:
+        return
+    there = {name for stack in spec.rack.stacks for name in _shared(stack)}
+    for where, stack in (_added(spec) or {("rack", "stacks", n_first - 1): spec.added}).items():
+        names = _shared(stack)
+        if taken := sorted(names if n_added > 1 else names & there):
+            yield where, f"share: '{taken[0]}' would be in several stacks, but each that is added has weights of its own"
+
+
+def _shared(stack: StackSpec) -> set[str]:
+    return {block.share for block in stack.expanded() if block.share is not None}
 
 
 def _model_problems(spec: ProgressiveFields) -> Iterator[Problem]:

@@ -195,6 +195,14 @@ def test_a_choice_that_cannot_stand_there_is_named(tmp_path, choices, message):
         space_of(rack, choices, {})
 
 
+def test_a_search_that_cannot_be_is_told_before_a_weight_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("search.jobs.hybridize.start.import_rack", lambda *_, **__: pytest.fail("was read"))
+    made = spec(tmp_path, search={"budgets": [9], "rivals": {"windows": "all:windw"}}, distil={"budgets": None})
+    with pytest.raises(ConfigError, match=r"(?s)budgets\[0\].*rivals\.windows: .*did you mean 'window'"):
+        job.run(made, tmp_path / "run", HERE)
+    assert not (tmp_path / "run").exists()
+
+
 def test_show_tells_what_the_space_of_the_model_costs(tmp_path, capsys):
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump(raw(tmp_path)))

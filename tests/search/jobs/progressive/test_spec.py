@@ -43,6 +43,8 @@ CASES = {
     "own most": ({"growth": {"max_stacks": 2}}, "growth.target_stacks: 3 is more than max_stacks = 2"),
     "steps": ({"growth": {"stage_steps": [1, 2, 3, 4]}}, "growth.stage_steps: 4 numbers for 3 stage(s)"),
     "steps of one": ({"growth": {"enabled": False, "stage_steps": [1, 2]}}, "growth.stage_steps: 2 numbers for 1 stage(s)"),
+    "shared": ({"block": {**STACK["block"], "share": "a"}}, "rack.stacks[0]: share: 'a' would be in several stacks"),
+    "shared, added": ({"stack": {"n_blocks": 2, "block": {**STACK["block"], "share": "a"}}}, "stack: share: 'a' would be in"),
     "mode": ({"training_architecture": "stackwise"}, "training_architecture: stackwise is how a whole rack trains"),
     "denoising": ({"growth": {**DENOISES, "building_mode": "prepend"}}, "growth.prepend_loss: denoise_mse needs"),
     "denoising by what moves": (
