@@ -183,6 +183,11 @@ class Rack(nn.Module):
         """All blocks in the order of the data flow; a shared one appears at each of its places."""
         return [block for stack in self.stacks for block in stack.blocks]  # type: ignore[union-attr]
 
+    def set_checkpointing(self, *, enabled: bool) -> None:
+        """Whether gradients keep the input of every block alone, and compute the rest anew."""
+        for stack in self.stacks:
+            stack.checkpointing = enabled  # type: ignore[assignment]
+
     def forward(
         self,
         tokens: Tensor | None,

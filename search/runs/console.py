@@ -22,6 +22,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def gibibytes(n_bytes: float) -> str:
+    """`1610612736` as `1.50 GiB`."""
+    return f"{n_bytes / 2**30:.2f} GiB"
+
+
 def measured(value: float | None, error: float | None = None, *, form: str = ".4f") -> str:
     """A measurement for a table, with its standard error where there is one; `not finite` for what is no finite number."""
     if value is None or not math.isfinite(value):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs.records import Row, add_rows, write_rows
-from search.runs.console import duration, measured
+from search.runs.console import duration, gibibytes, measured
 from search.training.state import TrainState
 
 HISTORY = "history.jsonl"
@@ -77,4 +77,5 @@ def outcome_text(row: Row) -> str:
         return f"failed: {row['error'].strip().splitlines()[-1]}"
     if "told" in row:
         return str(row["told"])
-    return f"held-out loss {measured(row['loss'])}, {duration(row['seconds'])}"
+    peak = f", at most {gibibytes(row['peak_bytes'])}" if row.get("peak_bytes") else ""
+    return f"held-out loss {measured(row['loss'])}, {duration(row['seconds'])}{peak}"

@@ -35,4 +35,4 @@ def rows_of(out: Path) -> dict[str, dict]:
 
 def numbers(row: dict) -> dict:
     """What of a row must not depend on who ran the trial."""
-    return {name: value for name, value in row.items() if name not in ("seconds", "hardware")}
+    return {name: value for name, value in row.items() if name not in ("seconds", "peak_bytes", "hardware")}

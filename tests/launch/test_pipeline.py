@@ -19,12 +19,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ign
 
 def rows_of(out):
     rows = read_json(out / "results.json")["rows"]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in ("seconds", "peak_bytes")} for row in rows]
 
 
 def supernet_of(out):
     """What its training leaves, but for the clock and the machine."""
-    own = ("seconds", "hardware", "time", "finished_at")
+    own = ("seconds", "peak_bytes", "hardware", "time", "finished_at")
     results = read_json(out / "supernet/results.json")
     weights, _ = checkpoint.read(out / "supernet/weights.safetensors", CPU)
     history = (out / "supernet/history.jsonl").read_text()

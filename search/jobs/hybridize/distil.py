@@ -1,8 +1,9 @@
 """Distils placements of a trained model's space: each a rack that is drawn to the model, then measured on test data."""
 
 import math
+import shutil
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,12 +22,14 @@ from search.jobs.hybridize.spec import CHANGED_LAYERS, HybridizeSpec
 from search.jobs.hybridize.start import START, changed_blocks
 from search.jobs.pipeline.retrain import run_name
 from search.jobs.placement.evaluation import thinned
+from search.jobs.supernet.memory import forecast
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.report import Say
-from search.runs.run_folder import BESIDE
+from search.runs.run_folder import BESIDE, WEIGHTS
 from search.training.batches import Batch
 from search.training.devices import autocast, resolve_device
+from search.training.memory import give_back
 from search.training.mixture import Mixture
 from tasks import IGNORED
 
@@ -180,15 +183,16 @@ class Measurement:
         return self._reference, self._batches
 
     def _key(self, folder: Path) -> str:
-        asked = (folder.name, self.n_batches, self.batch_size, self.spec.search.positions_per_row, self.spec.seed)
+        computed = (self.device.type, self.spec.distil.train.precision)
+        asked = (folder.name, self.n_batches, self.batch_size, self.spec.search.positions_per_row, self.spec.seed, *computed)
         return "-".join(map(str, asked))
 
 
 class Distillation:
     """Distils placements of a space into `out/racks`; each starts from the supernet in `source`, and `out/start` teaches."""
 
-    def __init__(self, spec: HybridizeSpec, space: RackSpec, out: Path, source: Path) -> None:
-        self.spec, self.space, self.out, self.source = spec, space, out, source
+    def __init__(self, spec: HybridizeSpec, space: RackSpec, out: Path, source: Path, say: Say) -> None:
+        self.spec, self.space, self.out, self.source, self.say = spec, space, out, source, say
 
     def run(self, placements: Iterable[Placement], backend: Backend, measurement: Measurement) -> dict[Placement, Distilled]:
         """Distil every placement with every seed, as far as the folders do not hold them yet, and measure them.
@@ -199,12 +203,25 @@ class Distillation:
         pairs = [(placement, seed) for placement in chosen for seed in self.spec.distil.seeds]
         runs = {pair: run for pair in pairs if (run := self.run_spec(*pair)) is not None}
         names = {pair: run_name(pair[0], run) for pair, run in runs.items()}
+        self._tell(list(runs.values()), [self.out / DISTILLED / name for name in names.values()])
         summaries = backend.train_racks({names[pair]: run for pair, run in runs.items()}, self.out / DISTILLED, self.spec.distil)
+        shutil.rmtree(self.out / TEACHER, ignore_errors=True)  # all have learned from it
+        give_back()
         found = {}
         for placement in chosen:
             own = [names[placement, seed] for seed in self.spec.distil.seeds if (placement, seed) in names]
             found[placement] = self._measured(placement, own, summaries, measurement)
         return found
+
+    def _tell(self, runs: Sequence[SupernetSpec], folders: Sequence[Path]) -> None:
+        """How much learns, and what that takes, where most does; of what is trained already there is nothing to say."""
+        if all((folder / WEIGHTS).exists() for folder in folders):
+            return
+        counts = {id(run): _n_trained(run) for run in runs}
+        largest = max(runs, key=lambda run: counts[id(run)])
+        n_all = sum(each.numel() for each in without_memory(largest.rack).parameters())
+        self.say(f"each rack learns at most {counts[id(largest)]:,} of {n_all:,} parameters")
+        self.say(f"memory of a worker, forecast: {forecast(largest, self.space).text()}, and what Python and torch take")
 
     def run_spec(self, placement: Placement, seed: int, **changes: Any) -> SupernetSpec | None:
         """The training of one placement, with changes of its keys; None if nothing of it trains."""
@@ -219,7 +236,7 @@ class Distillation:
         if distil.lora is not None:
             placed, trains = with_lora(placed, distil.lora, trains)
         given: dict[str, Any] = {
-            **{name: getattr(distil, name) for name in ("lr", "weight_decay", "checkpoint_every")},
+            **{name: getattr(distil, name) for name in ("lr", "weight_decay", "checkpoint_every", "gradient_checkpointing")},
             "seed": self.spec.seed + seed,
             "teacher": self._teacher(),
             "initialise_from": f"{BESIDE}../../{self.source.name}",
@@ -252,6 +269,11 @@ class Distillation:
             seconds=sum(float(summaries[name].get("seconds") or 0.0) for name in names),
             error=errors[0] if errors else None,
         )
+
+
+def _n_trained(run: SupernetSpec) -> int:
+    named = without_memory(run.rack).named_parameters()
+    return sum(each.numel() for name, each in named if any(fnmatchcase(name, glob) for glob in run.trains or "*"))
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.console import make_console
 from search.runs.run_folder import BESIDE, RESULTS, TRIALS, run_folder, write_parquet
+from search.training.memory import give_back
 
 
 def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
@@ -46,6 +47,7 @@ def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
         trained = training_spec(spec, space)
         check_same_data(trained, spec.search, n_test=(spec.distil.n_test_batches, spec.distil.test_batch_size))
         make_start(spec, space, out, backend, say)
+        give_back()
         console.print("2 of 4: the supernet", style="bold")
         source = _supernet(spec, space, out, backend)
         console.print("3 of 4: the search", style="bold")
@@ -54,9 +56,10 @@ def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
         found = search_placements(spec.search, supernet, trained, out / PLACEMENT, backend)
         effects = _effects(spec, supernet, trained, out / PLACEMENT)
         del supernet
+        give_back()
         print_ranking(effects)
         console.print("4 of 4: distillation", style="bold")
-        measurement, distillation = Measurement(spec, out, say), Distillation(spec, space, out, source)
+        measurement, distillation = Measurement(spec, out, say), Distillation(spec, space, out, source, say)
         budgets = _distilled_budgets(spec, found)
         finalists: dict[str, Scored] = {}
         if spec.distil.finals is not None:
@@ -109,6 +112,7 @@ def _supernet(spec: HybridizeSpec, space: RackSpec, out: Path, backend: Backend)
         "lr": stage.lr,
         "weight_decay": 0.0,
         "trains": list(stage.trains or _stand_ins(spec, space)),
+        "gradient_checkpointing": stage.gradient_checkpointing,
         "workers": stage.workers.to_dict(),
         "initialise_from": f"{BESIDE}../{START}",
         "teacher": {"source": f"{BESIDE}../{START}", "weight": 1.0},

@@ -92,6 +92,13 @@ def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: H
         if row.distilled is not None and row.distilled.error:
             told = row.distilled.error.strip().splitlines()[-1]
             console.print(f"{row.name} ({row.scored.text}) failed: {told}", markup=False)
+    for row in rows:
+        if row.distilled is not None and row.distilled.folders:
+            folders = ", ".join(str(out / folder) for folder in row.distilled.folders)
+            console.print(f"{row.budget}, {row.name}: {folders}", markup=False)
+    console.print(
+        f'others: search.load_model("{out}", placement="all:{rows[0].scored.placement[0]}"), or any of the table', markup=False
+    )
     if strips is not None:
         console.print(f"placements: {', '.join(f'{letter} {name}' for name, letter in strips.items())}, first layer first")
     told = "as found and as distilled on test data, which nothing was picked by"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from configs import ConfigError
@@ -33,6 +32,7 @@ from search.training.local_losses.model import LocalUnits
 from search.training.local_losses.step import LocalLosses
 from search.training.local_losses.units import UnitKind
 from search.training.loop import Gradients, OnEvaluation, train
+from search.training.memory import PeakMemory
 from search.training.ranks import Ranks
 from search.training.state import TrainState
 from tasks.samples.samples import Samples
@@ -115,6 +115,7 @@ class StageRun:
         self.member.data = self._fingerprints()
         name = f"stage {stage.index + 1} of {spec.n_stages}: "
         self._report = Report(place.folder, stage.n_steps, place.say, is_main=place.ranks.is_main, name=name)
+        self._peak = PeakMemory(self.device)
         self._measured = Measured(self._gradients(), self.member, self._counts)
 
     def train(self) -> Ended | None:
@@ -130,8 +131,7 @@ class StageRun:
             return self._taken()
         if self.cache is not None:
             self.cache.start_counting()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        self._peak = PeakMemory(self.device)  # of the training alone
         train(
             [self.member],
             train_spec(spec, stage),
@@ -216,8 +216,7 @@ class StageRun:
         return grow(rack, self.stage.before, self.stage.rack, seed=self.spec.seed, init=self.spec.growth.init)
 
     def _growing(self, rack: Rack) -> GrowingRack:
-        for stack in rack.stacks:
-            stack.checkpointing = self.spec.growth.gradient_checkpointing  # type: ignore[assignment]
+        rack.set_checkpointing(enabled=self.spec.growth.gradient_checkpointing)
         model = GrowingRack(
             rack, uses_attention_mask=needs_attention_mask(rack, self.samples), has_trunk=self.stage.kind == "grow"
         )
@@ -305,7 +304,7 @@ class StageRun:
             "n_trained_parameters": n_trained(rack) if stage.n_steps else 0,
             "weight_bytes": memory_bytes(rack),
             "saved_bytes": member.saved_bytes,
-            "peak_bytes": torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
+            "peak_bytes": self._peak.bytes(),
             "time_step": stage_time(spec, stage).step if spec.growth.time_interpretation == "depth" else None,
             **({} if self.cache is None else self.cache.told()),
             **counts,

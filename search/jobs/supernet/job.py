@@ -27,6 +27,7 @@ from search.runs.run_folder import CHECKPOINT, RESULTS, run_folder
 from search.training.checkpoint import Checkpoint
 from search.training.devices import resolve_device
 from search.training.loop import OnEvaluation, train
+from search.training.memory import PeakMemory
 from search.training.mixture import Mixture
 from search.training.ranks import Ranks
 from search.training.state import TrainState
@@ -113,11 +114,13 @@ def train_supernet_here(
     """
     ranks = ranks or Ranks()
     device = resolve_device(spec.train.device)
+    peak = PeakMemory(device)
     mixture = Mixture(spec.data, seed=spec.seed, device=device, rank=ranks.rank, n_ranks=ranks.n_ranks)
     batches = mixture.evaluation(spec.n_eval_batches, spec.eval_batch_size)
     evaluation = SupernetEvaluation(batches, mixture.shares, sampled_placements(spec))
     model = Supernet(spec.rack, spec.seed).to(device)
     train_only(model.rack, spec.trains)
+    model.rack.set_checkpointing(enabled=spec.gradient_checkpointing)
     member = TrainState(model, mixture, spec.lr, spec.weight_decay, keeps_best=False, data=data_fingerprints(mixture))
     report = Report(out, spec.n_steps, say, is_main=ranks.is_main)
     teacher = open_teacher(spec, model, device, out, ranks=ranks, say=report.say)
@@ -158,7 +161,8 @@ def train_supernet_here(
     if report.first is None:  # the last step was done before a kill
         check_data(member.data, mixture, kept.path)
     # What JSON has no word for is null in all of it, as it will be read.
-    results = json.loads(to_json(summary(spec, member, mixture.fingerprint(batches), ranks.n_ranks)))
+    told = summary(spec, member, mixture.fingerprint(batches), n_workers=ranks.n_ranks, peak_bytes=peak.bytes())
+    results = json.loads(to_json(told))
     history = json.loads(to_json(member.history))
     state = {"spec": spec.saved(), "fingerprint": spec.fingerprint(), "step": member.step}
     save_weights(out, model, {**state, "results": results, "history": history}, ranks)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ class KeptTeacher:
         assert spec.teacher is not None and spec.teacher.keep is not None  # noqa: PT018 - else there is nothing to keep
         self.spec, self.teacher, self.device, self.ranks, self.say = spec, spec.teacher, device, ranks, say
         self.source = folder_named(self.teacher.source, out)
-        self._load: Callable[[], nn.Module] = lambda: taught_by(self.teacher, student, device, self.source)
+        self._student = student
         self._model: nn.Module | None = None
         self.whole = Mixture(spec.data, seed=spec.seed, device=device)
         self.n_rows = spec.data.batch_size
@@ -147,7 +146,7 @@ class KeptTeacher:
     @torch.no_grad()
     def _made(self, first: int, stop: int) -> dict[str, Tensor]:
         if self._model is None:
-            self._model = self._load().eval()
+            self._model = taught_by(self.teacher, self._student, self.device, self.source).eval()
         rack, n_parts = rack_of(self._model), self.ranks.n_ranks * self.spec.accumulate
         found: dict[str, list[Tensor]] = {"log_probabilities": [], "tokens": [], "rest": [], "counts": []}
         for step in range(first, stop):

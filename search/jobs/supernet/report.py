@@ -28,8 +28,8 @@ def trained_counts(spec: SupernetSpec, n_steps: int) -> list[Row]:
     return [{"slot": str(slot), **{name: counts[index, name] for name in slot.names}} for index, slot in slots]
 
 
-def summary(spec: SupernetSpec, member: TrainState, data_fingerprint: str, n_ranks: int) -> Row:
-    """What `results.json` says of a run that has ended."""
+def summary(spec: SupernetSpec, member: TrainState, data_fingerprint: str, *, n_workers: int, peak_bytes: int | None) -> Row:
+    """What `results.json` says of a run that has ended; `peak_bytes` are those of the main worker."""
     last = member.history[-1]
     slots, parameters = spec.rack.slots(), list(member.model.parameters())
     tasks = {task: {name: last[f"{name}.{task}"] for name in ("loss", "accuracy")} for task in spec.data.tasks}
@@ -52,7 +52,8 @@ def summary(spec: SupernetSpec, member: TrainState, data_fingerprint: str, n_ran
         "n_parameters": sum(parameter.numel() for parameter in parameters),
         "n_trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         "data_fingerprint": data_fingerprint,
-        "n_workers": n_ranks,
+        "n_workers": n_workers,
+        "peak_bytes": peak_bytes,
         **machine(),
         "losses": member.losses,
     }

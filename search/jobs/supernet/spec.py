@@ -77,12 +77,13 @@ class SupernetSpec(Spec):
     weights this one starts from; where that one has a space, and this one is of one of its placements, `initial_placement` says
     which. `trains` are globs of the parameters' names: the others stay as they are (null: all train).
 
-    A checkpoint is written every `checkpoint_every` steps (null: every 20 seconds or so) and on interruption. `debug` tells at
-    every step what every layer draws, and checks that all workers draw the same. `parallel` says what workers share out among
-    them: the `data`, or the weights too (`fsdp`).
+    With `gradient_checkpointing` a block keeps its input alone for the backward pass and computes the rest anew: less memory,
+    about a third more time, the same numbers. A checkpoint is written every `checkpoint_every` steps (null: every 20 seconds or
+    so) and on interruption. `debug` tells at every step what every layer draws, and checks that all workers draw the same.
+    `parallel` says what workers share out among them: the `data`, or the weights too (`fsdp`).
     """
 
-    outside_fingerprint = ("checkpoint_every", "debug", "workers", "parallel")
+    outside_fingerprint = ("checkpoint_every", "debug", "workers", "parallel", "gradient_checkpointing")
     job: Literal["supernet"] = "supernet"
     rack: RackSpec
     data: MixtureSpec
@@ -102,6 +103,7 @@ class SupernetSpec(Spec):
     initialise_from: str | None = None
     initial_placement: str | None = None
     trains: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    gradient_checkpointing: bool = False
     checkpoint_every: PositiveInt | None = None
     debug: bool = False
     workers: WorkersSpec = WorkersSpec()

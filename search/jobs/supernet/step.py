@@ -70,7 +70,7 @@ class SupernetStep:
         if asks_anything(member.batches, step, batch.targets, self.ranks):
             first = 0
             for micro_batch in _micro_batches(batch, spec.accumulate):
-                loss += self._backward(model, micro_batch, placements, step=step, first=first)
+                loss += self.backward(model, micro_batch, placements, step=step, first=first)
                 first += len(micro_batch.inputs)
         else:
             member.unsupervised.append(step)
@@ -85,7 +85,7 @@ class SupernetStep:
             drawn = ", ".join(f"{slot} {name}" for slot, name in zip(self.slots, placement, strict=True))
             self.say(f"step {step + 1}{which}: {drawn}")
 
-    def _backward(
+    def backward(
         self, model: Supernet, batch: WeightedBatch, placements: Sequence[Placement], *, step: int, first: int
     ) -> Tensor:
         """Add up the gradients of the placements on a micro-batch, from the row `first` on; its part of the loss, detached."""

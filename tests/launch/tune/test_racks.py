@@ -13,7 +13,7 @@ from tests.search.supernets import supernet_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
-NOT_COMPARED = ("seconds", "hardware")
+NOT_COMPARED = ("seconds", "peak_bytes", "hardware")
 
 
 def racks(**changes):

@@ -108,7 +108,7 @@ def test_finals_pick_among_the_best_by_what_they_distil_to(tmp_path, capsys):
     assert results(tmp_path)["rows"] == rows
 
 
-def test_the_model_may_run_once_for_all_that_are_distilled(tmp_path, monkeypatch):
+def test_the_model_may_run_once_for_all_that_are_distilled(tmp_path, monkeypatch, capsys):
     calls, made = [], KeptTeacher._made
     monkeypatch.setattr(KeptTeacher, "_made", lambda self, first, stop: (calls.append((first, stop)), made(self, first, stop))[1])
     search, found = {"budgets": [1], "rivals": {"last": "window, gdn, attention"}}, {}
@@ -116,7 +116,10 @@ def test_the_model_may_run_once_for_all_that_are_distilled(tmp_path, monkeypatch
         out = tmp_path / name
         assert job.run(spec(tmp_path, search=search, distil={"keep_logits": keep}), out, HERE) == 0
         found[name] = [row["kl_distilled"] for row in json.loads((out / "results.json").read_text())["rows"]]
-        assert (out / "teacher").exists() is (keep is not None)
+        assert not (out / "teacher").exists()  # all have learned from it
+        told = capsys.readouterr().out
+        assert "each rack learns at most " in told
+        assert "memory of a worker, forecast: " in told
     assert len(found["runs"]) == 2
     assert calls == [(0, 4), (0, 4)]  # once for both racks
     assert found["keeps"] == pytest.approx(found["runs"], rel=1e-4)
@@ -132,6 +135,16 @@ def test_a_finished_conversion_is_not_done_again(finished, monkeypatch, capsys):
     assert job.run(spec(finished), finished / "run", HERE) == 0
     assert results(finished) == before
     assert "attention = 1" in capsys.readouterr().out
+
+
+def test_what_is_measured_goes_by_what_it_is_computed_in(tmp_path):
+    found = []
+    for precision in ("fp32", "bf16"):
+        distil = {"train": {"precision": precision}}
+        assert job.run(spec(tmp_path, search={"budgets": [1], "rivals": {}}, distil=distil), tmp_path / "run", HERE) == 0
+        found.append(results(tmp_path)["rows"][0]["kl_test"])
+    assert found[0] != found[1]
+    assert found[1] == pytest.approx(found[0], rel=0.2)
 
 
 def test_another_model_in_the_same_folder_is_a_start_of_its_own(tmp_path):
