@@ -40,7 +40,7 @@ class CustomCost(Spec):
         problems = Problems()
         for layer in self.layers:
             number = layer.removesuffix(".mlp")
-            if number != OTHERS and not number.isdecimal():
+            if number != OTHERS and not (number.isdecimal() and number == str(int(number))):
                 problems.add(("layers", layer), "expected a layer such as 3, 3.mlp, * or *.mlp")
         problems.raise_if_any(type(self).__name__)
         return self

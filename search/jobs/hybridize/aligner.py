@@ -12,7 +12,7 @@ from models import Supernet
 from models.mixers.attention import Attention
 from models.rack.choice import Choice
 from search.jobs.backend import Backend
-from search.jobs.hybridize.alignment import OWN, SEEN, LayerAlignmentSpec
+from search.jobs.hybridize.alignment import SEEN, LayerAlignmentSpec, below
 from search.jobs.hybridize.space import OWN_MIXER
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.runs.errors import RunError
@@ -67,8 +67,7 @@ class Aligner:
         for name, each in specs.items():
             tensors, _ = checkpoint.read(self.out / name / WEIGHTS, torch.device("cpu"), fingerprint=each.fingerprint())
             for mixer in each.mixers:
-                own = {key.removeprefix(f"{mixer}."): tensor for key, tensor in tensors.items() if key.startswith(f"{mixer}.")}
-                self.choices[each.layer].mixers[mixer].load_state_dict(own)
+                self.choices[each.layer].mixers[mixer].load_state_dict(below(tensors, mixer))
         return [rows[name] for name in specs]
 
     def _trial(self, layer: int) -> LayerAlignmentSpec:
@@ -113,7 +112,7 @@ class Aligner:
         for layer in layers:
             named: Mapping[str, nn.Module | None] = dict(self.choices[layer].named())
             tensors = {
-                f"{OWN if name == OWN_MIXER else name}.{key}": tensor
+                f"{name}.{key}": tensor
                 for name in (OWN_MIXER, *self.new.get(layer, ()))
                 if (part := named[name]) is not None
                 for key, tensor in checkpoint.weights(part).items()
@@ -140,8 +139,8 @@ class Aligner:
 
 
 def _is_new(part: nn.Module | None) -> bool:
-    """Whether a mixer has more to learn than the attention, some of whose options it changes."""
-    return part is not None and not isinstance(part, Attention)
+    """Whether a mixer has something to learn that the attention, some of whose options it may change, has not."""
+    return part is not None and not isinstance(part, Attention) and any(True for _ in part.parameters())
 
 
 def _has_new_sinks(choice: Choice, name: str) -> bool:

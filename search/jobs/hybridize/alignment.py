@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeInt
@@ -17,6 +17,7 @@ from models.assembly.assemble import seeded
 from models.linears.adapters import set_bias
 from models.rack.contracts import Mixer
 from models.spec.parameters import ModelPart
+from search.jobs.hybridize.space import OWN_MIXER
 from search.jobs.hybridize.spec import AlignSpec
 from search.runs.interruption import interruptions
 from search.runs.report import Say
@@ -26,13 +27,14 @@ from search.training import checkpoint
 from search.training.devices import resolve_device
 from search.training.spec import TrainSpec
 
-SEEN, OWN = "seen", "attention"
-"""In a layer's file: what its mixers get [rows, time, d_model], and the prefix of the attention's weights."""
+SEEN = "seen"
+"""In a layer's file: what its mixers get [rows, time, d_model]. The weights of each are beside it, after the mixer's name."""
 
 
 class LayerAlignmentSpec(Spec):
     """The new mixers of one layer, each fitted alone. `inputs` is the file of what the layer gets, and of all first weights."""
 
+    outside_fingerprint: ClassVar = ("train",)  # of which the device alone is used
     job: Literal["alignment"] = "alignment"
     inputs: str
     inputs_fingerprint: str
@@ -102,19 +104,19 @@ def _aligned(
     except DamagedError as error:
         raise ConfigError(f"{error}; delete the folder {path.parent.parent}, and the same command makes it anew") from None
     del state
-    seen = given[SEEN].to(next(tensor for name, tensor in given.items() if name != SEEN).dtype)
-    attention = _with_weights(spec.attention, spec.d_model, _below(given, OWN), device).eval()
+    seen = given[SEEN].float()  # whatever the model is in: a step of AdamW is nothing in float16, and rounded in bfloat16
+    attention = _with_weights(spec.attention, spec.d_model, below(given, OWN_MIXER), device).eval()
     with torch.no_grad():
         wanted = torch.cat([attention(rows) for rows in seen.split(spec.align.batch_size)])
     tensors: dict[str, Tensor] = {}
     row: Row = {"status": "finished", "layer": spec.layer}
     for name, part in spec.mixers.items():
-        mixer = _with_weights(part, spec.d_model, _below(given, name), device)
+        mixer = _with_weights(part, spec.d_model, below(given, name), device)
         before = _error(mixer, seen, wanted, spec.align.batch_size)
         _fit(mixer, seen, wanted, spec, is_interrupted)
         after = _error(mixer, seen, wanted, spec.align.batch_size)
         is_better = math.isfinite(after) and after < before
-        kept = checkpoint.weights(mixer) if is_better else _below(given, name)
+        kept = checkpoint.weights(mixer) if is_better else below(given, name)
         tensors |= {f"{name}.{key}": tensor for key, tensor in kept.items()}
         row |= {f"before.{name}": before, f"after.{name}": after if is_better else before}
         tell({"step": len(row), **{key: value for key, value in row.items() if key.endswith(name)}})
@@ -125,16 +127,14 @@ def _aligned(
 def _fit(mixer: Mixer, seen: Tensor, wanted: Tensor, spec: LayerAlignmentSpec, is_interrupted: Callable[[], bool]) -> None:
     """AdamW with a cosine to nothing, on batches of rows in an order drawn from the seed."""
     align, scale = spec.align, wanted.square().mean()
-    parameters = [parameter for parameter in mixer.parameters() if parameter.requires_grad]
-    if not parameters:
-        return
+    parameters = list(mixer.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=align.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, align.n_steps)
     generator = torch.Generator().manual_seed(spec.seed)
     mixer.train()
     for _ in range(align.n_steps):
         rows = torch.randperm(len(seen), generator=generator)[: align.batch_size].to(seen.device)
-        loss = F.mse_loss(mixer(seen[rows]).float(), wanted[rows].float()) / scale
+        loss = F.mse_loss(mixer(seen[rows]), wanted[rows]) / scale
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -157,7 +157,7 @@ def _with_weights(part: ModelPart, d_model: int, weights: Mapping[str, Tensor], 
     with seeded(0):
         mixer = MIXERS.build(part, d_model=d_model, max_length=None)
     _add_biases(mixer, weights)
-    mixer.to(device=device, dtype=next(iter(weights.values())).dtype).load_state_dict(dict(weights))
+    mixer.to(device).load_state_dict(dict(weights))
     return mixer
 
 
@@ -168,5 +168,6 @@ def _add_biases(mixer: nn.Module, weights: Mapping[str, Tensor]) -> None:
         set_bias(linear, has_bias=f"{name}.bias" in weights)
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Of tensors by name those of one part, by their names in it."""
     return {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}

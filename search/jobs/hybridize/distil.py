@@ -290,8 +290,11 @@ def single_effects(space: RackSpec, model: Placement) -> dict[tuple[int, str], P
     }
 
 
-def ranking(effects: Mapping[tuple[int, str], float], space: RackSpec) -> list[Row]:
-    """What each part costs where it stands alone in the place of the model's, the cheapest first."""
+def ranking(scores: Mapping[tuple[int, str], float], space: RackSpec, metric: str) -> list[Row]:
+    """What each part that stands alone in the place of the model's comes to, the best first: KL in nats, or another score."""
     slots = space.slots()
-    ranked = sorted(effects.items(), key=lambda item: item[1])
-    return [{"slot": str(slots[index]), "name": name, "kl": value} for (index, name), value in ranked]
+    ranked = sorted(scores.items(), key=lambda item: -item[1])
+    return [
+        {"slot": str(slots[index]), "name": name, **({"kl": -score} if metric == "kl" else {"score": score})}
+        for (index, name), score in ranked
+    ]

@@ -40,7 +40,8 @@ def _draw_divergences(axis: Axes, rows: Sequence[HybridRow], cost_axis: tuple[st
         axis.scatter(*zip(*found, strict=True), facecolors="none", edgecolors=color, label=f"{name}, found", **style)
         if done:
             axis.scatter(*zip(*done, strict=True), color=color, label=f"{name}, distilled", **style)
-    axis.set_yscale("log")
+    if any(row.kl_test > 0 for row in rows):  # the model itself has none
+        axis.set_yscale("log")
     axis.set_xlabel(label)
     axis.set_ylabel("KL to the model, nats")
     axis.legend(fontsize=8, frameon=False)

@@ -14,12 +14,17 @@ from search.runs.run_folder import BESIDE
 
 
 class Finals:
-    """The finals of one budget; `measurement` is on the data of the search. The racks lie among those that are distilled."""
+    """The finals of one budget, of its `n` best; `measurement` is on the data of the search.
 
-    def __init__(self, result: BudgetResult, distillation: Distillation, backend: Backend, measurement: Measurement) -> None:
+    The racks lie among those that are distilled.
+    """
+
+    def __init__(
+        self, result: BudgetResult, n: int, distillation: Distillation, backend: Backend, measurement: Measurement
+    ) -> None:
         self.distillation, self.backend, self.measurement = distillation, backend, measurement
         self.text = result.text
-        self.contenders = {scored.placement: scored for scored in (result.best, *result.runners_up)}
+        self.contenders = {scored.placement: scored for scored in (result.best, *result.runners_up[: n - 1])}
         self._folders: dict[Placement, str] = {}
 
     def winner(self, n_steps: int, say: Say) -> Scored:
@@ -31,16 +36,17 @@ class Finals:
         left = list(self.contenders)
         while len(left) > 1:
             kls = dict(zip(left, self._round(left, n_steps), strict=True))
-            ranked = sorted(left, key=lambda placement: kls[placement])
-            if not math.isfinite(kls[ranked[0]]):
+            ranked = sorted(left, key=lambda placement: (not math.isfinite(kls[placement]), kls[placement]))
+            done = [placement for placement in ranked if math.isfinite(kls[placement])]
+            if not done:
                 raise RunError(f"{self.text}: none of the finalists could be distilled")
             told = ", ".join(f"{self.contenders[placement].text} {kls[placement]:.4f}" for placement in ranked)
             say(f"{self.text}: finals, {n_steps} steps, KL to the model: {told}")
-            left, n_steps = ranked[: -(-len(ranked) // 2)], 2 * n_steps
+            left, n_steps = done[: -(-len(ranked) // 2)], 2 * n_steps
         return self.contenders[left[0]]
 
     def _round(self, left: Sequence[Placement], n_steps: int) -> list[float]:
-        """KL of each after so many more steps, from where the round before has left it; infinite for one that failed."""
+        """KL of each after so many more steps, from where the round before has left it; not finite for one that failed."""
         runs = {}
         for placement in left:
             before = self._folders.get(placement)

@@ -1,16 +1,13 @@
 """The job `hybridize`: a trained model, its space, alignment, search under budgets, distillation of what was found and rivals."""
 
-from contextlib import nullcontext
-from fnmatch import fnmatchcase
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from configs.records import Row, write_json
+from configs.records import Row, kept_json, write_json
 from configs.trained_model import model_path
-from models import Placement, RackSpec, Supernet
-from models.assembly.assemble import without_memory
-from search.evaluation.evaluator import Evaluator
+from models import RackSpec, Supernet
 from search.jobs.backend import Backend
 from search.jobs.hybridize.distil import Distillation, Measurement, ranking, single_effects, training_spec
 from search.jobs.hybridize.figure import save_picture
@@ -19,6 +16,7 @@ from search.jobs.hybridize.report import HybridRow, print_hybrids, print_ranking
 from search.jobs.hybridize.space import described_space
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.jobs.hybridize.start import PLACEMENT, START, SUPERNET, make_start
+from search.jobs.hybridize.what_trains import check_globs, stand_ins
 from search.jobs.placement.checks import check_same_data, check_strategies
 from search.jobs.placement.evaluation import open_evaluator
 from search.jobs.placement.job import search_placements
@@ -26,6 +24,7 @@ from search.jobs.placement.results import BudgetResult, PlacementResults, Scored
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.console import make_console
+from search.runs.report import Say
 from search.runs.run_folder import BESIDE, RESULTS, TRIALS, run_folder, write_parquet
 from search.training.memory import give_back
 
@@ -39,13 +38,13 @@ def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
     console = make_console()
     say = partial(console.print, markup=False)
     model = model_path(spec.model)
-    session = nullcontext if (out / RESULTS).exists() else backend.session  # what is still missing opens its own
-    with run_folder(out, spec, may_change=("search", "distil")), session():
-        console.print("1 of 4: the model and its space", style="bold")
-        space = described_space(spec)
-        check_strategies(spec.search, space)  # before a weight is read, and anything is aligned
-        trained = training_spec(spec, space)
-        check_same_data(trained, spec.search, n_test=(spec.distil.n_test_batches, spec.distil.test_batch_size))
+    console.print("1 of 4: the model and its space", style="bold")
+    space = described_space(spec)
+    check_strategies(spec.search, space)  # before a weight is read, and anything of the folder is touched
+    check_globs(spec, space)
+    trained = training_spec(spec, space)
+    check_same_data(trained, spec.search, n_test=(spec.distil.n_test_batches, spec.distil.test_batch_size))
+    with run_folder(out, spec, may_change=("search", "distil")), _session(spec, out, backend, say):
         make_start(spec, space, out, backend, say)
         give_back()
         console.print("2 of 4: the supernet", style="bold")
@@ -57,7 +56,7 @@ def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
         effects = _effects(spec, supernet, trained, out / PLACEMENT)
         del supernet
         give_back()
-        print_ranking(effects)
+        print_ranking(effects, spec.search.metric)
         console.print("4 of 4: distillation", style="bold")
         measurement, distillation = Measurement(spec, out, say), Distillation(spec, space, out, source, say)
         budgets = _distilled_budgets(spec, found)
@@ -65,7 +64,7 @@ def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
         if spec.distil.finals is not None:
             judge = Measurement(spec, out, say, "validation")
             for result in budgets:
-                finals = Finals(result, distillation, backend, judge)
+                finals = Finals(result, spec.distil.finals.n, distillation, backend, judge)
                 finalists[result.text] = finals.winner(spec.distil.finals.n_steps, say)
         chosen = [each for result in budgets for each in _contenders(result, finalists.get(result.text))]
         distilled = distillation.run([scored.placement for _, scored in chosen], backend, measurement)
@@ -73,6 +72,7 @@ def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
             HybridRow(
                 result.text,
                 name,
+                spec.search.metric,
                 scored,
                 measurement.of_placement(source, scored.placement)["kl"],
                 distilled.get(scored.placement),
@@ -98,6 +98,14 @@ def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
     return 1 if found.unmet or any(row.distilled is not None and row.distilled.error for row in rows) else 0
 
 
+def _session(spec: HybridizeSpec, out: Path, backend: Backend, say: Say) -> AbstractContextManager[object]:
+    """What the parts run on; once all is done none is needed, and what is missing after all opens its own."""
+    if kept_json(out / RESULTS, say, fingerprint=spec.fingerprint()) is not None:
+        return nullcontext()
+    (out / RESULTS).unlink(missing_ok=True)  # of another search or distillation
+    return backend.session()
+
+
 def _supernet(spec: HybridizeSpec, space: RackSpec, out: Path, backend: Backend) -> Path:
     """The folder of the supernet that is searched: the start itself, unless its space is to be trained first."""
     stage = spec.supernet
@@ -109,9 +117,10 @@ def _supernet(spec: HybridizeSpec, space: RackSpec, out: Path, backend: Backend)
         "data": {**spec.data.to_dict(), "batch_size": batch_size},
         "n_steps": stage.n_steps,
         "eval_every": stage.n_steps,
+        "eval_batch_size": batch_size,
         "lr": stage.lr,
         "weight_decay": 0.0,
-        "trains": list(stage.trains or _stand_ins(spec, space)),
+        "trains": list(stage.trains or stand_ins(spec, space)),
         "gradient_checkpointing": stage.gradient_checkpointing,
         "workers": stage.workers.to_dict(),
         "initialise_from": f"{BESIDE}../{START}",
@@ -119,13 +128,6 @@ def _supernet(spec: HybridizeSpec, space: RackSpec, out: Path, backend: Backend)
     }
     backend.train_supernet(training_spec(spec, space, **given), out / SUPERNET)
     return out / SUPERNET
-
-
-def _stand_ins(spec: HybridizeSpec, space: RackSpec) -> list[str]:
-    """Globs of all that may stand in for a part of the model, and has something to learn."""
-    names = [name for name, _ in without_memory(space).named_parameters()]
-    globs = [f"*.{part}.mixers.{name}.*" for part, own in (("mixer", spec.choices), ("mlp", spec.mlp_choices)) for name in own]
-    return [glob for glob in globs if any(fnmatchcase(name, glob) for name in names)]
 
 
 def _distilled_budgets(spec: HybridizeSpec, found: PlacementResults) -> list[BudgetResult]:
@@ -145,9 +147,5 @@ def _effects(spec: HybridizeSpec, supernet: Supernet, trained: SupernetSpec, out
     """What each part costs alone. After `exact` all of it is in the log, and nothing is measured."""
     single = single_effects(supernet.space, supernet.main)
     with open_evaluator(spec.search, supernet, trained, out) as evaluator:
-        scores = _values(evaluator, list(single.values()))
-    return ranking({key: -score for key, score in zip(single, scores, strict=True)}, supernet.space)
-
-
-def _values(evaluator: Evaluator, placements: list[Placement]) -> list[float]:
-    return [score.value for score in evaluator(placements)]
+        scores = [score.value for score in evaluator(list(single.values()))]
+    return ranking(dict(zip(single, scores, strict=True)), supernet.space, spec.search.metric)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.markup import escape
-from rich.table import Column, Table
 
 from configs.records import Row
 from models import Placement
 from search.budget.dimensions import cells, compared, headings
 from search.jobs.hybridize.distil import Distilled
 from search.jobs.hybridize.spec import HybridizeSpec
+from search.jobs.placement.report import contenders_table
 from search.jobs.placement.results import Scored
 from search.runs.console import make_console, measured
 
@@ -23,42 +23,47 @@ LONG = 12
 
 @dataclass(frozen=True)
 class HybridRow:
-    """One contender under one budget: its KL to the model in the search, the same on test data, and what it was distilled to."""
+    """One contender under one budget: its score by the search's `metric`, then its KL on test data, as found and as distilled."""
 
     budget: str
     name: str
+    metric: str
     scored: Scored
     kl_test: float
     distilled: Distilled | None
 
     @property
-    def kl(self) -> float:
-        """To the model, on the data of the search, in nats."""
-        return math.nan if self.scored.score is None else max(0.0, -self.scored.score)  # rounding may go below
+    def searched(self) -> float:
+        """On the data of the search: KL to the model in nats if that was the metric, else the score; NaN if there is none."""
+        if self.scored.score is None:
+            return math.nan
+        return max(0.0, -self.scored.score) if self.metric == "kl" else self.scored.score  # rounding may go below
 
     def to_dict(self) -> Row:
         """Plain values for JSON."""
+        key = "kl" if self.metric == "kl" else "score"
         return {
             "budget": self.budget,
             "name": self.name,
             "placement": list(self.scored.placement),
             "text": self.scored.text,
-            "kl": None if math.isnan(self.kl) else self.kl,
-            "kl_error": self.scored.standard_error,
+            key: None if math.isnan(self.searched) else self.searched,
+            f"{key}_error": self.scored.standard_error,
             "kl_test": self.kl_test if math.isfinite(self.kl_test) else None,
             "cost": self.scored.cost,
             **(self.distilled.to_dict() if self.distilled is not None else {}),
         }
 
 
-def print_ranking(effects: Sequence[Row]) -> None:
+def print_ranking(effects: Sequence[Row], metric: str) -> None:
     """The parts that cost least where they stand alone, and those that cost most."""
     console = make_console()
+    key, what = ("kl", "KL to the model in nats") if metric == "kl" else ("score", f"{metric} score")
     for name in dict.fromkeys(row["name"] for row in effects):
         own = [row for row in effects if row["name"] == name]
         shown = own if len(own) <= 2 * SHOWN_LAYERS else [*own[:SHOWN_LAYERS], None, *own[-SHOWN_LAYERS:]]
-        told = ", ".join("..." if row is None else f"{row['slot']} {row['kl']:.4f}" for row in shown)
-        console.print(f"{name} alone in a layer, KL to the model in nats: {told}", markup=False)
+        told = ", ".join("..." if row is None else f"{row['slot']} {row[key]:.4f}" for row in shown)
+        console.print(f"{name} alone in a layer, {what}: {told}", markup=False)
 
 
 def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: HybridizeSpec, context: int, out: Path) -> None:
@@ -67,16 +72,9 @@ def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: H
     units = {table.name: table.unit for table in spec.search.cost_tables}
     shown = [name for name in compared(rows[0].scored.cost) if len({row.scored.cost[name] for row in rows}) > 1]
     strips = _strips([row.scored.placement for row in rows])
-    numbers = ("KL in search", "KL found", "KL distilled", "perplexity", *headings(shown, units))
-    table = Table(
-        Column("budget", no_wrap=True),
-        Column("who", no_wrap=True),
-        Column("placement", overflow="fold", min_width=24),
-        *(Column(name, justify="right") for name in numbers),
-        title=f"distilled for {spec.distil.n_steps} steps",
-        title_justify="left",
-        title_style="bold",
-    )
+    searched = "KL in search" if spec.search.metric == "kl" else f"{spec.search.metric} score"
+    numbers = (searched, "KL found", "KL distilled", "perplexity", *headings(shown, units))
+    table = contenders_table(numbers, f"distilled for {spec.distil.n_steps} steps")
     for budget in dict.fromkeys(row.budget for row in rows):
         own = sorted((row for row in rows if row.budget == budget), key=_rank)
         for number, row in enumerate(own):
@@ -96,9 +94,7 @@ def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: H
         if row.distilled is not None and row.distilled.folders:
             folders = ", ".join(str(out / folder) for folder in row.distilled.folders)
             console.print(f"{row.budget}, {row.name}: {folders}", markup=False)
-    console.print(
-        f'others: search.load_model("{out}", placement="all:{rows[0].scored.placement[0]}"), or any of the table', markup=False
-    )
+    console.print(f'others: from search import load_model; load_model("{out}", placement="...")', markup=False)
     if strips is not None:
         console.print(f"placements: {', '.join(f'{letter} {name}' for name, letter in strips.items())}, first layer first")
     told = "as found and as distilled on test data, which nothing was picked by"
@@ -121,7 +117,7 @@ def _rank(row: HybridRow) -> tuple[bool, float]:
 
 
 def _numbers(row: HybridRow) -> list[str]:
-    found = [measured(row.kl, row.scored.standard_error, form=".3f"), measured(row.kl_test, form=".3f")]
+    found = [measured(row.searched, row.scored.standard_error, form=".3f"), measured(row.kl_test, form=".3f")]
     if row.distilled is None:
         return [*found, "", ""]
     if row.distilled.error:

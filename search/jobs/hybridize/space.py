@@ -15,6 +15,7 @@ from configs.trained_model import model_path
 from models import CHANNEL_MIXERS, MIXERS, RackSpec
 from models.huggingface.importing import family_of, open_model
 from models.spec.meta_device import FastMeta
+from models.spec.rules import check_part
 from models.supernet.from_attention import PROJECTIONS
 from search.jobs.hybridize.spec import Choices, HybridizeSpec
 
@@ -86,19 +87,20 @@ def _stand_in(own_name: str, own: Mapping[str, Any], given: Mapping[str, Any], d
         tree = {**alike, **given}
     try:
         part = registry.part(tree)
-        with torch.device("meta"), FastMeta():
-            module = registry.build(part, d_model=d_model, max_length=None)
     except PydanticCustomError as error:
         raise ConfigError(error.message()) from None
     except ValidationError as error:
         raise config_error(str(kind), error) from None
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    if refused := check_part(registry, part, d_model, max_length=None):
+        raise ConfigError(refused)
+    parameters = tree.get("parameters", {})
     if kind == own["kind"]:
-        return tree
+        return {**tree, "parameters": {**own.get("parameters", {}), **parameters}}
+    with torch.device("meta"), FastMeta():
+        module = registry.build(part, d_model=d_model, max_length=None)
     biased = {
         name: {"bias": True}
         for name in (*PROJECTIONS, "output")
         if own.get("parameters", {}).get(name, {}).get("bias") and isinstance(getattr(module, name, None), torch.nn.Linear)
     }
-    return {**tree, **({"parameters": {**biased, **tree.get("parameters", {})}} if biased else {})}
+    return {**tree, **({"parameters": {**biased, **parameters}} if biased else {})}

@@ -115,6 +115,8 @@ class DistilSpec(IsolationSpec):
                 problems.add(("lora", name), "cannot be said here: the adapters train, and nothing else does")
         if self.keep_logits is not None and self.hidden_weight:
             problems.add(("hidden_weight",), "hidden states are not kept: 0, or leave keep_logits out")
+        if len(set(self.seeds)) < len(self.seeds):
+            problems.add(("seeds",), f"the same seed is given twice: {', '.join(map(str, self.seeds))}")
         problems.raise_if_any(type(self).__name__)
         return self
 
@@ -125,7 +127,8 @@ class HybridizeSpec(Spec):
     `model` is a Hugging Face folder, a GGUF file, or `package:NAME` for the one GGUF file of an installed package. `choices`
     are what may stand in for the attention of any layer, beside it (`attention`); `mlp_choices` for its channel mixer, beside
     that (`mlp`); `layers` are the numbers of those that have a choice (null: all). An option that is not given is the model's
-    own where the kind is attention, and starts from it where that can be. `data` needs no tokenizer: it is the model's.
+    own where the kind is attention, and starts from it where that can be. `data` needs no tokenizer: it is the model's. `dtype`
+    is that of the start (`file`: the model's own); what is aligned or distilled learns in float32.
     """
 
     job: Literal["hybridize"] = "hybridize"
@@ -172,5 +175,8 @@ class HybridizeSpec(Spec):
         for index, budget in enumerate(self.distil.budgets or ()):
             if budget not in self.search.budgets:
                 problems.add(("distil", "budgets", index), "is none of search.budgets")
+        if self.distil.finals is not None and self.search.n_best < self.distil.finals.n:
+            text = f"search.n_best tells of {self.search.n_best} alone: give as many there, or leave it out"
+            problems.add(("distil", "finals", "n"), text)
         problems.raise_if_any(type(self).__name__)
         return self

@@ -32,14 +32,14 @@ def make_start(spec: HybridizeSpec, space: RackSpec, out: Path, backend: Backend
         ConfigError: if the model cannot be read, or is not the one that the folder began with.
     """
     model = model_path(spec.model)
-    path, fingerprint = out / START / WEIGHTS, spec.fingerprint_of_start()
+    path, fingerprint, content = out / START / WEIGHTS, spec.fingerprint_of_start(), model_fingerprint(model)
     try:
         _, state = checkpoint.read(path, torch.device("cpu"), fingerprint=fingerprint)
     except DamagedError as error:
         if path.exists():
             say(f"{error}; it is made again")
     else:
-        if state["model"] != model_fingerprint(model):
+        if state["model"] != content:
             raise ConfigError(f"model: {model}: the model has changed since {out} began; give another out=")
         shutil.rmtree(out / ALIGNMENT, ignore_errors=True)  # a kill may have come before
         return
@@ -51,10 +51,10 @@ def make_start(spec: HybridizeSpec, space: RackSpec, out: Path, backend: Backend
     supernet.rack.to(next(iter(trained.values())).dtype)
     origins = initialise_supernet(supernet, trained)
     del trained
-    rows = Aligner(spec, supernet, fingerprint, out / ALIGNMENT).run(backend, say)
+    rows = Aligner(spec, supernet, fingerprint, out / ALIGNMENT / content).run(backend, say)
     state = {
         "fingerprint": fingerprint,
-        "model": model_fingerprint(model),
+        "model": content,
         "spec": {"rack": space.to_dict(), "spec_version": space.saved()["spec_version"]},
         "results": {"status": "finished", "alignment": rows, "starts": [_told(origin) for origin in origins]},
         "history": [],

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Column, Table
 
 from search.budget.dimensions import cells, compared, headings
 from search.jobs.pipeline.retrain import RetrainedRack
 from search.jobs.pipeline.spec import PipelineSpec
+from search.jobs.placement.report import contenders_table
 from search.jobs.placement.results import Scored
 from search.runs.console import make_console, measured
 
@@ -50,15 +50,7 @@ def print_comparison(rows: Sequence[PlacementRow], spec: PipelineSpec, out: Path
     console, tasks = make_console(), list(spec.supernet.data.tasks)
     n_steps = spec.retrain.n_steps or spec.supernet.n_steps
     numbers = ("test loss", *(f"{task} acc." for task in tasks), "supernet", *headings(compared(rows[0].scored.cost), units))
-    table = Table(
-        Column("budget", no_wrap=True),
-        Column("who", no_wrap=True),
-        Column("placement", overflow="fold", min_width=24),
-        *(Column(name, justify="right") for name in numbers),
-        title=f"trained from scratch for {n_steps} steps",
-        title_justify="left",
-        title_style="bold",
-    )
+    table = contenders_table(numbers, f"trained from scratch for {n_steps} steps")
     for budget in dict.fromkeys(row.budget for row in rows):
         own = sorted(
             (row for row in rows if row.budget == budget),

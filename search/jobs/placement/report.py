@@ -1,6 +1,7 @@
 """What a placement search shows: tables in the terminal, and its pictures."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.markup import escape
@@ -51,6 +52,19 @@ def print_results(results: PlacementResults, out: Path) -> None:
         console.print(f"racing saved {results.n_batch_evaluations_saved:,} evaluations of a batch")
     console.print(f"each of these as a model: search.load_model('{out}', placement='...')", markup=False)
     console.print(f"pictures: {out / 'placements.png'}, {out / 'search.png'}", markup=False)
+
+
+def contenders_table(numbers: Sequence[str], title: str) -> Table:
+    """A table without rows: budget, who and placement, then the columns of numbers."""
+    return Table(
+        Column("budget", no_wrap=True),
+        Column("who", no_wrap=True),
+        Column("placement", overflow="fold", min_width=24),
+        *(Column(name, justify="right") for name in numbers),
+        title=title,
+        title_justify="left",
+        title_style="bold",
+    )
 
 
 def _print_importance(results: PlacementResults, name: str) -> None:

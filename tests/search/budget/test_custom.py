@@ -119,6 +119,7 @@ def test_a_choice_of_that_name_is_refused():
         ({"unit": ""}, r"cost_tables\[0\]\.unit: "),
         ({"layers": {}}, r"cost_tables\[0\]\.layers: "),
         ({"layers": {"first": {"attention": 1}}}, r"layers\.first: expected a layer such as 3, 3\.mlp, \* or \*\.mlp"),
+        ({"layers": {"03": {"attention": 1}, "*": {"attention": 1}}}, "expected a layer such as 3"),
         ({"layers": {"*": {"attention": -1}}}, r"layers\[\"?\*\"?\]\.attention|layers\.\*\.attention"),
         ({"layers": {"*": {"attention": float("nan")}}}, "attention: "),
         ({"per_layer": {}}, "unknown key 'per_layer'"),

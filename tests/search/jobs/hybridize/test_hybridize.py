@@ -12,8 +12,10 @@ import yaml
 from configs import ConfigError
 from models import Supernet
 from models.huggingface.importing import import_rack
+from search import load_model
 from search.cli.show import run_show
 from search.jobs.hybridize import job
+from search.jobs.hybridize.finals import Finals
 from search.jobs.hybridize.space import space_of
 from search.jobs.hybridize.start import START, changed_blocks
 from search.jobs.in_process import HERE
@@ -185,6 +187,8 @@ def test_a_supernet_may_be_trained_in_between_and_the_model_stays_as_it_is(tmp_p
         ({"choices": {"attention": {"window": 3}}}, r"choices\.attention: 'attention' is what the model has"),
         ({"choices": {}}, "nothing may stand in for anything"),
         ({"distil": {"budgets": [7]}}, r"distil\.budgets\[0\]: is none of search\.budgets"),
+        ({"distil": {"finals": {"n": 3}}, "search": {"n_best": 2}}, r"distil\.finals\.n: search\.n_best tells of 2 alone"),
+        ({"distil": {"seeds": [0, 1, 0]}}, r"distil\.seeds: the same seed is given twice: 0, 1, 0"),
         ({"align": {"workers": {"n": 2}}}, r"align.*workers\.n: layers are aligned side by side"),
     ],
 )
@@ -199,6 +203,7 @@ def test_what_contradicts_itself_is_refused(tmp_path, changes, message):
         ({"window": {"windw": 3}}, r"choices.*windw.*did you mean 'window'"),
         ({"gdn": {"kind": "gated_delta"}}, r"choices\.gdn: unknown mixer 'gated_delta'; did you mean 'gated_delta_net'"),
         ({"gdn": {"kind": "gated_delta_net", "n_heads": 3}}, r"choices\.gdn: n_heads = 3"),
+        ({"hyena": {"kind": "hyena"}}, r"choices\.hyena: hyena needs the rack's max_length"),
         ({"a b": {"window": 3}}, "'a b' must be letters"),
     ],
 )
@@ -253,3 +258,150 @@ def test_a_cost_of_ones_own_is_a_budget_of_a_conversion(tmp_path, capsys):
     assert row["placement"][1] == "skip"
     assert row["cost"]["energy"] <= 5
     assert "mJ" in capsys.readouterr().out
+
+
+def test_a_search_by_another_metric_is_told_by_its_name(tmp_path, capsys):
+    made = spec(tmp_path, search={"metric": "loss", "budgets": [1], "rivals": {}})
+    assert job.run(made, tmp_path / "run", HERE) == 0
+    told = capsys.readouterr().out
+    assert "window alone in a layer, loss score: " in told
+    assert "KL in search" not in told
+    found = results(tmp_path)
+    (row,) = found["rows"]
+    assert row["score"] < -1  # minus the loss of a random model
+    assert "kl" not in row
+    assert row["kl_test"] > 0
+    scores = [each["score"] for each in found["ranking"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_what_has_nothing_to_learn_is_not_aligned(tmp_path):
+    choices = {"identity": {"kind": "identity"}, "gdn": {"kind": "gated_delta_net", "d_conv": 2}}
+    assert job.run(spec(tmp_path, choices=choices, search={"rivals": {}}), tmp_path / "run", HERE) == 0
+    _, state = checkpoint.read(tmp_path / "run" / START / "weights.safetensors", torch.device("cpu"))
+    assert all("after.gdn" in row and "after.identity" not in row for row in state["results"]["alignment"])
+
+
+def test_mixers_of_a_model_in_half_precision_are_aligned_as_well(tmp_path):
+    errors = {}
+    for dtype in ("float32", "bfloat16", "float16"):
+        job.run(spec(tmp_path, dtype=dtype, align={"n_steps": 30}, search={"rivals": {}}), tmp_path / dtype, HERE)
+        tensors, state = checkpoint.read(tmp_path / dtype / START / "weights.safetensors", torch.device("cpu"))
+        assert {tensor.dtype for tensor in tensors.values()} == {getattr(torch, dtype)}
+        errors[dtype] = [row["after.gdn"] for row in state["results"]["alignment"]]
+    assert errors["bfloat16"] == pytest.approx(errors["float32"], rel=0.02)
+    assert errors["float16"] == pytest.approx(errors["float32"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distil": {"trains": ["{changed}.mixer.*", "{changed}.mixr.*"]}}, r"distil\.trains\[1\]: no parameter is called"),
+        ({"supernet": {"n_steps": 2, "trains": ["*.mixr.*"]}}, r"supernet\.trains\[0\]: no parameter is called \*\.mixr"),
+        (
+            {"choices": {"skip": None}, "search": {"rivals": {}}, "supernet": {"n_steps": 2}},
+            "supernet: nothing that may stand in has anything to learn",
+        ),
+    ],
+)
+def test_what_would_train_nothing_is_told_before_a_weight_is_read(tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr("search.jobs.hybridize.start.import_rack", lambda *_, **__: pytest.fail("was read"))
+    with pytest.raises(ConfigError, match=message):
+        job.run(spec(tmp_path, **changes), tmp_path / "run", HERE)
+
+
+def cut_before_the_start_is_written(made, out, monkeypatch):
+    def cut(path, *given):
+        if path.parent.name == START:
+            raise KeyboardInterrupt
+        save(path, *given)
+
+    save = checkpoint.save
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", cut)
+        with pytest.raises(KeyboardInterrupt):
+            job.run(made, out, HERE)
+    assert list((out / "alignment").glob("*/layer-00/weights.safetensors"))
+
+
+def test_nothing_that_was_aligned_to_another_model_is_taken(tmp_path, monkeypatch):
+    made = spec(tmp_path, search={"rivals": {}})
+    cut_before_the_start_is_written(made, tmp_path / "run", monkeypatch)
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / "model" / name).unlink()
+    tiny_llama(tmp_path / "model", rms_norm_eps=1e-2)
+    found = []
+    for name in ("run", "another"):
+        assert job.run(made, tmp_path / name, HERE) == 0
+        found.append(checkpoint.read(tmp_path / name / START / "weights.safetensors", torch.device("cpu"))[1]["results"])
+    assert found[0] == found[1]
+
+
+def test_how_it_is_distilled_may_change_whatever_is_done(tmp_path, monkeypatch):
+    given = {"search": {"budgets": [1], "rivals": {}}, "supernet": {"n_steps": 2}}
+    cut_before_the_start_is_written(spec(tmp_path, **given), tmp_path / "run", monkeypatch)
+    made = spec(tmp_path, **given, distil={"train": {"schedule": {"kind": "cosine"}}})
+    assert job.run(made, tmp_path / "run", HERE) == 0
+    made = spec(tmp_path, **given, distil={"train": {"schedule": {"kind": "cosine"}}, "batch_size": 2})
+    assert job.run(made, tmp_path / "run", HERE) == 0
+
+
+def test_nobody_takes_the_results_of_another_search_for_those_of_this_one(tmp_path, monkeypatch):
+    assert job.run(spec(tmp_path, search={"rivals": {}}), tmp_path / "run", HERE) == 0
+
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(ConfigError, match=r"rivals\.last"):  # of which nothing comes
+        job.run(spec(tmp_path, search={"rivals": {"last": "all:windw"}}), tmp_path / "run", HERE)
+    assert load_model(tmp_path / "run", best=True) is not None
+    monkeypatch.setattr(job, "search_placements", cut)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(spec(tmp_path, search={"rivals": {}, "budgets": [1]}), tmp_path / "run", HERE)
+    with pytest.raises(ConfigError, match="the run is not finished"):
+        load_model(tmp_path / "run", best=True)
+
+
+def test_the_model_itself_may_be_what_is_found(tmp_path):
+    made = spec(tmp_path, search={"budgets": [3], "rivals": {}}, distil={"budgets": None})
+    assert job.run(made, tmp_path / "run", HERE) == 0
+    (row,) = results(tmp_path)["rows"]
+    assert row["kl"] == row["kl_test"] == row["kl_distilled"] == 0
+
+
+def test_a_choice_may_say_more_of_its_parameters_and_keeps_the_biases(tmp_path):
+    rack, _ = import_rack(tiny_llama(tmp_path, attention_bias=True))
+    space = space_of(rack, {"window": {"window": 3, "parameters": {"query": {"lr_scale": 0.5}}}}, {})
+    window = space.stacks[0].expanded()[0].mixer.mixers["window"]
+    assert window.parameters["key"].bias
+    assert window.parameters["query"].lr_scale == 0.5
+
+
+KLS = {"gdn": 0.3, "window": 0.2, "broken": math.nan, "dead": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("names", "n", "rounds", "winner"),
+    [
+        (["gdn", "window"], 2, [["gdn", "window"]], "window"),
+        (["broken", "gdn", "dead", "window"], 4, [["broken", "gdn", "dead", "window"], ["window", "gdn"]], "window"),
+        (["gdn", "broken", "dead"], 3, [["gdn", "broken", "dead"]], "gdn"),
+        (["gdn", "dead", "broken", "window"], 3, [["gdn", "dead", "broken"]], "gdn"),
+    ],
+)
+def test_what_fails_in_the_finals_does_not_go_on(tmp_path, names, n, rounds, winner):
+    """`dead` cannot be trained, and `broken` comes to no finite number."""
+    trained = []
+
+    def train_racks(runs, *_):
+        trained.append([name.partition("-")[0] for name in runs])
+        return {name: {"error": "died"} if name.startswith("dead") else {} for name in runs}
+
+    backend = Namespace(train_racks=train_racks)
+    measurement = Namespace(of_folder=lambda folder: {"kl": KLS[folder.name.partition("-")[0]]})
+    run = Namespace(seed=0, fingerprint=lambda: "f")
+    distillation = Namespace(spec=spec(tmp_path), out=tmp_path, run_spec=lambda *_, **__: run)
+    scored = [Namespace(placement=(name,), text=name) for name in names]
+    result = Namespace(text="budget", best=scored[0], runners_up=tuple(scored[1:]))
+    assert Finals(result, n, distillation, backend, measurement).winner(2, lambda _: None).text == winner
+    assert trained == rounds
