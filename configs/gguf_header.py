@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from configs import ConfigError
-from configs.limits import LONGEST, MOST_LEVELS
+from configs.limits import LONGEST, LONGEST_ECHO, MOST_LEVELS, shortened
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -75,6 +75,12 @@ class _Bytes:
     def text(self) -> str:
         return self.take(self.count()).decode()
 
+    def name(self) -> str:
+        """A text that a message may repeat."""
+        if not (name := self.text()).isprintable() or len(name) > LONGEST_ECHO:
+            raise ValueError(f"{shortened(repr(name))} is no name of a value or a tensor")
+        return name
+
     def value(self, kind: int, level: int = 0) -> Any:
         if level > MOST_LEVELS:
             raise ValueError(f"arrays in arrays, more than {MOST_LEVELS} levels")
@@ -103,13 +109,13 @@ def _header(file: _Bytes) -> GGUFHeader:
     n_tensors, n_values = file.count(), file.count()
     metadata: dict[str, Any] = {}
     for _ in range(n_values):
-        name = file.text()
+        name = file.name()
         if name in metadata:
             raise ValueError(f"{name} is there twice")
         metadata[name] = file.value(file.numbers("I")[0])
     stored: dict[str, StoredTensor] = {}
     for _ in range(n_tensors):
-        name, n_dimensions = file.text(), file.count("I")
+        name, n_dimensions = file.name(), file.count("I")
         if name in stored or n_dimensions > MOST_DIMENSIONS:
             raise ValueError(f"tensor {name}: " + ("is there twice" if name in stored else f"{n_dimensions} dimensions"))
         sizes = file.numbers("Q", n_dimensions)

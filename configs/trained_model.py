@@ -16,11 +16,12 @@ def model_path(text: str, *, must_be_there: bool = True) -> Path:
         must_be_there: whether a package that is not installed is an error; else what is returned does not exist.
 
     Raises:
-        ConfigError: if the package is not installed, or has no such file, or several.
+        ConfigError: if the package has no name, is not installed, or has no such file, or several.
     """
     if not text.startswith(PACKAGE):
         return Path(text)
-    name = text.removeprefix(PACKAGE)
+    if not (name := text.removeprefix(PACKAGE)):
+        raise ConfigError(f"model: {text}: a package has a name")
     try:
         files = metadata.files(name) or []
     except metadata.PackageNotFoundError:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from configs.limits import MOST_BLOCKS
 from models.huggingface.family_config import FamilyConfig
 from models.ops.attention.rope_scaling import check_rope_scaling
 
@@ -24,10 +25,10 @@ class CarriedWeight:
     factor: float = 1.0
 
     def to_ours(self, theirs: Tensor) -> Tensor:
-        """Our tensor, of the type of theirs; computed in float32."""
+        """Our tensor; computed in float32 and left in it, since bfloat16 has not the digits of 1 + weight."""
         if self.offset == 0 and self.factor == 1:
             return theirs
-        return ((theirs.to(torch.float32) + self.offset) * self.factor).to(theirs.dtype)
+        return (theirs.to(torch.float32) + self.offset) * self.factor
 
     def to_theirs(self, ours: Tensor) -> Tensor:
         """Their tensor, of the type of ours; computed in float32."""
@@ -69,7 +70,10 @@ class Family:
     def rope(self, layer: int) -> Mapping[str, Any]:
         """`rope_theta` and what scales it, in the words of `rope_parameters`."""
         del layer
-        return self._rope(self.config.get("rope_parameters"), self.config.get("rope_scaling"), self.config.get("rope_theta"))
+        config, length = self.config, "original_max_position_embeddings"
+        rope = self._rope(config.get("rope_parameters"), config.get("rope_scaling"), config.get("rope_theta"))
+        own_length = config.get(length)  # outdoes the rope's, as in transformers
+        return rope if own_length is None or length not in rope else {**rope, length: own_length}
 
     def query_factor(self) -> float:
         """What the weight of the query's norm takes over, where scores are not divided by the root of the head's size."""
@@ -90,7 +94,9 @@ class Family:
     def tree(self) -> dict[str, Any]:
         """The description of the rack, in plain values; ConfigError that names every key which cannot be carried."""
         config, norm = self.config, {"kind": "rmsnorm", "eps": self.config.number("rms_norm_eps")}
-        blocks = [self._block(layer, norm) for layer in range(min(self.n_layers, 2**16))]
+        if self.n_layers > MOST_BLOCKS:
+            config.refuse("num_hidden_layers", f"a rack has at most {MOST_BLOCKS:,} blocks")
+        blocks = [self._block(layer, norm) for layer in range(min(self.n_layers, MOST_BLOCKS))]
         scale = self.embedding_scale()
         tree = {
             "vocab_size": config.size("vocab_size"),
@@ -145,7 +151,7 @@ class Family:
         mixer |= {} if (window := self.window(layer)) is None else {"window": window}
         mixer |= self._positions(layer) if self.has_positions(layer) else {"rope_base": None}
         mixer |= {"qk_norm": True, "norm_eps": norm["eps"]} if self.qk_norm else {}
-        activation = config.get(self.activation_key)
+        activation = str(config.get(self.activation_key))
         if activation not in self.activations:
             config.refuse(self.activation_key, f"the gated perceptron here has {', '.join(self.activations)}")
         mlp = {"kind": "swiglu", "d_ff": config.size("intermediate_size")}
@@ -160,11 +166,19 @@ class Family:
         """The options of an attention that turn queries and keys."""
         rope = dict(self.rope(layer))
         options: dict[str, Any] = {"rope_base": rope.pop("rope_theta", 10000.0)}
-        if (fraction := rope.pop("partial_rotary_factor", None) or 1.0) != 1.0:
-            options["rope_fraction"] = fraction
+        if options["rope_base"] is None:
+            self._refuse_rope("rope_theta is null")
+        if (fraction := rope.pop("partial_rotary_factor", None)) not in (None, 1):
+            told = "heads of this family turn as a whole"  # transformers does not read it in any, other readers do
+            if self.config.get("partial_rotary_factor") is None:
+                self._refuse_rope(f"partial_rotary_factor = {fraction}: {told}")
+            else:
+                self.config.refuse("partial_rotary_factor", told)
         kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
         rope.pop("type", None)
         if kind == "default":
+            if by_type := [name for name, value in rope.items() if isinstance(value, Mapping)]:
+                self._refuse_rope(f"{by_type[0]}: all layers of this family turn alike")
             return options
         scaling = {"rope_type": kind, **{name: value for name, value in rope.items() if value is not None}}
         try:
@@ -174,20 +188,20 @@ class Family:
         return {**options, "rope_scaling": scaling}
 
     def _rope(self, parameters: Any, scaling: Any, theta: Any) -> Mapping[str, Any]:
-        """The new form, `rope_parameters`, or the old ones beside each other."""
-        rope = scaling if parameters is None else parameters
+        """The new form, `rope_parameters`, or the old ones beside each other; as in transformers, `rope_scaling` outdoes it."""
+        rope = scaling or parameters
         if rope is not None and not isinstance(rope, Mapping):
             self._refuse_rope("must be a mapping")
             rope = None
         fraction = self.config.get("partial_rotary_factor")
         own = {"rope_theta": theta, "partial_rotary_factor": fraction, "rope_type": None}
-        lengths = {"original_max_position_embeddings": self.config.get("max_position_embeddings")}
         rope = {**{name: value for name, value in own.items() if value is not None}, **(rope or {})}
-        needs_length = (rope.get("rope_type") or rope.get("type")) in ("yarn", "llama3")
-        return {**(lengths if needs_length and lengths["original_max_position_embeddings"] else {}), **rope}
+        if (rope.get("rope_type") or rope.get("type")) in ("yarn", "llama3"):
+            return {"original_max_position_embeddings": self.config.get("max_position_embeddings"), **rope}
+        return rope
 
     def _refuse_rope(self, why: str) -> None:
-        name = "rope_scaling" if self.config.get("rope_parameters") is None else "rope_parameters"
+        name = "rope_scaling" if self.config.get("rope_scaling") else "rope_parameters"
         if not any(problem.startswith(name) for problem in self.config.problems):  # once, not for every layer
             self.config.refuse(name, why)
 

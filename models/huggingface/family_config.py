@@ -1,6 +1,6 @@
 """The config.json of a trained model, read key by key; what cannot be carried is gathered, to be told all at once."""
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +33,8 @@ class FamilyConfig:
         for name, why in UNSUPPORTED.items():
             if values.get(name) not in (None, False):
                 self.refuse(name, why)
+        if values.get("is_causal") not in (None, True):
+            self.refuse("is_causal", UNSUPPORTED["use_bidirectional_attention"])
 
     def refuse(self, name: str, why: str) -> None:
         """Note that the value of a key cannot be carried; once, however many layers ask for it."""
@@ -48,18 +50,18 @@ class FamilyConfig:
         """Whether the file itself says null, which is not to say nothing."""
         return name in self._given and self._given[name] is None
 
-    def size(self, name: str, default: int | None = None) -> int:
-        """A whole number of at least 1."""
+    def size(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+        """A whole number of at least 1, or `least`."""
         value = default if self.get(name) is None else self.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_SIZE:
-            self.refuse(name, "is missing" if value is None else "must be a whole number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST_SIZE:
+            self.refuse(name, "is missing" if value is None else f"must be a whole number of at least {least}")
             return 1
         return value
 
     def number(self, name: str) -> float:
         """A positive number."""
         value = self.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
             self.refuse(name, "is missing" if value is None else "must be a positive number")
             return 1.0
         return float(value)

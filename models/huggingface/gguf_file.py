@@ -41,6 +41,8 @@ BLOCK_NORMS = {
 }
 MODEL_TYPES = {"llama": "llama", "gemma3": "gemma3_text"}
 ROTARY_FACTORS = "rope_freqs.weight"
+SCALING_KEYS = ("type", "factor", "original_context_length", "finetuned")
+"""What is read of how rotary positions are scaled, or (the last) changes nothing."""
 GEMMA3_27B_LAYERS = 62
 """The one Gemma 3 whose scores are scaled by d_model / n_heads and not by the head's size; the file does not say so."""
 
@@ -57,6 +59,8 @@ class GGUFFile:
         self.path = path
         header = read_header(path)
         self._metadata = {name: value for name, value in header.metadata.items() if not name.startswith("tokenizer.")}
+        if (n_files := self._metadata.get("split.count", 1)) not in (0, 1):
+            raise ConfigError(f"{path}: split.count = {n_files}: several files are not read; llama-gguf-split merges them")
         arch = str(self._metadata.get("general.architecture"))
         if arch not in MODEL_TYPES:
             raise ConfigError(f"{path}: architecture {arch} is not read from GGUF; {', '.join(MODEL_TYPES)} are")
@@ -120,22 +124,31 @@ class GGUFFile:
             "attention_bias": "model.layers.0.self_attn.q_proj.bias" in self._tensors,
             "mlp_bias": "model.layers.0.mlp.up_proj.bias" in self._tensors,
             "tie_word_embeddings": "lm_head.weight" not in self._tensors,
+            "is_causal": self._metadata.get(f"{self._arch}.attention.causal"),
+            "rope_scaling": self._rope_scaling(),
         }
-        scaling = self._metadata.get(f"{self._arch}.rope.scaling.type")
-        if scaling not in (None, "none"):
-            length = self._of("rope.scaling.original_context_length")
-            own = {"factor": self._of("rope.scaling.factor"), "original_max_position_embeddings": length}
-            given = {name: value for name, value in own.items() if value is not None}
-            values["rope_scaling"] = {"rope_type": scaling, **given}
         share = (values["hidden_size"] or 0) // (values["num_attention_heads"] or 1)
         head, turned = values["head_dim"] or share, self._of("rope.dimension_count")
-        if self._arch == "llama" and turned is not None and turned != head > 0:
+        if turned is not None and turned != head > 0:
             values["partial_rotary_factor"] = turned / head
         if self._arch == "gemma3":
             is_27b = values["num_hidden_layers"] == GEMMA3_27B_LAYERS
             values |= {"query_pre_attn_scalar": share if is_27b else values["head_dim"], "attention_bias": False}
         known = {name: value for name, value in values.items() if value is not None}
         return {"model_type": MODEL_TYPES[self._arch], **known}
+
+    def _rope_scaling(self) -> dict[str, Any] | None:
+        """As llama.cpp reads it: linear if no type is given, by a factor that has an older name too."""
+        prefix = f"{self._arch}.rope.scaling."
+        for name in self._metadata:
+            if name.startswith(prefix) and name.removeprefix(prefix) not in SCALING_KEYS:
+                raise ConfigError(f"{self.path}: {name} is not read from GGUF; give the model's folder")
+        kind = self._metadata.get(f"{prefix}type", "linear")
+        factor = self._of("rope.scaling.factor") or self._of("rope.scale_linear") or None
+        if kind == "none" or (kind == "linear" and factor in (None, 1)):
+            return None
+        own = {"factor": factor, "original_max_position_embeddings": self._of("rope.scaling.original_context_length")}
+        return {"rope_type": kind, **{name: value for name, value in own.items() if value is not None}}
 
     def _of(self, key: str, change: Callable[[Any], Any] = lambda value: value) -> Any:
         """A number of the metadata; None if it is not there."""

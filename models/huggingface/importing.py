@@ -21,8 +21,8 @@ FAMILIES = Registry("models.huggingface.families", "model_type")
 DType = Literal["file", "float32", "bfloat16", "float16"]
 WIDTHS = ("float16", "bfloat16", "float32")
 """What weights may be stored as, the widest last."""
-LEFT_BEHIND = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
-"""Endings of names of tensors that old versions wrote beside the weights, and that are computed from the config."""
+LEFT_BEHIND = "rotary_emb.inv_freq"
+"""How names of tensors end that old versions wrote beside the weights, and that are computed from the config."""
 
 
 def open_model(path: Path) -> ModelFolder | GGUFFile:

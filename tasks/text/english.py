@@ -22,8 +22,8 @@ def prose(path: Path) -> Iterator[bytes]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that a later Python will refuse
             tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError) as error:
-        raise ConfigError(f"{path}: no source of this Python: {error}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last of a parser that is out of levels
+        raise ConfigError(f"{path}: no source of this Python: {str(error) or 'too many levels'}") from None
     texts = _topics(tree) if path.parts[-2:] == ("pydoc_data", "topics.py") else ["\n\n".join(_docstrings(tree))]
     for text in texts:
         yield text.encode(errors="replace")  # a source can spell half a surrogate pair

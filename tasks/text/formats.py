@@ -43,7 +43,7 @@ def _json_lines(path: Path, field: str) -> Iterator[bytes]:
                 continue
             try:
                 row = json.loads(text)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no JSONDecodeError
                 raise ConfigError(f"{where}: no JSON: {error}") from None
             if not isinstance(row, dict) or not isinstance(row.get(field), str):
                 raise ConfigError(f"{where}: an object with a text {field!r} is expected; see the option 'field'")

@@ -113,6 +113,7 @@ def _of_gguf(path: Path) -> ModelTokens:
 def _of_folder(folder: Path) -> ModelTokens:
     try:
         tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
+        start = _first_added(tokenizer)
     except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
         raise ConfigError(f"{folder / _TOKENIZER}: no tokenizer: {error}") from None
     config = _object(folder / _CONFIG)
@@ -120,7 +121,6 @@ def _of_folder(folder: Path) -> ModelTokens:
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise ConfigError(f"{folder / _CONFIG}: vocab_size must be a positive integer; it is {size!r}")
     separator = _end_of_text(folder, tokenizer, config)
-    start = _first_added(tokenizer)
     return ModelTokens(tokenizer, separator=separator, start=separator if start is None else start, model_vocab_size=size)
 
 
@@ -132,7 +132,7 @@ def _end_of_text(folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> 
         ids = given.get("eos_token_id")
         numbers.extend(ids[:1] if isinstance(ids, list) else [ids])
     found = next((number for number in numbers if number is not None), None)
-    if not isinstance(found, int) or tokenizer.id_to_token(found) is None:
+    if not isinstance(found, int) or isinstance(found, bool) or found not in tokenizer.get_vocab().values():
         where = ", ".join((*_NAMES, _GENERATION, _CONFIG))
         raise ConfigError(f"{folder}: no token that ends a text: neither one of {', '.join(END_OF_TEXT)} nor an EOS in {where}")
     return found

@@ -47,8 +47,10 @@ class Gemma3Text(Family):
             config.refuse("rope_parameters", "must be a mapping")
             by_type = {}
         theta = base if config.get(key) is None else config.get(key)
-        scaling = None if is_local or by_type is not None else config.get("rope_scaling")
-        return self._rope((by_type or {}).get(name), scaling, theta)
+        rope, scaling = (by_type or {}).get(name), None if is_local else config.get("rope_scaling")
+        if isinstance(rope, Mapping) and isinstance(scaling, Mapping):
+            scaling = {**rope, **scaling}
+        return self._rope(rope, scaling, theta)
 
     def _kind(self, layer: int) -> str:
         is_local = bool((layer + 1) % self.config.size("sliding_window_pattern"))

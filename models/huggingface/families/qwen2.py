@@ -9,14 +9,14 @@ class Qwen2(Family):
     def window(self, layer: int) -> int | None:
         """By `layer_types`, or by the layer's number."""
         config = self.config
-        if not config.flag("use_sliding_window"):
+        if not config.flag("use_sliding_window") or config.is_null("sliding_window"):
             types = config.layers("layer_types", self.n_layers) or ()
             if "sliding_attention" in types and not config.problems:
-                config.refuse("layer_types", "sliding_attention without use_sliding_window: true")
+                config.refuse("layer_types", "sliding_attention without use_sliding_window: true and a sliding_window")
             return None
         if config.get("layer_types") is not None:
             return layer_types_window(config, self.n_layers, layer)
-        has_window = layer >= (28 if config.get("max_window_layers") is None else int(config.get("max_window_layers")))
+        has_window = layer >= config.size("max_window_layers", 28, least=0)
         return config.size("sliding_window", 4096) if has_window else None
 
     def biased(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """How fast the pairs of channels of a rotated head turn, also past the length that a model was first trained for."""
 
 import math
+import sys
 from collections.abc import Mapping
 
 import torch
@@ -19,10 +20,9 @@ OPTIONAL = {"yarn": {"attention_factor", "beta_fast", "beta_slow", "mscale", "ms
 
 def check_rope_scaling(scaling: Mapping[str, float | bool | str]) -> None:
     """ValueError that names what a scaling lacks, or has too much."""
-    kind = scaling.get("rope_type")
+    kind = str(scaling.get("rope_type"))
     if kind not in NEEDED:
         raise ValueError(f"rope_scaling: rope_type = {kind} is none of {', '.join(NEEDED)}")
-    kind = str(kind)
     given = scaling.keys() - {"rope_type"}
     if missing := sorted(NEEDED[kind] - given):
         raise ValueError(f"rope_scaling: {kind} needs {', '.join(missing)}")
@@ -30,8 +30,12 @@ def check_rope_scaling(scaling: Mapping[str, float | bool | str]) -> None:
         raise ValueError(f"rope_scaling: {kind} has no {', '.join(unknown)}")
     for name in sorted(given - {"truncate"}):
         value = scaling[name]
-        if isinstance(value, bool | str) or not (math.isfinite(value) and value > 0):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
             raise ValueError(f"rope_scaling: {name} = {value} must be a positive number")
+    if scaling.get("truncate") not in (None, True, False):
+        raise ValueError(f"rope_scaling: truncate = {scaling['truncate']} must be true or false")
+    if kind == "llama3" and float(scaling["high_freq_factor"]) < float(scaling["low_freq_factor"]):
+        raise ValueError("rope_scaling: high_freq_factor must be at least low_freq_factor")
 
 
 def frequencies(d_rope: int, base: float, scaling: Mapping[str, float | bool | str] | None, like: Tensor) -> tuple[Tensor, float]:
@@ -71,7 +75,7 @@ def frequencies(d_rope: int, base: float, scaling: Mapping[str, float | bool | s
     if number.get("truncate", 1.0):
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, d_rope - 1)
-    slowed = ((torch.arange(n_pairs, device=like.device, dtype=like.dtype) - first) / max(last - first, 1e-3)).clamp(0, 1)
+    slowed = ((torch.arange(n_pairs, device=like.device, dtype=like.dtype) - first) / (last - first or 1e-3)).clamp(0, 1)
     return plain * (1 - slowed + slowed / factor), _yarn_amplitude(number)
 
 

@@ -94,6 +94,24 @@ REFUSED = {
         {"change": lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)},
         "rope_scaling = {'rope_type': 'longrope'}: rope_scaling: rope_type = longrope is none of",
     ),
+    "scaling of yarn": (
+        {"change": lambda writer: writer.add_rope_scaling_attn_factors(0.5)},
+        "llama.rope.scaling.attn_factor is not read from GGUF; give the model's folder",
+    ),
+    "part of a head": (
+        {"change": lambda writer: writer.add_uint32("llama.rope.dimension_count", 8)},
+        "partial_rotary_factor = 0.5: heads of this family turn as a whole",
+    ),
+    "not causal": ({"change": lambda writer: writer.add_causal_attention(False)}, "is_causal = False: racks of language models"),
+    "several files": (
+        {"change": lambda writer: writer.add_uint16("split.count", 2)},
+        "split.count = 2: several files are not read; llama-gguf-split merges them",
+    ),
+    "a name of two lines": (
+        {"more": [("a\nb.weight", np.ones(4, np.float32))]},
+        "'a\\nb.weight' is no name of a value",
+    ),
+    "a long name": ({"more": [("a" * 9000, np.ones(4, np.float32))]}, "(9,002 characters)"),
     "a list": (
         {"change": lambda writer: writer.add_array("llama.attention.sliding_window", [4, 8])},
         "llama.attention.sliding_window is no number, but list",
@@ -112,6 +130,13 @@ def test_what_cannot_be_carried_is_told_with_the_file(tmp_path, case):
     with pytest.raises(ConfigError, match=re.escape(told)) as caught:
         import_rack(path)
     assert all(line.startswith(str(path)) for line in str(caught.value).splitlines())
+
+
+@pytest.mark.parametrize("name", ["rope.scaling.factor", "rope.scale_linear"])
+def test_a_factor_without_a_type_is_linear_as_in_llama_cpp(tmp_path, name):
+    path = write_gguf(tmp_path / "tiny.gguf", tiny("llama tied"), change=lambda writer: writer.add_float32(f"llama.{name}", 4.0))
+    for block in import_rack(path)[1].blocks():
+        assert block.mixer.rope_scaling == {"rope_type": "linear", "factor": 4.0}
 
 
 def test_rotary_factors_of_one_say_nothing(tmp_path):

@@ -15,7 +15,7 @@ from configs import ConfigError
 from configs.limits import MOST_JSON_BYTES
 from models.huggingface.folder import ModelFolder
 from models.huggingface.importing import import_rack
-from tests.models.huggingface.tiny import saved, tiny
+from tests.models.huggingface.tiny import LLAMA3, saved, tiny
 
 ROOT = Path(__file__).parents[3]
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -217,6 +217,46 @@ CONFIGS = {
     "longrope": (
         {"rope_parameters": None, "rope_scaling": {"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}},
         ["rope_scaling = {'rope_type': 'longrope', 'long_factor': [1.0], 'short_fa...: rope_scaling: rope_type = longrope is "],
+    ),
+    "not causal": ({"is_causal": False}, ["is_causal = False: racks of language models are causal"]),
+    "part of a head": ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor = 0.5: heads of this family turn as a whole"]),
+    "part of a head, in rope": (
+        {"rope_parameters": {"rope_theta": 100.0, "partial_rotary_factor": 0.5}},
+        ["rope_parameters = {'rope_theta': 100.0, 'partial_rotary_factor': 0.5}: partial_rotary_factor = 0.5: heads of this "],
+    ),
+    "no base": (
+        {"rope_parameters": {"rope_theta": None}},
+        ["rope_parameters = {'rope_theta': None}: rope_theta is null"],
+    ),
+    "rope by layer": (
+        {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}},
+        ["rope_parameters = {'full_attention': {'rope_theta': 1.0}}: full_attention: all layers of this family turn alike"],
+    ),
+    "kind of rope": (
+        {"rope_parameters": {"rope_type": ["yarn"]}},
+        ["rope_parameters = {'rope_type': ['yarn']}: rope_scaling: rope_type = ['yarn'] is none of linear, llama3, yarn"],
+    ),
+    "a list as a factor": (
+        {"rope_parameters": {"rope_type": "linear", "factor": [2.0]}},
+        ["rope_parameters = {'rope_type': 'linear', 'factor': [2.0]}: rope_scaling: factor = [2.0] must be a positive number"],
+    ),
+    "too large a number": ({"rms_norm_eps": 10**400}, ["rms_norm_eps = 1000"]),
+    "a truncation that is neither": (
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "truncate": "no"}},
+        ["rope_parameters = {'rope_type': 'yarn', 'factor': 2.0, 'truncate': 'no'}: rope_scaling: truncate = no must be true or"],
+    ),
+    "frequencies the wrong way round": (
+        {"rope_parameters": {**LLAMA3, "high_freq_factor": 0.5}},
+        ["rope_parameters = {'rope_type': 'llama3', 'rope_theta': 500000.0, 'factor':...: rope_scaling: high_freq_factor"],
+    ),
+    "layers": ({"num_hidden_layers": 2**31}, ["num_hidden_layers = 2147483648: a rack has at most 1,024 blocks"]),
+    "a list as activation": (
+        {"hidden_act": ["silu"]},
+        ["hidden_act = ['silu']: the gated perceptron here has silu, swish"],
+    ),
+    "where windows start": (
+        {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": "all"},
+        ["max_window_layers = 'all': must be a whole number of at least 0"],
     ),
     "activation": ({"hidden_act": "relu"}, ["hidden_act = 'relu': the gated perceptron here has silu, swish, gelu_pytorch_tanh"]),
     "sizes": (

@@ -51,6 +51,16 @@ def test_long_docstrings_of_a_module_are_one_document_in_the_order_of_the_source
         list(prose(write(tmp_path / "bad.py", "def")))
 
 
+@pytest.mark.parametrize("error", [RecursionError("too deep"), MemoryError()])
+def test_a_source_with_more_levels_than_the_parser_has_is_told(tmp_path, monkeypatch, error):
+    def parse(_):
+        raise error
+
+    monkeypatch.setattr("tasks.text.english.ast.parse", parse)
+    with pytest.raises(ConfigError, match=r"no source of this Python: too (deep|many levels)"):
+        list(prose(write(tmp_path / "deep.py", "1")))
+
+
 def test_each_topic_of_the_help_is_a_document_and_nothing_is_run(tmp_path):
     source = "raise SystemExit\ntopics = {'a': 'One ' 'topic.\\n', 'b': 'Ünother'}\n"
     texts = [document.decode() for document in prose(write(tmp_path / "pydoc_data" / "topics.py", source))]

@@ -179,6 +179,8 @@ def broken_files(folder):
     (folder / "list.jsonl").write_text('["text"]\n')
     (folder / "number.jsonl").write_text('{"text": 3}\n')
     (folder / "half.jsonl").write_text('{"text": "\\ud83d"}\n')
+    (folder / "deep.jsonl").write_text("[" * 100_000)
+    (folder / "digits.jsonl").write_text('{"text": "a", "number": ' + "1" * 5000 + "}")
     (folder / "empty.txt").write_text("")
     (folder / "no.parquet").write_text("not a table")
     write_json_lines(folder / "other.jsonl", ["a"], field="body")
@@ -191,6 +193,8 @@ MESSAGES = {
     "latin.txt": "no UTF-8 text: byte 0xe9 at offset 17",
     "latin.jsonl": "line 2: no UTF-8 text: byte 0xe9",
     "torn.jsonl": "line 2: no JSON",
+    "deep.jsonl": "line 1: no JSON",
+    "digits.jsonl": "line 1: no JSON",
     "list.jsonl": "line 1: an object with a text 'text' is expected",
     "number.jsonl": "line 1: an object with a text 'text' is expected",
     "half.jsonl": "line 1: no Unicode text",

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from importlib import import_module
 from inspect import signature
 from itertools import pairwise
 from pathlib import Path
@@ -110,7 +111,8 @@ def test_smollm_splits_digits_before_bytes(write_bpe, trained):
 
 def test_llama_splits_three_digits_and_takes_whole_words(write_bpe, trained):
     tokens, merges = trained
-    pattern = signature(transformers.convert_slow_tokenizer.TikTokenConverter).parameters["pattern"].default
+    converters = import_module("transformers.convert_slow_tokenizer")  # as an attribute it may be the function of that name
+    pattern = signature(converters.TikTokenConverter).parameters["pattern"].default
     theirs = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=True))
     split, bytes_ = pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)
     theirs.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])
@@ -199,6 +201,10 @@ def test_what_is_no_file_of_a_tokenizer_is_one_line_that_says_so(write_bpe, writ
             model_tokens(write_bpe(name="b.gguf", **values))
     with pytest.raises(ConfigError, match=r"tokenizer\.ggml\.tokens is missing"):
         model_tokens(write(name="c.gguf"))
+    Tokenizer(models.WordLevel({"word": 0}, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ConfigError, match=r"tokenizer: .*/tokenizer\.json: no tokenizer: .*Missing \[UNK\]"):
+        model_tokens(str(tmp_path))
+    (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match="neither a model's folder nor a GGUF file"):
         model_tokens(str(tmp_path / "missing"))
     with pytest.raises(ConfigError, match=r"tokenizer: .*/tokenizer\.json: is no file of a folder"):
@@ -235,9 +241,10 @@ def test_the_end_of_a_text_is_the_vocabularys_own_or_the_named_one(folder, write
     assert model_tokens(str(path)).separator == 7
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 2]}))
     assert model_tokens(str(path)).separator == 5
-    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": 400}))
-    with pytest.raises(ConfigError, match="no token that ends a text"):
-        model_tokens(str(path))
+    for number in (400, -1, 2**40, True):
+        (path / "generation_config.json").write_text(json.dumps({"eos_token_id": number}))
+        with pytest.raises(ConfigError, match="no token that ends a text"):
+            model_tokens(str(path))
     assert model_tokens(write_bpe()).separator == 0, "and not the end of a turn, 2"
     assert model_tokens(write_bpe(name="b.gguf", token_list=["other", *trained[0][1:]])).separator == 2
     assert model_tokens(write_bpe(name="c.gguf", token_list=["<eos>", *trained[0][1:]])).separator == 0
