@@ -13,11 +13,11 @@ from configs.errors import Location, config_error, yaml_path
 from configs.load import validate
 from configs.trained_model import model_path
 from models import CHANNEL_MIXERS, MIXERS, RackSpec
-from models.huggingface.importing import family_of, open_model
 from models.spec.meta_device import FastMeta
 from models.spec.rules import check_part
 from models.supernet.from_attention import PROJECTIONS
 from search.jobs.hybridize.spec import Choices, HybridizeSpec
+from search.jobs.imported.trained import trained_tree
 
 OWN_MIXER, OWN_MLP = "attention", "mlp"
 """The names of the model's own parts."""
@@ -29,8 +29,10 @@ def described_space(spec: HybridizeSpec) -> RackSpec:
     Raises:
         ConfigError: if there is no such model, or a choice cannot stand where it should.
     """
-    model = open_model(model_path(spec.model))
-    rack = validate(RackSpec, family_of(model).tree(), str(model.path))
+    path = model_path(spec.model)
+    if not path.exists():
+        raise ConfigError(f"model: {spec.model}: no such folder or file")
+    rack = validate(RackSpec, trained_tree(path), str(path))
     return space_of(rack, spec.choices, spec.mlp_choices, spec.layers)
 
 

@@ -9,12 +9,11 @@ from configs import ConfigError
 from configs.records import DamagedError, Row
 from configs.trained_model import model_path
 from models import Placement, RackSpec, Supernet
-from models.huggingface.importing import import_rack
 from models.supernet.from_attention import Origin, initialise_supernet
 from search.jobs.backend import Backend
 from search.jobs.hybridize.aligner import Aligner
 from search.jobs.hybridize.spec import HybridizeSpec
-from search.jobs.imported.trained import model_fingerprint
+from search.jobs.imported.trained import model_fingerprint, trained_rack
 from search.runs.report import Say
 from search.runs.run_folder import WEIGHTS
 from search.training import checkpoint
@@ -43,7 +42,7 @@ def make_start(spec: HybridizeSpec, space: RackSpec, out: Path, backend: Backend
             raise ConfigError(f"model: {model}: the model has changed since {out} began; give another out=")
         shutil.rmtree(out / ALIGNMENT, ignore_errors=True)  # a kill may have come before
         return
-    _, rack = import_rack(model, dtype=spec.dtype)
+    _, rack = trained_rack(model, torch.device("cpu"), dtype=spec.dtype)
     trained = rack.state_dict()
     say(f"model: {model}, {sum(each.numel() for each in rack.parameters()):,} parameters, {len(rack.blocks())} layers")
     del rack

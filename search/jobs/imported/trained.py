@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from models import Rack, RackSpec
-from models.huggingface.importing import family_of, import_rack, open_model
+from models.huggingface.importing import DType, family_of, import_rack, open_model
 from search.jobs.imported.weights import imported_spec, load_imported
 from search.runs.run_folder import SPEC
 
-EDGE = 2**16
-"""Bytes at the beginning and at the end of a file that tell it from another."""
+SAMPLE = 2**16
+N_SAMPLES = 64
+"""So many parts of so many bytes of a file, at even distances, tell it from another."""
 
 
 def trained_tree(path: Path) -> dict[str, Any]:
@@ -24,15 +25,16 @@ def trained_tree(path: Path) -> dict[str, Any]:
     return imported_spec(path).to_dict() if (path / SPEC).exists() else family_of(open_model(path)).tree()
 
 
-def trained_rack(path: Path, device: torch.device) -> tuple[RackSpec, Rack]:
-    """The rack of a trained model, in float32 and evaluation mode, and its description; ConfigError as above."""
+def trained_rack(path: Path, device: torch.device, *, dtype: DType = "float32") -> tuple[RackSpec, Rack]:
+    """The rack of a trained model, in evaluation mode, and its description; ConfigError as above."""
     if (path / SPEC).exists():
-        return imported_spec(path), load_imported(path, device).float()
-    return import_rack(path, dtype="float32", device=device)
+        rack = load_imported(path, device)
+        return imported_spec(path), rack if dtype == "file" else rack.to(getattr(torch, dtype))
+    return import_rack(path, dtype=dtype, device=device)
 
 
 def model_fingerprint(model: Path) -> str:
-    """Of a model's files: names, sizes, and how each begins and ends, where headers and last weights stand."""
+    """Of a model's files: names, sizes, and samples of what is in them, the header and the last weights included."""
     digest = hashlib.sha256()
     files = sorted(model.iterdir()) if model.is_dir() else [model]
     for path in files:
@@ -40,7 +42,7 @@ def model_fingerprint(model: Path) -> str:
             size = path.stat().st_size
             digest.update(f"{path.name} {size} ".encode())
             with path.open("rb") as file:
-                digest.update(file.read(EDGE))
-                file.seek(max(size - EDGE, 0))
-                digest.update(file.read(EDGE))
+                for number in range(N_SAMPLES):
+                    file.seek(number * max(size - SAMPLE, 0) // (N_SAMPLES - 1))
+                    digest.update(file.read(SAMPLE))
     return digest.hexdigest()[:12]

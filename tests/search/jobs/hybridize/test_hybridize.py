@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from configs import ConfigError
+from configs.load import validate
 from models import Supernet
 from models.huggingface.importing import import_rack
 from search import load_model
@@ -17,7 +18,10 @@ from search.cli.show import run_show
 from search.jobs.hybridize import job
 from search.jobs.hybridize.finals import Finals
 from search.jobs.hybridize.space import space_of
+from search.jobs.hybridize.spec import HybridizeSpec
 from search.jobs.hybridize.start import START, changed_blocks
+from search.jobs.imported.job import import_model
+from search.jobs.imported.trained import model_fingerprint
 from search.jobs.in_process import HERE
 from search.jobs.supernet.kept_teacher import KeptTeacher
 from search.jobs.supernet.weights import load_supernet
@@ -131,7 +135,7 @@ def test_the_model_may_run_once_for_all_that_are_distilled(tmp_path, monkeypatch
 
 
 def test_a_finished_conversion_is_not_done_again(finished, monkeypatch, capsys):
-    for place in ("search.jobs.hybridize.start.import_rack", "search.jobs.supernet.job.train"):
+    for place in ("search.jobs.hybridize.start.trained_rack", "search.jobs.supernet.job.train"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("was done again"))
     before = results(finished)
     assert job.run(spec(finished), finished / "run", HERE) == 0
@@ -214,7 +218,7 @@ def test_a_choice_that_cannot_stand_there_is_named(tmp_path, choices, message):
 
 
 def test_a_search_that_cannot_be_is_told_before_a_weight_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("search.jobs.hybridize.start.import_rack", lambda *_, **__: pytest.fail("was read"))
+    monkeypatch.setattr("search.jobs.hybridize.start.trained_rack", lambda *_, **__: pytest.fail("was read"))
     made = spec(tmp_path, search={"budgets": [9], "rivals": {"windows": "all:windw"}}, distil={"budgets": None})
     with pytest.raises(ConfigError, match=r"(?s)budgets\[0\].*rivals\.windows: .*did you mean 'window'"):
         job.run(made, tmp_path / "run", HERE)
@@ -305,7 +309,7 @@ def test_mixers_of_a_model_in_half_precision_are_aligned_as_well(tmp_path):
     ],
 )
 def test_what_would_train_nothing_is_told_before_a_weight_is_read(tmp_path, monkeypatch, changes, message):
-    monkeypatch.setattr("search.jobs.hybridize.start.import_rack", lambda *_, **__: pytest.fail("was read"))
+    monkeypatch.setattr("search.jobs.hybridize.start.trained_rack", lambda *_, **__: pytest.fail("was read"))
     with pytest.raises(ConfigError, match=message):
         job.run(spec(tmp_path, **changes), tmp_path / "run", HERE)
 
@@ -405,3 +409,26 @@ def test_what_fails_in_the_finals_does_not_go_on(tmp_path, names, n, rounds, win
     result = Namespace(text="budget", best=scored[0], runners_up=tuple(scored[1:]))
     assert Finals(result, n, distillation, backend, measurement).winner(2, lambda _: None).text == winner
     assert trained == rounds
+
+
+def test_what_import_has_left_is_a_model_too(tmp_path, finished):
+    import_model(finished / "model", tmp_path / "imported")
+    given = {**raw(tmp_path), "model": str(tmp_path / "imported")}
+    assert job.run(validate(HybridizeSpec, given, "test"), tmp_path / "run", HERE) == 0
+    assert [row["kl_test"] for row in results(tmp_path)["rows"]] == [row["kl_test"] for row in results(finished)["rows"]]
+
+
+def test_a_model_that_is_not_there_is_told_by_its_key(tmp_path):
+    given = {**raw(tmp_path), "model": str(tmp_path / "nowhere")}
+    with pytest.raises(ConfigError, match=r"^model: .*nowhere: no such folder or file$"):
+        job.run(validate(HybridizeSpec, given, "test"), tmp_path / "run", HERE)
+
+
+def test_a_model_that_differs_in_the_middle_of_its_file_is_another(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bytes(2**24))
+    before = model_fingerprint(path)
+    with path.open("r+b") as file:
+        file.seek(2**22)
+        file.write(b"\1" * 2**20)
+    assert model_fingerprint(path) != before
