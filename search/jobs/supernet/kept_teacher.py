@@ -120,28 +120,31 @@ class KeptTeacher:
         first = step - step % self.steps_per_file
         stop = min(first + self.steps_per_file, self.spec.n_steps)
         path = self.folder / f"{first:08d}.safetensors"
-        if not self._read(path, first, stop, lambda _: None):
+        if self._read(path, first, lambda _: None) < stop:
             make_folder(self.folder)
             refuse_links(self.folder)
             with held_lock(self.folder / ".lock", waits=True):
                 remove_half_written(self.folder)
-                if not self._read(path, first, stop, self.say):  # else another process has made it meanwhile
-                    self.say(f"the teacher runs for steps {first + 1} to {stop}; what it says is kept in {self.folder}")
-                    state = {"fingerprint": self.fingerprint, "first": first, "stop": stop}
-                    checkpoint.save(path, self._made(first, stop), state)
-                    assert self._read(path, first, stop, self.say)  # it has just been written
+                done = self._read(path, first, self.say)
+                if done < stop:  # else another process has made it meanwhile
+                    self.say(f"the teacher runs for steps {done + 1} to {stop}; what it says is kept in {self.folder}")
+                    made = self._made(done, stop)
+                    if done > first:  # of a run with fewer steps
+                        made = {name: torch.cat([self._tensors[name], tensor]) for name, tensor in made.items()}
+                    checkpoint.save(path, made, {"fingerprint": self.fingerprint, "first": first, "stop": stop})
+                    self._read(path, first, self.say)
+        assert self._first <= step < self._stop  # it has just been read
 
-    def _read(self, path: Path, first: int, stop: int, say: Say) -> bool:
+    def _read(self, path: Path, first: int, say: Say) -> int:
+        """Take what a file holds; the step that it goes up to, `first` if it is of no use."""
         try:
             tensors, state = checkpoint.read(path, torch.device("cpu"), fingerprint=self.fingerprint)
         except DamagedError as error:
             if path.exists():
                 say(f"{error}; it is made again")
-            return False
-        if state["stop"] < stop:  # of a run with fewer steps
-            return False
-        self._tensors, self._first, self._stop = tensors, first, state["stop"]
-        return True
+            return first
+        self._tensors, self._first, self._stop = tensors, first, int(state["stop"])
+        return self._stop
 
     @torch.no_grad()
     def _made(self, first: int, stop: int) -> dict[str, Tensor]:

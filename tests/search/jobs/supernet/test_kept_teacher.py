@@ -118,13 +118,15 @@ def test_the_second_run_does_not_run_the_teacher(source, tmp_path, calls, monkey
 
 def test_more_steps_another_seed_or_another_number_are_made_for_themselves(source, tmp_path, calls):
     Steps(taught(source, tmp_path, n_steps=6)).backward(0)
-    Steps(taught(source, tmp_path, n_steps=12)).backward(0)
+    longer = Steps(taught(source, tmp_path, n_steps=12)).backward(8)
     Steps(taught(source, tmp_path, n_steps=6)).backward(0)
-    assert calls == [(0, 6), (0, 12)]
+    assert calls == [(0, 6), (6, 12)]  # what is there is not asked for again
+    assert longer == Steps(taught(source, tmp_path / "at once", n_steps=12)).backward(8)
+    calls.pop()
     Steps(taught(source, tmp_path, keep=2)).backward(0)
     Steps(taught(source, tmp_path).model_copy(update={"seed": 4})).backward(0)
     assert len(calls) == 4
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
 
 
 @pytest.mark.parametrize("damage", ["cut", "a bit", "another file"])
