@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -15,7 +16,7 @@ from configs import ConfigError, Spec, read_yaml
 from configs.errors import known_names
 from configs.limits import shortened
 from configs.load import apply_override, validate
-from models import BackboneSpec, RackSpec
+from models import BackboneSpec, RackSpec, placement_text
 from models.assembly.cost import RackCost, cost
 from models.spec.short_forms import layer
 from search.budget import Budget, CostTable
@@ -23,6 +24,7 @@ from search.cli.run import kind_of_file
 from search.cli.show_parameters import print_parameters
 from search.cli.show_space import print_budgets, print_expected, print_space
 from search.cli.show_stages import print_stages
+from search.jobs.hybridize.distil import distillation_spec, what_it_takes
 from search.jobs.hybridize.space import described_space
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.jobs.mad.job import n_expected
@@ -102,10 +104,7 @@ def run_show(arguments: argparse.Namespace, overrides: Sequence[str], backend: o
         _show_supernet(console, spec.supernet, arguments.seq_len)
         print_budgets(console, spec.supernet.rack, _budgets(spec))
     elif isinstance(spec, HybridizeSpec):
-        space = described_space(spec)
-        _show_rack(console, space, arguments.seq_len)
-        latencies, tables = spec.search.latencies(), spec.search.cost_tables
-        print_budgets(console, space, [Budget.of(each, space, latency=latencies, custom=tables) for each in spec.search.budgets])
+        _show_conversion(console, spec, arguments.seq_len)
     elif isinstance(spec, ProgressiveSpec):
         print_stages(console, spec)
     elif isinstance(spec, MadSpec):
@@ -135,6 +134,16 @@ def _show_rack(console: Console, spec: RackSpec, seq_len: int | None) -> None:
     else:
         seq_len = seq_len or spec.max_length or 1024
         print_cost(console, "rack", cost(spec, seq_len), seq_len)
+
+
+def _show_conversion(console: Console, spec: HybridizeSpec, seq_len: int | None) -> None:
+    space, search = described_space(spec), spec.search
+    _show_rack(console, space, seq_len)
+    given: dict[str, Any] = {"latency": search.latencies(), "custom": search.cost_tables}
+    print_budgets(console, space, [Budget.of(each, space, **given) for each in search.budgets])
+    changed = tuple(next(name for name in slot.names if name != slot.main) for slot in space.slots())
+    if (run := distillation_spec(spec, space, changed)) is not None:
+        console.print(f"everywhere {placement_text(changed)}: {what_it_takes([run], space)}", markup=False)
 
 
 def _show_supernet(console: Console, spec: SupernetSpec, seq_len: int | None) -> None:

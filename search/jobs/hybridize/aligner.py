@@ -12,7 +12,7 @@ from models import Supernet
 from models.mixers.attention import Attention
 from models.rack.choice import Choice
 from search.jobs.backend import Backend
-from search.jobs.hybridize.alignment import SEEN, LayerAlignmentSpec, below
+from search.jobs.hybridize.alignment import SEEN, LayerAlignmentSpec, tensors_below
 from search.jobs.hybridize.space import OWN_MIXER
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.runs.errors import RunError
@@ -67,7 +67,7 @@ class Aligner:
         for name, each in specs.items():
             tensors, _ = checkpoint.read(self.out / name / WEIGHTS, torch.device("cpu"), fingerprint=each.fingerprint())
             for mixer in each.mixers:
-                self.choices[each.layer].mixers[mixer].load_state_dict(below(tensors, mixer))
+                self.choices[each.layer].mixers[mixer].load_state_dict(tensors_below(tensors, mixer))
         return [rows[name] for name in specs]
 
     def _trial(self, layer: int) -> LayerAlignmentSpec:

@@ -105,18 +105,18 @@ def _aligned(
         raise ConfigError(f"{error}; delete the folder {path.parent.parent}, and the same command makes it anew") from None
     del state
     seen = given[SEEN].float()  # whatever the model is in: a step of AdamW is nothing in float16, and rounded in bfloat16
-    attention = _with_weights(spec.attention, spec.d_model, below(given, OWN_MIXER), device).eval()
+    attention = _with_weights(spec.attention, spec.d_model, tensors_below(given, OWN_MIXER), device).eval()
     with torch.no_grad():
         wanted = torch.cat([attention(rows) for rows in seen.split(spec.align.batch_size)])
     tensors: dict[str, Tensor] = {}
     row: Row = {"status": "finished", "layer": spec.layer}
     for name, part in spec.mixers.items():
-        mixer = _with_weights(part, spec.d_model, below(given, name), device)
+        mixer = _with_weights(part, spec.d_model, tensors_below(given, name), device)
         before = _error(mixer, seen, wanted, spec.align.batch_size)
         _fit(mixer, seen, wanted, spec, is_interrupted)
         after = _error(mixer, seen, wanted, spec.align.batch_size)
         is_better = math.isfinite(after) and after < before
-        kept = checkpoint.weights(mixer) if is_better else below(given, name)
+        kept = checkpoint.weights(mixer) if is_better else tensors_below(given, name)
         tensors |= {f"{name}.{key}": tensor for key, tensor in kept.items()}
         row |= {f"before.{name}": before, f"after.{name}": after if is_better else before}
         tell({"step": len(row), **{key: value for key, value in row.items() if key.endswith(name)}})
@@ -168,6 +168,6 @@ def _add_biases(mixer: nn.Module, weights: Mapping[str, Tensor]) -> None:
         set_bias(linear, has_bias=f"{name}.bias" in weights)
 
 
-def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def tensors_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Of tensors by name those of one part, by their names in it."""
     return {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}

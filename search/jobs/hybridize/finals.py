@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from models import Placement
 from search.jobs.backend import Backend
-from search.jobs.hybridize.distil import DISTILLED, Distillation, Measurement
+from search.jobs.hybridize.distil import DISTILLED, Distillation
+from search.jobs.hybridize.measurement import Measurement
 from search.jobs.pipeline.retrain import run_name
 from search.jobs.placement.results import BudgetResult, Scored
 from search.runs.errors import RunError

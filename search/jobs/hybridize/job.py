@@ -9,9 +9,10 @@ from configs.records import Row, kept_json, write_json
 from configs.trained_model import model_path
 from models import RackSpec, Supernet
 from search.jobs.backend import Backend
-from search.jobs.hybridize.distil import Distillation, Measurement, ranking, single_effects, training_spec
+from search.jobs.hybridize.distil import Distillation, ranking, single_effects, training_spec
 from search.jobs.hybridize.figure import save_picture
 from search.jobs.hybridize.finals import Finals
+from search.jobs.hybridize.measurement import Measurement
 from search.jobs.hybridize.report import HybridRow, print_hybrids, print_ranking
 from search.jobs.hybridize.space import described_space
 from search.jobs.hybridize.spec import HybridizeSpec

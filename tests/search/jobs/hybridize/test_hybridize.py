@@ -124,8 +124,8 @@ def test_the_model_may_run_once_for_all_that_are_distilled(tmp_path, monkeypatch
         found[name] = [row["kl_distilled"] for row in json.loads((out / "results.json").read_text())["rows"]]
         assert not (out / "teacher").exists()  # all have learned from it
         told = capsys.readouterr().out
-        assert "each rack learns at most " in told
-        assert "memory of a worker, forecast: " in told
+        assert "distillation: at most " in told
+        assert "parameters learn; memory of a worker, forecast: " in told
     assert len(found["runs"]) == 2
     assert calls == [(0, 4), (0, 4)]  # once for both racks
     assert found["keeps"] == pytest.approx(found["runs"], rel=1e-4)
@@ -232,6 +232,8 @@ def test_show_tells_what_the_space_of_the_model_costs(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "gdn" in told
     assert "attention = 1" in told
+    assert "parameters learn; memory of a worker, forecast: 0.00 GiB (weights 0.00 GiB, " in told
+    assert "parameters learn; memory of a worker, forecast: 0.00 GiB (weights 0.00 GiB, " in told
 
 
 def test_layers_may_be_named(tmp_path):
