@@ -25,6 +25,7 @@ from search.runs.own_process import Tell, TookTooLongError
 from search.runs.report import outcome, outcome_text
 from search.runs.workers import WorkersSpec
 from search.training.loop import OnEvaluation
+from search.training.memory import give_back
 from search.training.spec import TrainSpec
 
 
@@ -108,6 +109,7 @@ def _train(
     work_where_the_driver_does()
     torch.set_num_threads(n_threads)
     work = partial(_work, trial, specs[config["name"]], out / config["name"])
+    give_back()  # each trial of a worker is a thread, and glibc keeps what each has freed for itself
     with stoppable():
         try:
             summary = run_trial(work, lambda row: tell_tune(_numbers(row)), limits, dumps=cloudpickle.dumps)
