@@ -9,7 +9,7 @@ from configs.records import read_json, write_json
 from launch.tune.racks import train_racks_on_ray
 from search.jobs.supernet.job import train_rack
 from search.runs.workers import WorkersError
-from tests.search.supernets import supernet_spec
+from tests.search.supernets import BLOCK, supernet_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -91,3 +91,17 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     write_json(tmp_path / "all/spec.json", {**runs["all"].saved(), "n_steps": 99})
     with pytest.raises(ConfigError, match="another specification"):
         train_racks_on_ray(runs, tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what a process holds")
+def test_a_worker_holds_no_more_for_the_last_rack_than_for_the_first(tmp_path):
+    task = {"kind": "in_context_recall", "vocab_size": 16, "seq_len": 16}
+    keys = {
+        "rack": {"d_model": 256, "vocab_size": 24576, "tie_embeddings": True, "stacks": [{"n_blocks": 1, "block": BLOCK}]},
+        "data": {"tasks": {"recall": {"task": task}}, "batch_size": 4},
+        "n_steps": 2,
+    }
+    runs = {f"seed {seed}": supernet_spec(**keys, seed=seed).placed("all:linear") for seed in range(8)}
+    found = train_racks_on_ray(runs, tmp_path)
+    peaks = sorted(row["peak_bytes"] for row in found.values())
+    assert peaks[-1] - peaks[0] < 100e6  # the weights of one, and their moments, are 75 MB
