@@ -1,6 +1,9 @@
 """Aligns a supernet that starts from a trained model: what each layer gets goes to a file, and trials fit its mixers."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from search.jobs.backend import Backend
 from search.jobs.hybridize.alignment import SEEN, LayerAlignmentSpec, tensors_below
 from search.jobs.hybridize.space import OWN_MIXER
 from search.jobs.hybridize.spec import HybridizeSpec
+from search.jobs.supernet.data_fingerprints import data_fingerprints
 from search.runs.errors import RunError
 from search.runs.report import Say
 from search.runs.run_folder import BESIDE, WEIGHTS
@@ -52,6 +56,8 @@ class Aligner:
         layers = sorted({*self.new, *self.with_sinks})
         if not layers:
             return []
+        if data := data_fingerprints(self._mixture):  # of texts and the like: another file is another alignment
+            self.fingerprint += "-" + hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
         if not all(self._has_inputs(layer) for layer in layers):
             say(f"alignment: what {len(layers)} layer(s) get, on {self.spec.align.n_rows} rows of the training data")
             self._write_inputs(layers)
@@ -94,37 +100,40 @@ class Aligner:
 
     @torch.no_grad()
     def _write_inputs(self, layers: list[int]) -> None:
-        """What the mixers of each layer get in the trained model, with the first weights of that layer's, a file a layer."""
-        seen: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-        rack = self.supernet.rack
+        """What the mixers of each layer get in the trained model, with the first weights of that layer's, a file a layer.
 
-        def watch(layer: int) -> Any:
-            return lambda _module, args: seen[layer].append(args[0].detach())
-
-        hooks = [self.choices[layer].register_forward_pre_hook(watch(layer)) for layer in layers]
+        All rows go through one block after the other, so that what is held are the hidden states of one layer.
+        """
+        rack, batch_size = self.supernet.rack, self.spec.align.batch_size
         self.supernet.eval()
-        try:
-            for tokens in self._rows().split(self.spec.align.batch_size):
-                rack.run(rack.embed(tokens))
-        finally:
-            for hook in hooks:
+        state = torch.cat([rack.embed(tokens) for tokens in self._rows().split(batch_size)])
+        for layer, block in enumerate(rack.blocks()[: layers[-1] + 1]):
+            seen: list[Tensor] = []
+            hook = self.choices[layer].register_forward_pre_hook(_collecting(seen)) if layer in layers else None
+            state = torch.cat([block(rows) for rows in state.split(batch_size)])
+            if hook is not None:
                 hook.remove()
-        for layer in layers:
-            named: Mapping[str, nn.Module | None] = dict(self.choices[layer].named())
-            tensors = {
-                f"{name}.{key}": tensor
-                for name in (OWN_MIXER, *self.new.get(layer, ()))
-                if (part := named[name]) is not None
-                for key, tensor in checkpoint.weights(part).items()
-            }
-            state = {"fingerprint": self.fingerprint}
-            checkpoint.save(self._file(layer), {SEEN: torch.cat(seen.pop(layer)), **tensors}, state)
+                self._write(layer, torch.cat(seen))
+
+    def _write(self, layer: int, seen: Tensor) -> None:
+        named: Mapping[str, nn.Module | None] = dict(self.choices[layer].named())
+        tensors = {
+            f"{name}.{key}": tensor
+            for name in (OWN_MIXER, *self.new.get(layer, ()))
+            if (part := named[name]) is not None
+            for key, tensor in checkpoint.weights(part).items()
+        }
+        checkpoint.save(self._file(layer), {SEEN: seen, **tensors}, {"fingerprint": self.fingerprint})
+
+    @cached_property
+    def _mixture(self) -> Mixture:
+        return Mixture(self.spec.data, seed=self.spec.seed, device=torch.device("cpu"))
 
     def _rows(self) -> Tensor:
         """The calibration rows [n_rows, time]: the first ones of training."""
-        mixture, rows = Mixture(self.spec.data, seed=self.spec.seed, device=torch.device("cpu")), list[Tensor]()
+        rows: list[Tensor] = []
         while sum(map(len, rows)) < self.spec.align.n_rows:
-            rows.append(mixture[len(rows)].inputs)
+            rows.append(self._mixture[len(rows)].inputs)
         return torch.cat(rows)[: self.spec.align.n_rows]
 
     def _file(self, layer: int) -> Path:
@@ -136,6 +145,10 @@ class Aligner:
         except DamagedError:
             return False
         return True
+
+
+def _collecting(seen: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    return lambda _module, args: seen.append(args[0])
 
 
 def _is_new(part: nn.Module | None) -> bool:

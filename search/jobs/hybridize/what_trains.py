@@ -1,10 +1,13 @@
 """What of a conversion trains: globs of parameters' names, which are checked before a weight is read."""
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from configs import ConfigError
 from models import RackSpec
 from models.assembly.assemble import without_memory
+from models.spec.parameters import LoraSpec
+from search.jobs.hybridize.lora import with_lora
 from search.jobs.hybridize.spec import CHANGED_LAYERS, HybridizeSpec
 
 
@@ -33,8 +36,21 @@ def check_globs(spec: HybridizeSpec, space: RackSpec) -> None:
     placed = {name for placement in placements for name in _parameters(space.place(placement))}
     globs = [(glob, glob.replace(CHANGED_LAYERS, "stacks.*.blocks.*")) for glob in spec.distil.trains]
     problems += [_unknown("distil", index, glob) for index, (glob, anywhere) in enumerate(globs) if not _is_in(anywhere, placed)]
+    if not problems and spec.distil.lora is not None:
+        problems += _without_adapters(spec.distil.lora, [space.place(placement) for placement in placements], globs)
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _without_adapters(lora: LoraSpec, racks: Sequence[RackSpec], globs: Sequence[tuple[str, str]]) -> list[str]:
+    """What is wrong, if none of the racks has a linear for adapters."""
+    refused = []
+    for rack in racks:
+        try:
+            with_lora(rack, lora, [anywhere for _, anywhere in globs])
+        except ConfigError as error:
+            refused.append(str(error))
+    return refused[:1] if len(refused) == len(racks) else []
 
 
 def _parameters(rack: RackSpec) -> set[str]:

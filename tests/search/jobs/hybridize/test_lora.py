@@ -102,3 +102,10 @@ def test_where_no_linear_trains_there_is_nothing_to_adapt(globs):
 def test_what_would_train_other_things_is_refused(tmp_path, option):
     with pytest.raises(ConfigError, match=rf"distil\.lora\.{option}: cannot be said here"):
         spec(tmp_path, distil={"lora": {option: False}})
+
+
+def test_adapters_that_have_no_place_are_refused_before_a_weight_is_read(tmp_path):
+    made = spec(tmp_path, distil={"lora": LORA, "trains": ["*.mlp_norm.*"]})
+    with pytest.raises(ConfigError, match=r"distil\.lora: none of the linears .* named by distil\.trains"):
+        job.run(made, tmp_path / "run", HERE)
+    assert not (tmp_path / "run").exists()
