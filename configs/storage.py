@@ -7,6 +7,7 @@ are opened without following links, and a folder that holds links is refused bef
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,22 +45,24 @@ def _sync_folder(folder: Path) -> None:
 
 LOCAL = LocalStorage()
 UNFINISHED = ".half-written"
-"""How the names of files end that are being written; what a kill leaves of them may go once nobody else is writing there."""
+"""How the names of folders end in which files are being written; what a kill leaves may go once nobody else is writing there."""
 
 
 @contextmanager
 def whole_file(path: Path, storage: Storage = LOCAL) -> Iterator[Path]:
-    """A name beside `path` to write to; when the block ends, the file is published as `path`, and on an exception removed."""
+    """A name to write to on the disk of `path`: the file is published as `path` when the block ends, removed on an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid4().hex}{UNFINISHED}")
-    os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    folder = path.with_name(f".{path.name}.{uuid4().hex}{UNFINISHED}")
+    folder.mkdir()
+    unfinished = folder / "file"  # writers have temporary files of their own beside it, as safetensors does
     try:
+        os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         mode = unfinished.stat().st_mode
         yield unfinished
         unfinished.chmod(mode)  # safetensors puts a file that only its owner may read in its place
         storage.publish(unfinished, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_out_of_room(error: OSError) -> bool:
@@ -75,10 +78,10 @@ def write_text(path: Path, text: str) -> None:
 
 def remove_half_written(folder: Path) -> None:
     """Remove what killed writes left in a folder, at any depth; nobody else may be writing there."""
-    for place, _, names in os.walk(folder):
-        for name in names:
+    for place, folders, _ in os.walk(folder):
+        for name in folders:
             if name.startswith(".") and name.endswith(UNFINISHED):
-                Path(place, name).unlink(missing_ok=True)
+                shutil.rmtree(Path(place, name), ignore_errors=True)
 
 
 def refuse_links(folder: Path) -> None:

@@ -21,10 +21,10 @@ def align_layers_on_ray(layers: Mapping[str, LayerAlignmentSpec], out: Path) -> 
         ConfigError: if a worker asks for more than the cluster has, or a folder belongs to another layer.
         KeyboardInterrupt: on Ctrl-C, after Tune has wound up.
     """
-    told = Summaries({}, len(layers))
+    told = Summaries(len(layers))
     for name, spec in layers.items():
         if (row := finished_alignment(spec, out / name, partial(told.say_of, name))) is not None:
-            told.rows[name] = row
+            told.known(name, row)
     left = {name: spec for name, spec in layers.items() if name not in told.rows}
     if left:
         with cluster() as resources:

@@ -24,10 +24,10 @@ def train_candidates_on_ray(candidates: Mapping[str, CandidateSpec], out: Path) 
         ConfigError: if a worker asks for more than the cluster has, or a folder belongs to another candidate.
         KeyboardInterrupt: on Ctrl-C, after Tune has wound up.
     """
-    told = Summaries({}, len(candidates))
+    told = Summaries(len(candidates))
     for name, spec in candidates.items():
         if kept_json(out / name / RESULT, partial(told.say_of, name), fingerprint=spec.fingerprint()) is not None:
-            told.rows[name] = outcome(run_candidate(spec, out / name))
+            told.known(name, outcome(run_candidate(spec, out / name)))
     left = {name: spec for name, spec in candidates.items() if name not in told.rows}
     if left:
         with cluster() as resources:

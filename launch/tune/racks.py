@@ -38,10 +38,10 @@ def train_racks_on_ray(runs: Mapping[str, SupernetSpec], out: Path, limits: Isol
     if limits.isolates and (several := [name for name, spec in runs.items() if spec.workers.n > 1]):
         text = "isolate_trials and trial_timeout are for racks of one worker each"
         raise ConfigError(f"{text}: {several[0]} has workers.n = {runs[several[0]].workers.n}")
-    told = Summaries({}, len(runs))
+    told = Summaries(len(runs))
     for name, spec in runs.items():
         if row := finished(spec, out / name, partial(told.say_of, name)):
-            told.rows[name] = outcome(row)
+            told.known(name, outcome(row))
     left = {name: spec for name, spec in runs.items() if name not in told.rows}
     if told.rows:
         told.progress.say(f"going on: {len(told.rows)} of {len(runs)} racks are trained")

@@ -133,9 +133,10 @@ def _numbers(row: Row) -> dict[str, float]:
 class Summaries(Callback):
     """Collects what Tune hears from the trials, and tells it."""
 
-    def __init__(self, rows: dict[str, Row], n_trials: int) -> None:
-        self.rows, self.refused = rows, ""
-        self.progress = Progress(n_trials, len(rows))
+    def __init__(self, n_trials: int) -> None:
+        self.rows: dict[str, Row] = {}
+        self.refused = ""
+        self.progress = Progress(n_trials, 0)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune saves its callbacks for `Tuner.restore`; a resumed run looks into the folders instead."""
@@ -157,6 +158,11 @@ class Summaries(Callback):
         """A model that failed for the last time."""
         del iteration, trials, info
         self.ended(trial.config["name"], {"error": error_of(trial)})
+
+    def known(self, name: str, row: Row) -> None:
+        """A model whose folder holds what it has come to."""
+        self.rows[name] = row
+        self.progress.skip()
 
     def ended(self, name: str, row: Row) -> None:
         """A model is trained, or has failed for good."""

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from search.runs.interruption import interruptions_held
+
 
 class MemoryCount(TorchDispatchMode):
     """Counts the bytes of storages that are made inside a `with` block, for as long as they live; views count once.
@@ -50,7 +52,7 @@ def _address(tensor: Tensor) -> int:
 
 def peak_bytes(work: Callable[[], object]) -> int:
     """The most that `work` holds at once, its result included, what was there before it left out."""
-    with MemoryCount() as count:
+    with interruptions_held(), MemoryCount() as count:
         work()
     return count.peak
 

@@ -81,6 +81,11 @@ class Progress:
         self.count(label(row), facts)
         self._refresh()
 
+    def skip(self) -> None:
+        """One that had ended before this run began."""
+        self.n_done += 1
+        self._first += 1
+
     def count(self, name: str, facts: str) -> None:
         """One more has ended: what there is to say of it, and how long the others will take."""
         self.n_done += 1

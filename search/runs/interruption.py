@@ -58,6 +58,15 @@ def interruptions() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
+def interruptions_held() -> Iterator[None]:
+    """SIGINT and SIGTERM act when the context ends: where compiled code calls Python, an exception may end the process."""
+    with interruptions() as is_interrupted:
+        yield
+    if is_interrupted():
+        signal.raise_signal(_Newest.number)
+
+
+@contextmanager
 def handlers_kept() -> Iterator[bool]:
     """Give the signals back, when the context ends, to who listened to them before: libraries keep them for themselves.
 

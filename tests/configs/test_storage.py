@@ -25,7 +25,7 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
     with whole_file(path) as unfinished:
         unfinished.write_text("ne")
         assert path.read_text() == "old"
-        assert unfinished.parent == path.parent  # a rename does not go from one disk to another
+        assert unfinished.parent.parent == path.parent  # a rename does not go from one disk to another
         unfinished.write_text("new")
     assert path.read_text() == "new"
     assert list(path.parent.iterdir()) == [path]
@@ -76,7 +76,7 @@ def test_the_umask_says_who_may_read_whoever_writes(tmp_path, mask, mode):
 
 
 def test_nobody_can_have_laid_a_link_where_a_file_is_about_to_be_written(tmp_path, monkeypatch):
-    """The temporary file is made, never opened: under a name that is taken, even by a link, nothing is written."""
+    """The temporary folder is made, never taken: under a name that is taken, even by a link, nothing is written."""
     target = tmp_path / "target"
     target.write_text("theirs")
     monkeypatch.setattr("configs.storage.uuid4", lambda: SimpleNamespace(hex="known"))

@@ -34,6 +34,12 @@ def disturbed(job, out, work, number, *, moments, seconds):
     return None, n_hits
 
 
+def _telling(lines):
+    """The first traceback and what it says, or the end."""
+    first = next((number for number, line in enumerate(lines) if "Traceback" in line), len(lines))
+    return [*lines[max(first - 2, 0) : first + 24], *lines[-3:]] if first < len(lines) else lines[-12:]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", nargs="+", default=JOBS, choices=JOBS)
@@ -60,7 +66,7 @@ def main():
                         problem = f"{differing} differ" if differing else None
                     outcomes[job, "same" if problem is None else "WRONG"] += 1
                     if problem is not None:
-                        lines = "\n    ".join(problem.strip().splitlines()[-12:])
+                        lines = "\n    ".join(_telling(problem.strip().splitlines()))
                         print(f"WRONG: {job}, {name}, moments {moments} of {seconds:.2f} s\n    {lines}", flush=True)
             print(f"{job}: {outcomes[job, 'same']} the same, {outcomes[job, 'WRONG']} WRONG", flush=True)
     n_wrong = sum(count for (_, outcome), count in outcomes.items() if outcome == "WRONG")

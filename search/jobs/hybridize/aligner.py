@@ -57,7 +57,7 @@ class Aligner:
         if not layers:
             return []
         if data := data_fingerprints(self._mixture):  # of texts and the like: another file is another alignment
-            self.fingerprint += "-" + hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+            self.out /= hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
         if not all(self._has_inputs(layer) for layer in layers):
             say(f"alignment: what {len(layers)} layer(s) get, on {self.spec.align.n_rows} rows of the training data")
             self._write_inputs(layers)

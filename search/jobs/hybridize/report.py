@@ -94,7 +94,7 @@ def print_hybrids(rows: Sequence[HybridRow], whole: Mapping[str, float], spec: H
         if row.distilled is not None and row.distilled.folders:
             folders = ", ".join(str(out / folder) for folder in row.distilled.folders)
             console.print(f"{row.budget}, {row.name}: {folders}", markup=False)
-    console.print(f'others: from search import load_model; load_model("{out}", placement="...")', markup=False)
+    console.print(f"any other as a model: search.load_model('{out}', placement='...')", markup=False)
     if strips is not None:
         console.print(f"placements: {', '.join(f'{letter} {name}' for name, letter in strips.items())}, first layer first")
     told = "as found and as distilled on test data, which nothing was picked by"

@@ -131,7 +131,6 @@ class StageRun:
             return self._taken()
         if self.cache is not None:
             self.cache.start_counting()
-        self._peak = PeakMemory(self.device)  # of the training alone
         train(
             [self.member],
             train_spec(spec, stage),

@@ -17,6 +17,7 @@ from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.step import ONLY, SupernetStep, Teaching
 from search.jobs.supernet.teacher import Outputs, Teacher
 from search.runs.console import gibibytes
+from search.runs.interruption import interruptions_held
 from search.samplers.shared.sampler import placements_of_step
 from search.training.devices import resolve_device
 from search.training.mixture import WeightedBatch
@@ -47,6 +48,7 @@ class TrainingMemory:
         return f"{gibibytes(self.total)} ({parts})"
 
 
+@interruptions_held()
 def forecast(spec: SupernetSpec, teacher: RackSpec | None = None) -> TrainingMemory:
     """What the training of a spec will hold, weights in float32; nothing is allocated, whatever the size.
 

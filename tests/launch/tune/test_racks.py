@@ -45,7 +45,9 @@ def test_the_results_are_those_of_training_here_and_finished_racks_are_not_train
     assert list(again) == [*runs, "linear"]
     assert {name: again[name] for name in runs} == there
     assert {path: weights()[path] for path in before} == before
-    assert "going on: 2 of 3 racks are trained" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "going on: 2 of 3 racks are trained" in told
+    assert "[3/3] linear: " in told
 
 
 def test_racks_that_fail_or_diverge_are_reported_by_name_and_the_others_go_on(tmp_path):

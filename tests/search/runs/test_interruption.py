@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from search.jobs.supernet.job import train_supernet
-from search.runs.interruption import INTERRUPTED, SIGNALS, handlers_kept, interruptible, interruptions, interruptions_raised
+from search.runs.interruption import (
+    INTERRUPTED,
+    SIGNALS,
+    handlers_kept,
+    interruptible,
+    interruptions,
+    interruptions_held,
+    interruptions_raised,
+)
 from tests.search.cases import mad_spec
 from tests.search.supernets import supernet_spec
 
@@ -65,6 +73,18 @@ def noted(number):
     raise KeyboardInterrupt
 
 
+def held(number):
+    """As what compiled code calls does: after all of it."""
+    reached = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        with interruptions_held():
+            signal.raise_signal(number)
+            reached.append("the end")
+        pytest.fail("was not interrupted")
+    assert reached == ["the end"]
+    raise KeyboardInterrupt
+
+
 def twice(number):
     """The second one does not wait for the end of the step."""
     with interruptions():
@@ -97,7 +117,7 @@ def in_a_compiled_call(number):
     raise ValueError("could not determine the shape")
 
 
-@pytest.mark.parametrize("interrupt", [at_once, noted, twice, as_tune_does, in_an_import, in_a_compiled_call])
+@pytest.mark.parametrize("interrupt", [at_once, noted, held, twice, as_tune_does, in_an_import, in_a_compiled_call])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_interruption_of_a_job_is_one_line(capsys, interrupt, number):
     def command():

@@ -22,9 +22,12 @@ def test_what_a_kill_left_half_written_goes_when_the_run_goes_on(tmp_path):
 
 
 def test_three_kills_while_a_checkpoint_is_written_leave_one_file(tmp_path):
-    for _ in range(3):
+    killed = [whole_file(tmp_path / "stages/01/checkpoint.safetensors") for _ in range(3)]
+    for write in killed:
         with run_folder(tmp_path, SPEC):
-            whole_file(tmp_path / "stages/01/checkpoint.safetensors").__enter__().write_bytes(b"half")
+            unfinished = write.__enter__()
+            unfinished.write_bytes(b"half")
+            unfinished.with_name(".tmpA1b2C3").write_bytes(b"half")  # as safetensors has it while it writes
     with run_folder(tmp_path, SPEC):
         assert list((tmp_path / "stages/01").iterdir()) == []
 

@@ -26,6 +26,7 @@ from search.jobs.in_process import HERE
 from search.jobs.supernet.kept_teacher import KeptTeacher
 from search.jobs.supernet.weights import load_supernet
 from search.training import checkpoint
+from tasks.text.text import _opened
 from tests.models.huggingface.folders import tiny_llama
 from tests.search.jobs.hybridize.cases import raw, spec
 
@@ -327,7 +328,7 @@ def cut_before_the_start_is_written(made, out, monkeypatch):
         patch.setattr(checkpoint, "save", cut)
         with pytest.raises(KeyboardInterrupt):
             job.run(made, out, HERE)
-    assert list((out / "alignment").glob("*/layer-00/weights.safetensors"))
+    assert list((out / "alignment").rglob("layer-00/weights.safetensors"))
 
 
 def test_nothing_that_was_aligned_to_another_model_is_taken(tmp_path, monkeypatch):
@@ -336,6 +337,28 @@ def test_nothing_that_was_aligned_to_another_model_is_taken(tmp_path, monkeypatc
     for name in ("model.safetensors", "config.json"):
         (tmp_path / "model" / name).unlink()
     tiny_llama(tmp_path / "model", rms_norm_eps=1e-2)
+    found = []
+    for name in ("run", "another"):
+        assert job.run(made, tmp_path / name, HERE) == 0
+        found.append(checkpoint.read(tmp_path / name / START / "weights.safetensors", torch.device("cpu"))[1]["results"])
+    assert found[0] == found[1]
+
+
+def test_nothing_that_was_aligned_on_another_text_is_taken(tmp_path, monkeypatch):
+    given = {**raw(tmp_path, search={"rivals": {}}), "model": str(tiny_llama(tmp_path / "bytes", vocab_size=260))}
+    files = {"files": str(tmp_path / "*.txt"), "folder": str(tmp_path / "tokens")}
+    task = {"kind": "text", "tokenizer": "bytes", "seq_len": 12, **files}
+
+    made = validate(HybridizeSpec, {**given, "data": {"batch_size": 4, "tasks": {"text": {"task": task}}}}, "test")
+
+    def write(text):
+        for number in range(20):
+            (tmp_path / f"{number}.txt").write_text(f"{text} {number}\n" * 60)
+        _opened.cache_clear()  # a process reads its texts once
+
+    write("the first one of")
+    cut_before_the_start_is_written(made, tmp_path / "run", monkeypatch)
+    write("a quite different text,")
     found = []
     for name in ("run", "another"):
         assert job.run(made, tmp_path / name, HERE) == 0

@@ -1,11 +1,16 @@
 """The forecast of what a training holds: that of tensors with memory, byte by byte; and what the process tells of itself."""
 
+import signal
+
 import pytest
 import torch
 
+from models import CHANNEL_MIXERS, MIXERS
+from models.rack.choice import STOCHASTIC
 from search.evaluation.memory_count import peak_bytes
 from search.jobs.supernet.memory import forecast
 from search.jobs.supernet.spec import SupernetSpec
+from search.jobs.supernet.step import SupernetStep
 from search.jobs.supernet.weights import load_supernet
 from search.training.memory import PeakMemory, give_back
 from tests.search.supernets import CPU, Steps, supernet_spec, train_into
@@ -49,6 +54,27 @@ def test_it_is_what_tensors_with_memory_take(case):
     assert found.weights == sum(each.nbytes for each in Steps(spec).model.parameters())
     if not spec.rack.slots():  # of a space, what a step has not drawn has no moments yet
         assert found.moments == expected[1]
+
+
+@pytest.mark.parametrize(("part", "kind"), [*(("mixer", kind) for kind in MIXERS), *(("mlp", kind) for kind in CHANNEL_MIXERS)])
+def test_every_part_can_be_told_of(part, kind):
+    if kind == STOCHASTIC:
+        pytest.skip("is a choice of parts")
+    heads = {"n_heads": 2} if part == "mixer" and "n_heads" in MIXERS.spec_of(kind).model_fields else {}
+    assert forecast(supernet_spec(block={**BLOCK, part: {"kind": kind, **heads}})).step > 0
+
+
+def test_an_interruption_waits_while_compiled_code_calls_python(monkeypatch):
+    reached = []
+
+    def step(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+        reached.append("the end")
+
+    monkeypatch.setattr(SupernetStep, "backward", step)
+    with pytest.raises(KeyboardInterrupt):
+        forecast(supernet_spec())
+    assert reached == ["the end"]
 
 
 def test_less_is_needed_the_less_is_trained_and_kept():
