@@ -10,6 +10,7 @@ from launch.cluster import cluster, may_use_gpus
 from launch.scoring.shared_tensors import Array, to_arrays, to_tensors
 from launch.scoring.tune_scorer import TuneScorer
 from models import Placement, RackSpec, Supernet
+from models.assembly.assemble import filled, without_numbers
 from search.evaluation.evaluator import Scorer
 from search.evaluation.head_scores import Metric
 from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, batch_scorer
@@ -74,8 +75,8 @@ def _make_scorer(
 ) -> Scorer:
     """The trie walk over a supernet whose weights lie in the object store, and batches likewise, by task and number."""
     place = resolve_device(device)
-    supernet = Supernet(RackSpec.model_validate(space))
-    supernet.rack.load_state_dict(to_tensors(weights), assign=True)
+    described, tensors = RackSpec.model_validate(space), to_tensors(weights)
+    supernet = Supernet(described, rack=filled(without_numbers(described), lambda name: tensors[name]))
     supernet.requires_grad_(requires_grad=False).to(place).eval()
     batches: dict[str, list[Batch]] = {}
     found = to_tensors(targets)

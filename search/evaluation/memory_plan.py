@@ -45,7 +45,7 @@ class MemoryPlan:
         state = supernet.rack.embedding(inputs)
         n_bytes = state[:1].nbytes
         inside = _METERS.setdefault(supernet, _Meter(supernet)).need(trie, state)
-        leaf = Need.of(lambda n: head_scorer.score([torch.cat([state[:n]])], inputs[:n], targets[:n], n))
+        leaf = head_scorer.need(state, inputs, targets)
         half = max_eval_memory // 2
         least = max(trie.least * n_bytes, inside.bytes_of(1), leaf.bytes_of(1))
         if least > half:
