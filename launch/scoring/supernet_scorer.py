@@ -16,7 +16,7 @@ from search.evaluation.head_scores import Metric
 from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, batch_scorer
 from search.runs.workers import ScorerSpec
 from search.training.batches import Batch
-from search.training.devices import resolve_device
+from search.training.devices import computes_in, resolve_device
 from search.training.spec import Device, TrainPrecision
 
 BatchName = tuple[str, int]
@@ -47,8 +47,7 @@ def supernet_scorer(
         max_eval_memory: of each worker, in bytes.
         precision: of the computation; `auto` is what it is where the driver's supernet lies, for so the log's key has it.
     """
-    if precision == "auto":
-        precision = "fp32" if supernet.rack.embedding.weight.device.type == "cpu" else "bf16"
+    precision = computes_in(supernet.rack.embedding.weight.device, precision)
     pairs = {(task, number): batch for task, own in batches.items() for number, batch in enumerate(own)}
     with cluster() as resources:
         make_scorer = partial(

@@ -87,7 +87,7 @@ class Measurement:
         n_asked = 0
         for inputs, targets in batches:
             asked = targets != IGNORED
-            with autocast(self.device, self.spec.distil.train.precision):
+            with autocast(self.device, self.spec.distil.train.scores_in):
                 logits = rack.read_out(rack.run(rack.embed(inputs))[asked][None])[0]
             ours, theirs = log_probabilities(logits), reference(inputs, asked)
             kl += float((theirs.exp() * (theirs - ours)).sum(-1).double().sum())
@@ -100,13 +100,13 @@ class Measurement:
             mixture = Mixture(self.spec.data, seed=self.spec.seed, device=self.device)
             drawn = mixture.evaluation(self.n_batches, self.batch_size, self.split)
             self._batches = [batch for own in thinned(drawn, self.spec.search.positions_per_row).values() for batch in own]
-            with torch.no_grad(), autocast(self.device, self.spec.distil.train.precision):
+            with torch.no_grad(), autocast(self.device, self.spec.distil.train.scores_in):
                 kept = KeptPredictions.of(main_of(self._loaded(self.out / START)), self._batches, 2**62)
             assert kept is not None  # there is no limit
             self._reference = kept
         return self._reference, self._batches
 
     def _key(self, folder: Path) -> str:
-        computed = (self.device.type, self.spec.distil.train.precision)
+        computed = (self.device.type, self.spec.distil.train.scores_in)
         asked = (folder.name, self.n_batches, self.batch_size, self.spec.search.positions_per_row, self.spec.seed, *computed)
         return "-".join(map(str, asked))

@@ -110,7 +110,7 @@ class KeptTeacher:
             "files": data_fingerprints(self.whole),
             "seed": self.spec.seed,
             "keep": self.keep,
-            "precision": [self.spec.train.precision, self.device.type],
+            "precision": [self.spec.train.scores_in, self.device.type],
             "steps_per_file": self.steps_per_file,
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
@@ -158,7 +158,7 @@ class KeptTeacher:
             found["counts"].append(asked.sum(1)[None].int())
             # As many rows at once as in training: more may not fit.
             for inputs, own in zip(batch.inputs.tensor_split(n_parts), asked.tensor_split(n_parts), strict=True):
-                with autocast(self.device, self.spec.train.precision):
+                with autocast(self.device, self.spec.train.scores_in):
                     logits = rack.read_out(rack.run(rack.embed(inputs))[own][None])[0]
                 for name, tensor in zip(("log_probabilities", "tokens", "rest"), kept(logits, self.keep), strict=True):
                     found[name].append(tensor)

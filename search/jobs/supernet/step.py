@@ -89,14 +89,14 @@ class SupernetStep:
         self, model: Supernet, batch: WeightedBatch, placements: Sequence[Placement], *, step: int, first: int
     ) -> Tensor:
         """Add up the gradients of the placements on a micro-batch, from the row `first` on; its part of the loss, detached."""
-        precision, device = self.spec.train.precision, batch.inputs.device
+        train, device = self.spec.train, batch.inputs.device
         seen, losses, share = None, [], len(batch.inputs) / self.spec.data.batch_size
         if self.teacher is not None:
-            with autocast(device, precision):
+            with autocast(device, train.scores_in):
                 seen = self.teacher.look(batch, step=step, first=first)
         for placement in placements:
             model.activate(placement)
-            with autocast(device, precision), collecting() as found:
+            with autocast(device, train.precision), collecting() as found:
                 outputs = self.teacher.run(model, batch.inputs) if self.teacher else Outputs(model(batch.inputs))
             loss = weighted_loss(outputs.logits, batch.targets, batch.weights)
             if self.teacher is not None and seen is not None:
