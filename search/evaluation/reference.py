@@ -1,6 +1,6 @@
 """The reference that KL scores are measured from: what the main placement, or another model, predicts; run again or kept."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 import torch
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from models import Supernet
 from search.training.batches import Batch
 from tasks import IGNORED
+
+TOGETHER = 1024
+"""Positions that are few enough for one pass, whatever the model."""
 
 Reference = Callable[[Tensor, Tensor], Tensor]
 """Tokens [batch, time] and which positions are asked [batch, time] bool -> log probabilities of those [asked, vocab_size]."""
@@ -47,7 +50,7 @@ class KeptPredictions:
         """Run the reference over batches; None, and nothing kept, if what it says takes more than `max_bytes`."""
         kept: dict[bytes, Tensor] = {}
         n_bytes = 0
-        for tokens, targets in batches:
+        for tokens, targets in _together(batches):
             asked = targets != IGNORED
             found = reference(tokens, asked)
             n_bytes += found.nbytes
@@ -60,6 +63,19 @@ class KeptPredictions:
         """Log probabilities at the asked positions of a batch, whose sequences must be among those that were given."""
         kept = [self._kept[key] for key in _keys(tokens, asked)]
         return kept[0] if len(kept) == 1 else torch.cat(kept)
+
+
+def _together(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Small batches of one length that follow each other as one, of at most `TOGETHER` positions."""
+    waiting: list[Batch] = []
+    for batch in batches:
+        n_positions = sum(tokens.numel() for tokens, _ in (*waiting, batch))
+        if waiting and (n_positions > TOGETHER or batch[0].shape[1] != waiting[0][0].shape[1]):
+            yield torch.cat([tokens for tokens, _ in waiting]), torch.cat([targets for _, targets in waiting])
+            waiting = []
+        waiting.append(batch)
+    if waiting:
+        yield torch.cat([tokens for tokens, _ in waiting]), torch.cat([targets for _, targets in waiting])
 
 
 def _keys(tokens: Tensor, asked: Tensor) -> list[bytes]:
