@@ -9,6 +9,7 @@ from models.ops.attention.attend import attend, is_blocked
 from models.ops.attention.kernel_attention import kernel_attention
 from models.ops.attention.kernel_features import draw_frequencies, kernel_features, least_sum
 from models.ops.kernels import dispatch, run_kernel
+from models.ops.kernels.kernel import HOPPER
 from models.ops.kernels.table import OPS
 from tests.models.cases import D_MODEL, MIXER_CASES, build, noise
 
@@ -201,14 +202,16 @@ def test_linear_is_quadratic(kernel_type, causal, time):
     torch.testing.assert_close(*found, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["flash-attn", "flex"])
+@pytest.mark.filterwarnings("ignore:kernel = auto runs attend by the reference")
+@pytest.mark.parametrize("name", ["flash-attn-4", "flash-attn-3", "flash-attn", "flex"])
 def test_kernels_know_no_mask(name, monkeypatch):
     """Where they could run without one."""
     monkeypatch.setattr(dispatch, "load_package", lambda *_: lambda: None)
     monkeypatch.setattr(dispatch, "is_on_cuda", lambda _: True)
+    monkeypatch.setattr(dispatch, "compute_capability", lambda _: HOPPER)
     for kernel in OPS["attend"].kernels:
         monkeypatch.setitem(vars(kernel), "call", lambda *_, _name=kernel.name, **__: _name)
-    tensors, options = [noise(2, 2, 12, 16).bfloat16()] * 3, {"causal": True, "window": None if name == "flash-attn" else 4}
+    tensors, options = [noise(2, 2, 12, 16).bfloat16()] * 3, {"causal": True, "window": 4 if name == "flex" else None}
     assert run_kernel("attend", name, *tensors, **options) == name
     attention_mask = pads([0, 2], [12, 12], 12)
     with pytest.raises(ValueError, match=f"kernel = {name} cannot run attend: it knows no padding mask"):
