@@ -13,6 +13,7 @@ from models.ops.kernels.dispatch import compute_capability
 from models.ops.kernels.kernel import Kernel, unsuited
 from models.ops.kernels.package import Package, load_package
 from models.ops.kernels.table import OPS
+from models.ops.precision import rounds_to_tf32
 from search.runs.console import make_console
 
 
@@ -71,11 +72,11 @@ def reasons(device: str | None, problems: Mapping[tuple[str, Kernel], str | None
         if reason and kernel.package.version() is not None:
             unused.setdefault((kernel.name, reason), []).append(op)
     lines += [f"{name} is not used for {', '.join(ops)}: {reason}" for (name, reason), ops in unused.items()]
-    if device is not None and torch.get_float32_matmul_precision() == "highest":
+    if device is not None and not rounds_to_tf32():
         rounding = sorted({kernel.name for _, kernel in problems if kernel.rounds_float32})
         lines.append(
-            f"In float32 auto leaves out what rounds it to TF32 ({', '.join(rounding)}): torch.get_float32_matmul_precision() is "
-            "highest. A kernel asked for by name runs anyway."
+            f"In float32 auto leaves out what rounds it to TF32 ({', '.join(rounding)}): torch does not "
+            "(torch.backends.cuda.matmul.fp32_precision). A kernel asked for by name runs anyway."
         )
     lines.append("No kernel runs under vmap (packed training), on the meta device or in float64: auto is the reference there.")
     missing: list[Package] = list(dict.fromkeys(kernel.package for _, kernel in problems if kernel.package.lack()))

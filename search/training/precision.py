@@ -27,7 +27,7 @@ LEAST_GAIN = 1.2
 LEAST_PARAMETERS = 1_000_000
 """Of the blocks; smaller ones gain little or nothing, for casts take as long as products, and noise would decide."""
 
-ROUNDS = 2
+N_COUNTED = 2
 ROW_PARAMETERS = 400_000_000
 """Positions times parameters that are measured: 0.2 s or so, at 100 GFLOP/s."""
 
@@ -103,7 +103,7 @@ def gain_of_bf16(rack: RackSpec) -> Gain | None:
 def _seconds(work: Callable[[Any, Tensor], object], module: Any, x: Tensor) -> dict[TrainPrecision, float]:
     """CPU seconds of a call in each precision: the least of some rounds in turn, after one that is not counted."""
     taken: dict[TrainPrecision, list[float]] = {"fp32": [], "bf16": []}
-    for _ in range(1 + ROUNDS):
+    for _ in range(1 + N_COUNTED):
         for precision, times in taken.items():
             started = time.process_time()
             with autocast(x.device, precision):

@@ -13,8 +13,9 @@ from models.linears.dtypes import working_dtype
 from models.ops.kernels.kernel import OTHER_CASES, Kernel, unsuited
 from models.ops.kernels.package import Package, load_package
 from models.ops.kernels.table import OPS
+from models.ops.precision import rounds_to_tf32
 
-ROUNDS = "it rounds float32 to TF32, and torch.get_float32_matmul_precision() is highest"
+ROUNDS = "it rounds float32 to TF32, and torch does not (torch.backends.cuda.matmul.fp32_precision)"
 
 
 def run_kernel(op: str, name: str, *tensors: Any, **options: Any) -> Tensor:
@@ -89,7 +90,7 @@ def compute_capability(device: torch.device | None = None) -> int:
 def _first_that_can(op: str, tensors: tuple[Any, ...], options: Mapping[str, Any]) -> Kernel | None:
     if not is_on_cuda(tensors[0]):
         return None
-    is_exact = working_dtype(tensors[0]) == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    is_exact = working_dtype(tensors[0]) == torch.float32 and not rounds_to_tf32()
     chosen, passed = None, []
     for kernel in OPS[op].kernels:
         problem = ROUNDS if kernel.rounds_float32 and is_exact else obstacle(kernel, tensors, options)

@@ -142,10 +142,16 @@ def test_auto_is_as_exact_as_torch_would_be(op, name, install, monkeypatch):
     tensors, options = arguments(op, 0, 17)
     is_exact = op in {"causal_convolution", "selective_scan"}
     is_refused = op in ONLY_HALVES
-    assert torch.get_float32_matmul_precision() == "highest"
     assert taken(monkeypatch, op, tensors, options) == (name if is_exact else "reference")
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    assert taken(monkeypatch, op, tensors, options) == ("reference" if is_refused else name)
+    switches = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = [switch.fp32_precision for switch in switches]
+    for switch, told in zip(switches, ("tf32", "bf16"), strict=True):  # of the two together torch's older getter raises
+        switch.fp32_precision = told
+    try:
+        assert taken(monkeypatch, op, tensors, options) == ("reference" if is_refused else name)
+    finally:
+        for switch, told in zip(switches, before, strict=True):
+            switch.fp32_precision = told
 
 
 @pytest.mark.usefixtures("as_on_cuda")
