@@ -17,6 +17,9 @@ from models.ops.kernels.package import FLASH_ATTENTION, FLASH_ATTENTION_3, FLASH
 NO_SINKS = "it knows no sinks"
 NO_MASK = "it knows no padding mask"
 BLACKWELL = 10
+N_BLOCK = 128
+"""Queries, and keys, of a block that FlexAttention skips or computes."""
+
 _MOST_FORMS = 64
 """Compiled forms of FlexAttention in a process, a few for each size of heads. Beyond the limit, by itself 8, torch goes on
 without compiling, with all scores of time x time."""
@@ -140,7 +143,10 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @lru_cache(maxsize=64)
 def _window_mask(time: int, causal: bool, window: int, device: str) -> Any:  # noqa: FBT001 - a key of the cache
-    from torch.nn.attention.flex_attention import create_block_mask  # noqa: PLC0415 - takes a second
+    """What torch's `create_block_mask` makes of the window, from the ends of the blocks: that looks at all time * time places."""
+    from torch.nn.attention.flex_attention import BlockMask  # noqa: PLC0415 - takes a second
+
+    farthest_ahead = 0 if causal else 1 - window
 
     # Tensors are arguments of what is compiled, numbers would be part of it.
     before, after = (torch.tensor(reach, device=device) for reach in (window, 1 if causal else window))
@@ -150,7 +156,21 @@ def _window_mask(time: int, causal: bool, window: int, device: str) -> Any:  # n
         distance = position - other
         return (distance < before) & (distance > -after)
 
-    return create_block_mask(is_seen, None, None, time, time, device=device)
+    first = torch.arange(0, time, N_BLOCK, device=device)
+    last = (first + N_BLOCK).clamp(max=time) - 1
+    is_whole = last - first == N_BLOCK - 1
+    nearest, farthest = first[:, None] - last, last[:, None] - first  # of the distances between two blocks
+    any_seen = (nearest < window) & (farthest >= farthest_ahead)
+    all_seen = (farthest < window) & (nearest >= farthest_ahead) & is_whole[:, None] & is_whole
+    return BlockMask.from_kv_blocks(
+        *_counted(any_seen & ~all_seen), *_counted(all_seen), BLOCK_SIZE=N_BLOCK, mask_mod=is_seen, seq_lengths=(time, time)
+    )
+
+
+def _counted(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Bool [rows, columns] -> how many of a row are true [1, 1, rows], and their columns first [1, 1, rows, columns], int32."""
+    columns = blocks.int().argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1)[None, None].int(), columns[None, None].int()
 
 
 FLASH_4_ATTEND = Kernel(

@@ -14,6 +14,7 @@ from models.ops.kernels.kernel import OTHER_CASES, Kernel, unsuited
 from models.ops.kernels.package import Package, load_package
 from models.ops.kernels.table import OPS
 from models.ops.precision import rounds_to_tf32
+from models.ops.transforms import is_transformed
 
 ROUNDS = "it rounds float32 to TF32, and torch does not (torch.backends.cuda.matmul.fp32_precision)"
 
@@ -71,7 +72,7 @@ def obstacle(kernel: Kernel, tensors: tuple[Any, ...], options: Mapping[str, Any
         return function
     if not is_on_cuda(tensors[0]):
         return f"it needs a CUDA device, and these are on {tensors[0].device.type}"
-    if torch._C._functorch.maybe_current_level() is not None:  # noqa: SLF001 - there is no public way to ask
+    if is_transformed():
         return "it does not run under torch.func transforms, such as the vmap of packed training"
     return unsuited(kernel, compute_capability(tensors[0].device)) or kernel.misfit(*tensors, **options)
 

@@ -5,9 +5,10 @@ from functools import partial
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
 
 from models.ops.kernels import attention, run_kernel
+from search.evaluation.memory_count import peak_bytes
 from tests.models.cases import noise
 from tests.models.kernel_cases import arguments, kernel_of
 
@@ -75,3 +76,21 @@ def test_more_forms_than_torch_keeps_by_itself_stay_compiled(n_forms):
     for d_head, n_kv_heads, batch, time in sizes:
         assert_is_attention(5, causal=True, batch=batch, time=time, d_head=d_head, n_kv_heads=n_kv_heads)
     assert torch._dynamo.config.recompile_limit < n_forms() <= len(sizes)
+
+
+@pytest.mark.parametrize("time", [1, 127, 128, 129, 600])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [1, 64, 128, 129, 257, 999])
+def test_the_mask_of_flex_attention_is_what_torch_makes_of_the_window(time, causal, window):
+    found = attention._window_mask(time, causal, window, "cpu")
+    expected = create_block_mask(found.mask_mod, None, None, time, time, device="cpu")
+    for name in ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert (found.seq_lengths, found.BLOCK_SIZE) == (expected.seq_lengths, expected.BLOCK_SIZE)
+    distance = torch.arange(time)[:, None] - torch.arange(time)
+    seen = (distance < window) & (distance > (-1 if causal else -window))
+    assert torch.equal(create_mask(found.mask_mod, None, None, time, time, device="cpu")[0, 0], seen)
+
+
+def test_the_mask_of_a_long_sequence_takes_little_memory():
+    assert peak_bytes(lambda: attention._window_mask(2**14, True, 1024, "cpu")) < 2**21

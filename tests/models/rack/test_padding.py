@@ -5,6 +5,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models import MIXERS
+from models.ops.attention import attend as forms
+from models.ops.attention import windows
 from models.ops.attention.attend import attend, is_blocked
 from models.ops.attention.kernel_attention import kernel_attention
 from models.ops.attention.kernel_features import draw_frequencies, kernel_features, least_sum
@@ -162,11 +164,16 @@ def plain(query, key, value, *, causal, window, attention_mask, sinks=None):
     return torch.stack(rows)
 
 
+@pytest.mark.parametrize("n_queries", [None, 4, 64])
 @pytest.mark.parametrize("has_sinks", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 1, 3, 5, 12])
-def test_attention_by_its_formula(causal, window, has_sinks):
+def test_attention_by_its_formula(causal, window, has_sinks, n_queries, monkeypatch):
+    """In the form for other devices, and in blocks of the one for a CPU."""
     time = 11
+    monkeypatch.setattr(forms, "_is_looped", lambda _: n_queries is not None)
+    monkeypatch.setattr(windows, "N_QUERIES", n_queries)
+    monkeypatch.setattr(forms, "saves_half", lambda *_, **__: True)
     assert is_blocked(time, causal=causal, window=window) == (causal and window in {1, 3, 5})
     inputs = [noise(3, heads, time, 6, seed=seed, dtype=torch.float64) for seed, heads in enumerate((4, 2, 2))]
     sinks = noise(4, seed=3, dtype=torch.float64) if has_sinks else None
