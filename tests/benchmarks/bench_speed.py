@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import torch
 
 from search.training.devices import hardware, resolve_device, use_one_thread
-from tests.benchmarks import speed_scoring, speed_training
+from tests.benchmarks import speed_ops, speed_scoring, speed_training
+
+LEAST_SECONDS = 0.02
+"""That a timing takes: shorter calls are repeated."""
 
 
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Of one call, with the device idle before and after."""
+def seconds_of(work: Callable[[], object], n_calls: int, device: torch.device) -> float:
+    """Of a call, with the device idle before and after."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     if device.type == "cuda":
         torch.cuda.synchronize()
-        started = time.perf_counter()
+    started = clock()
+    for _ in range(n_calls):
         work()
+    if device.type == "cuda":
         torch.cuda.synchronize()
-        return time.perf_counter() - started
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+    return (clock() - started) / n_calls
 
 
 def row(name: str, make: Callable[[], speed_training.Pair], wanted: float | None, n_rounds: int) -> str:
@@ -36,12 +41,13 @@ def row(name: str, make: Callable[[], speed_training.Pair], wanted: float | None
     device, pair = resolve_device("auto"), make()
     for work in pair:
         work()
-    taken = [[seconds_of(work, device) for work in pair] for _ in range(n_rounds)]
+    n_calls = [max(1, round(LEAST_SECONDS / max(seconds_of(work, 1, device), 1e-6))) for work in pair]
+    taken = [[seconds_of(work, n, device) for work, n in zip(pair, n_calls, strict=True)] for _ in range(n_rounds)]
     ratios = sorted(ours / peer for ours, peer in taken)
     ours, peer = (1000 * statistics.median(column) for column in zip(*taken, strict=True))
     aim = "      " if wanted is None else f"{wanted:6.2f}"
     span = f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
-    return f"{name:66} {statistics.median(ratios):6.2f} {span:16} {aim} {ours:9.1f} {peer:9.1f}"
+    return f"{name:66} {statistics.median(ratios):6.2f} {span:16} {aim} {ours:9.2f} {peer:9.2f}"
 
 
 def main() -> None:
@@ -53,9 +59,12 @@ def main() -> None:
     use_one_thread()
     print(f"{hardware()}, torch {torch.__version__}, one thread; medians of {arguments.rounds} rounds")
     print(f"{'ours / peer':66} {'median':>6} {'(range)':16} {'wanted':>6} {'ours, ms':>9} {'peer, ms':>9}")
-    for name, (make, wanted) in {**speed_scoring.pairs(), **speed_training.pairs()}.items():
-        if any(fnmatchcase(name, glob) for glob in arguments.rows):
-            print(row(name, make, wanted, arguments.rounds), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = {**speed_scoring.pairs(), **speed_ops.pairs(Path(folder)), **speed_training.pairs()}
+        for name, (make, wanted) in rows.items():
+            if any(fnmatchcase(name, glob) for glob in arguments.rows):
+                torch.manual_seed(0)
+                print(row(name, make, wanted, arguments.rounds), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,5 @@
-"""Operations of ours beside those of peers that do the same, by name; `python -m tests.benchmarks.speed_ops` prints a table."""
+"""Operations of ours beside those of peers that do the same, as pairs for `bench_speed`."""
 
-import argparse
-import statistics
-import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,12 +14,9 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBl
 from models.channel_mixers.moe import MoE
 from models.channel_mixers.swiglu import SwiGLU
 from models.ops.attention.attend import attend
-from search.training.devices import hardware, use_one_thread
 from search.training.mixture import Mixture
 from search.training.mixture_spec import MixtureSpec
-
-Pair = tuple[Callable[[], object], Callable[[], object]]
-"""What we do, and what the peer does, once."""
+from tests.benchmarks.speed_training import Pair, Pairs
 
 D_MODEL, N_EXPERTS, N_ACTIVE, D_EXPERT = 256, 8, 2, 256
 N_TOKENS = 2048
@@ -93,51 +86,15 @@ def text_batches(folder: Path, *, n_rows: int = 32, seq_len: int = 256) -> Pair:
     return lambda: mixture[next(steps)], peer
 
 
-def pairs(folder: Path) -> dict[str, Callable[[], Pair]]:
-    """What makes each pair, by name; data go into the folder."""
-    found: dict[str, Callable[[], Pair]] = {"text batches": partial(text_batches, folder)}
+def pairs(folder: Path) -> Pairs:
+    """What makes each pair, by name, and the ratio that is wanted at most; data go into the folder."""
+    found: Pairs = {"text batches, 32 x 256 / a gather from a mapped file": (partial(text_batches, folder), 4.0)}
     for backward in (False, True):
-        mode = "forward and backward" if backward else "forward"
-        found[f"experts, {mode}"] = partial(experts, backward=backward)
-        found[f"experts beside a dense MLP, {mode}"] = partial(experts_beside_dense, backward=backward)
-        for length in (64, 128, 256, 1024, 4096):
-            found[f"window in {length}, {mode}"] = partial(window, length, backward=backward)
-        found[f"window and 4 sink tokens in 256, {mode}"] = partial(window, 256, n_sink_tokens=4, backward=backward)
+        mode = "training" if backward else "forward"
+        found[f"8 experts, top 2 / transformers' grouped product, {mode}"] = partial(experts, backward=backward), 1.1
+        found[f"8 experts, top 2 / dense MLP of the active size, {mode}"] = partial(experts_beside_dense, backward=backward), 1.6
+        for length in (64, 128, 256, 512, 2048, 4096):
+            found[f"window 64 in {length} / SDPA with a mask, {mode}"] = partial(window, length, backward=backward), 1.0
+        with_sinks = partial(window, 256, n_sink_tokens=4, backward=backward)
+        found[f"window 64 and 4 sink tokens in 256 / SDPA with a mask, {mode}"] = with_sinks, 1.0
     return found
-
-
-def ratio(ours: Callable[[], object], peer: Callable[[], object], *, n_rounds: int, seconds: float = 0.02) -> float:
-    """The median CPU time of ours by that of the peer, in turn, each repeated until it takes about so many seconds."""
-    times: dict[Callable[[], object], list[float]] = {ours: [], peer: []}
-    n_calls = {call: max(1, round(seconds / max(cpu_seconds(call, 2), 1e-6))) for call in times}
-    for _ in range(n_rounds):
-        for call, found in times.items():
-            found.append(cpu_seconds(call, n_calls[call]))
-    return statistics.median(times[ours]) / statistics.median(times[peer])
-
-
-def cpu_seconds(call: Callable[[], object], n_calls: int) -> float:
-    """Of one call."""
-    start = time.process_time()
-    for _ in range(n_calls):
-        call()
-    return (time.process_time() - start) / n_calls
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--only", default="", help="pairs with this in their name")
-    options = parser.parse_args()
-    use_one_thread()
-    torch.manual_seed(0)
-    print(f"{hardware()}, torch {torch.__version__}, one thread: CPU time of ours / of the peer's")
-    with tempfile.TemporaryDirectory() as folder:
-        for name, make in pairs(Path(folder)).items():
-            if options.only in name:
-                print(f"{name:60}{ratio(*make(), n_rounds=options.rounds):6.2f}")
-
-
-if __name__ == "__main__":
-    main()

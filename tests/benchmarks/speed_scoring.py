@@ -14,7 +14,7 @@ from search.evaluation.supernet_evaluator import SupernetEvaluator
 from search.training.devices import autocast, resolve_device
 from tasks import IGNORED
 from tests.benchmarks.bench_evaluator import VOCABULARY, OneAtATime, Search, supernet_whose_layers_differ
-from tests.benchmarks.speed_training import Pair, smollm2
+from tests.benchmarks.speed_training import Pair, Pairs, smollm2
 
 
 def pass_in_bf16() -> Pair:
@@ -71,7 +71,7 @@ def walk(n_layers: int, width: int, n_batches: int) -> Pair:
     )
 
 
-def pairs() -> dict[str, tuple[Callable[[], Pair], float | None]]:
+def pairs() -> Pairs:
     """What makes each pair, by name, and the ratio that is wanted at most."""
     return {
         "pass in bf16 / in float32, 6 layers of SmolLM2, 8 x 256": (pass_in_bf16, 1 / 3),

@@ -22,6 +22,9 @@ N_STEPS, BATCH_SIZE = 3, 128
 Pair = tuple[Callable[[], object], Callable[[], object]]
 """What we do, and what the peer does, once."""
 
+Pairs = dict[str, tuple[Callable[[], Pair], float | None]]
+"""What makes each pair, by name, and the ratio that is wanted at most."""
+
 
 def smollm2(n_layers: int, *, choices: dict[str, object] | None = None, vocab_size: int = 49_152) -> RackSpec:
     """Blocks of the shapes of SmolLM2-135M; with `choices`, what may stand beside the attention by name."""
@@ -100,7 +103,7 @@ def step_in_bf16() -> Pair:
     return partial(step, "bf16"), partial(step, "fp32")
 
 
-def pairs() -> dict[str, tuple[Callable[[], Pair], float | None]]:
+def pairs() -> Pairs:
     """What makes each pair, by name, and the ratio that is wanted at most."""
     return {
         "training loop / bare loop, 4 small layers": (loop_beside_bare_loop, 1.05),
