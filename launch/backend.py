@@ -30,7 +30,7 @@ def _open_scorer(
         spec.workers,
         device=trained.train.device,
         max_eval_memory=spec.max_eval_memory,
-        precision=trained.train.precision,
+        precision=trained.train.scores_in,
     )
 
 

@@ -1,10 +1,29 @@
 """A pseudo-random permutation of n numbers, computed position by position in O(1) memory: the order of an epoch."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from tasks.rng import stream
 
 N_ROUNDS = 8
+N_KEPT = 2**12
+"""Positions that are permuted together, and kept for the batches that come next: for a few at a time it is mostly overhead."""
+
+
+def permuted_run(first: int, n_positions: int, n: int, *key: int | str) -> np.ndarray:
+    """What `permuted` gives for the positions [first, first + n_positions), for callers that go through them in order."""
+    last = first + n_positions
+    pieces = []
+    for number in range(first // N_KEPT, -(-last // N_KEPT)):
+        begin = number * N_KEPT
+        pieces.append(_kept(number, n, *key)[max(first - begin, 0) : last - begin])
+    return np.concatenate(pieces)
+
+
+@lru_cache(maxsize=64)
+def _kept(number: int, n: int, *key: int | str) -> np.ndarray:
+    return permuted(np.arange(number * N_KEPT, min((number + 1) * N_KEPT, n)), n, *key)
 
 
 def permuted(positions: np.ndarray, n: int, *key: int | str) -> np.ndarray:

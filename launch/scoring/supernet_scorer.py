@@ -10,12 +10,13 @@ from launch.cluster import cluster, may_use_gpus
 from launch.scoring.shared_tensors import Array, to_arrays, to_tensors
 from launch.scoring.tune_scorer import TuneScorer
 from models import Placement, RackSpec, Supernet
+from models.assembly.assemble import filled, without_numbers
 from search.evaluation.evaluator import Scorer
 from search.evaluation.head_scores import Metric
 from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, batch_scorer
 from search.runs.workers import ScorerSpec
 from search.training.batches import Batch
-from search.training.devices import resolve_device
+from search.training.devices import computes_in, resolve_device
 from search.training.spec import Device, TrainPrecision
 
 BatchName = tuple[str, int]
@@ -46,8 +47,7 @@ def supernet_scorer(
         max_eval_memory: of each worker, in bytes.
         precision: of the computation; `auto` is what it is where the driver's supernet lies, for so the log's key has it.
     """
-    if precision == "auto":
-        precision = "fp32" if supernet.rack.embedding.weight.device.type == "cpu" else "bf16"
+    precision = computes_in(supernet.rack.embedding.weight.device, precision)
     pairs = {(task, number): batch for task, own in batches.items() for number, batch in enumerate(own)}
     with cluster() as resources:
         make_scorer = partial(
@@ -74,8 +74,8 @@ def _make_scorer(
 ) -> Scorer:
     """The trie walk over a supernet whose weights lie in the object store, and batches likewise, by task and number."""
     place = resolve_device(device)
-    supernet = Supernet(RackSpec.model_validate(space))
-    supernet.rack.load_state_dict(to_tensors(weights), assign=True)
+    described, tensors = RackSpec.model_validate(space), to_tensors(weights)
+    supernet = Supernet(described, rack=filled(without_numbers(described), lambda name: tensors[name]))
     supernet.requires_grad_(requires_grad=False).to(place).eval()
     batches: dict[str, list[Batch]] = {}
     found = to_tensors(targets)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from models.linears.multiply_adds import multiply_adds
 from models.ops.checks import at_least
+from models.ops.experts import is_sorted_faster, sorted_experts
 from models.ops.precision import in_float32
 from models.ops.routing import check_active, top_k_weights
 from models.rack.contracts import ChannelMixer
@@ -16,7 +17,9 @@ from models.rack.reports import is_collecting, report
 class MoE(ChannelMixer):
     """sum_e w_e down_e(up_e(x) * GELU(gate_e(x))), w the softmax over the `n_active` largest of the router's logits.
 
-    The other experts weigh exactly zero. All `n_experts` are computed, side by side in one product each: `flops` counts that.
+    The other experts weigh exactly zero. An expert is computed at the positions that chose it, and `flops` counts that. All are
+    computed everywhere, side by side in one product each, where the linears have biases, adapters or stored weights, and where
+    `is_sorted_faster` says no: for few positions, in packed models, on a GPU in other than bfloat16.
     `d_expert` is the width of one (None: d_model / n_experts, rounded down, at least 1). `n_shared` experts beside them, one of
     `n_shared * d_expert`, see every position with weight one (Dai et al. 2024, arXiv 2401.06066).
 
@@ -55,25 +58,41 @@ class MoE(ChannelMixer):
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Mix the channels: [..., d_model] -> same."""
-        hidden = self.up(x) * F.gelu(self.gate(x))
         logits = self.router(x)
         if is_collecting() and (self.balance or not self.training):
             balance, largest = load_balance(logits, self.n_active, attention_mask=attention_mask)
             report("load_balance", balance, weight=self.balance)
             report("largest_expert_share", largest)
-        weights = top_k_weights(logits, self.n_active)[..., None].to(hidden.dtype)
-        mixed = self.down((hidden.unflatten(-1, (self.n_experts, self.d_expert)) * weights).flatten(-2))
+        mixed = self._routed(x, logits)
         if not self.n_shared:
             return mixed
         return mixed + self.shared_down(self.shared_up(x) * F.gelu(self.shared_gate(x)))
+
+    def _routed(self, x: Tensor, logits: Tensor) -> Tensor:
+        experts, rows = (self.n_experts, self.d_expert), x.reshape(-1, x.shape[-1])
+        if self._has_plain_experts() and is_sorted_faster(rows, self.n_experts, self.n_active, self.d_expert):
+            gate, up = (linear.weight.unflatten(0, experts) for linear in (self.gate, self.up))
+            down = self.down.weight.unflatten(1, experts).transpose(0, 1)
+            mixed = sorted_experts(rows, logits.reshape(-1, self.n_experts), gate, up, down, n_active=self.n_active)
+            return mixed.view(x.shape)
+        hidden = self.up(x) * F.gelu(self.gate(x))
+        weights = top_k_weights(logits, self.n_active)[..., None].to(hidden.dtype)
+        return self.down((hidden.unflatten(-1, experts) * weights).flatten(-2))
+
+    def _has_plain_experts(self) -> bool:
+        """Whether the experts are nothing but their weights: adapters and stored weights are computed by their own linears."""
+        return all(type(linear) is nn.Linear and linear.bias is None for linear in (self.gate, self.up, self.down))
 
     def route(self, x: Tensor) -> Tensor:
         """The weight of every expert at every position: [..., d_model] -> [..., n_experts], zero for the inactive."""
         return top_k_weights(self.router(x), self.n_active)
 
     def flops(self, seq_len: int) -> int:
-        """The router and all experts, active or not."""
-        return 2 * seq_len * multiply_adds(*(layer for layer in self.children() if isinstance(layer, nn.Linear)))
+        """The router, the shared experts, and the active ones of the others, or all where the linears are not plain ones."""
+        experts = (self.gate, self.up, self.down)
+        others = (layer for layer in self.children() if isinstance(layer, nn.Linear) and layer not in experts)
+        n_computed = self.n_active if self._has_plain_experts() else self.n_experts
+        return 2 * seq_len * (multiply_adds(*others) + multiply_adds(*experts) * n_computed // self.n_experts)
 
 
 @in_float32

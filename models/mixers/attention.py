@@ -33,7 +33,7 @@ class Attention(Mixer):
     before they turn (Henry et al. 2020, arXiv 2010.04245, as RMSNorm, with `norm_eps`). `sinks` adds a learned logit per head
     to the softmax's denominator: a head may look at nothing (gpt-oss model card, arXiv 2508.10925, section 2.1). `output_gate`
     multiplies what the heads return by sigmoid(gate(x)) (Qiu et al. 2025, arXiv 2505.06708).
-    `kernel`: auto, reference, flash-attn or flex.
+    `kernel`: auto, reference, flash-attn-4, flash-attn-3, flash-attn or flex.
     """
 
     takes_attention_mask = True

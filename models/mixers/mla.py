@@ -28,7 +28,7 @@ class MLA(Mixer):
     and that key are cached: stepping, queries are taken to the latent space, and no key is ever formed. `query_rank` reads
     queries, too, from a latent vector norm(query_latent(x)) (None: from x). `d_head` None is d_model / n_heads, `d_rope` None an
     even number of half of that, `kv_rank` None a quarter of d_model. Without `causal` it looks both ways. `kernel`: auto,
-    reference or flash-attn.
+    reference, flash-attn-4, flash-attn-3 or flash-attn.
     """
 
     takes_attention_mask = True

@@ -21,6 +21,11 @@ def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
     return exact
 
 
+def rounds_to_tf32() -> bool:
+    """Whether torch rounds float32 products on CUDA to TF32; its older getter raises where the newer switches were used too."""
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Products in the precision of what is multiplied; torch's meta device has no autocast to be left."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

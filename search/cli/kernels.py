@@ -2,16 +2,18 @@
 
 import argparse
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from rich.table import Table
 
 from configs import ConfigError
 from models import MIXERS
-from models.ops.kernels.kernel import Kernel
+from models.ops.kernels.dispatch import compute_capability
+from models.ops.kernels.kernel import Kernel, unsuited
 from models.ops.kernels.package import Package, load_package
 from models.ops.kernels.table import OPS
+from models.ops.precision import rounds_to_tf32
 from search.runs.console import make_console
 
 
@@ -21,33 +23,38 @@ def run_kernels(arguments: argparse.Namespace, overrides: Sequence[str], backend
     if overrides:
         raise ConfigError(f"kernels: takes no settings, got {' '.join(overrides)}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    console, states = make_console(), {kernel: state(kernel) for op in OPS.values() for kernel in op.kernels}
+    problems = {(name, kernel): problem(kernel, device) for name, op in OPS.items() for kernel in op.kernels}
     table = Table(title=f"kernels: torch {torch.__version__}, {device or 'no CUDA device'}", title_justify="left")
     for name in ("op", "mixers", "kernel", "installed", "for", "auto picks here"):
         table.add_column(name)
     for name, op in OPS.items():
-        ready = [] if device is None else [kernel.name for kernel in op.kernels if is_ready(kernel)]
+        ready = [] if device is None else [kernel.name for kernel in op.kernels if problems[name, kernel] is None]
         picks = f"{' or '.join(ready)} where it fits, else reference" if ready else "reference"
         for index, kernel in enumerate(op.kernels):
             shown = (name, ", ".join(mixers_of(name)), picks) if index == 0 else ("", "", "")
-            table.add_row(*shown[:2], kernel.name, states[kernel], kernel.needs, shown[2])
+            table.add_row(*shown[:2], kernel.name, state(kernel, problems[name, kernel]), kernel.needs, shown[2])
+    console = make_console()
     console.print(table)
-    for line in reasons(device):
+    for line in reasons(device, problems):
         console.print(line, markup=False)
     return 0
 
 
-def state(kernel: Kernel) -> str:
-    """The installed version, and whether it can be imported."""
+def problem(kernel: Kernel, device: str | None) -> str | None:
+    """What keeps `auto` from the kernel here, whatever the arguments; None if nothing does."""
+    if lack := kernel.package.lack():
+        return lack
+    if isinstance(found := load_package(kernel.package, kernel.function), str):
+        return found
+    return None if device is None else unsuited(kernel, compute_capability())
+
+
+def state(kernel: Kernel, reason: str | None) -> str:
+    """The installed version, and whether it is used."""
     version = kernel.package.version()
     if version is None:
         return "missing"
-    return version if is_ready(kernel) else f"{version}, broken"
-
-
-def is_ready(kernel: Kernel) -> bool:
-    """Whether the kernel is installed and can be imported."""
-    return not isinstance(load_package(kernel.package, kernel.function), str)
+    return version if reason is None else f"{version}, not used"
 
 
 def mixers_of(op: str) -> list[str]:
@@ -57,20 +64,22 @@ def mixers_of(op: str) -> list[str]:
     return [kind for kind in MIXERS if getattr(MIXERS[kind], "kernel_op", None) == op]
 
 
-def reasons(device: str | None) -> list[str]:
+def reasons(device: str | None, problems: Mapping[tuple[str, Kernel], str | None]) -> list[str]:
     """Why `auto` picks no more than it does, and the commands that would change it."""
-    kernels = [kernel for op in OPS.values() for kernel in op.kernels]
     lines = ["auto is the reference: there is no CUDA device here, and no kernel runs without one."] if device is None else []
-    broken = [kernel for kernel in kernels if kernel.package.version() is not None and not is_ready(kernel)]
-    lines += dict.fromkeys(str(load_package(kernel.package, kernel.function)) for kernel in broken)
-    if device is not None and torch.get_float32_matmul_precision() == "highest":
-        rounding = sorted({kernel.name for kernel in kernels if kernel.rounds_float32})
+    unused: dict[tuple[str, str], list[str]] = {}
+    for (op, kernel), reason in problems.items():
+        if reason and kernel.package.version() is not None:
+            unused.setdefault((kernel.name, reason), []).append(op)
+    lines += [f"{name} is not used for {', '.join(ops)}: {reason}" for (name, reason), ops in unused.items()]
+    if device is not None and not rounds_to_tf32():
+        rounding = sorted({kernel.name for _, kernel in problems if kernel.rounds_float32})
         lines.append(
-            f"In float32 auto leaves out what rounds it to TF32 ({', '.join(rounding)}): torch.get_float32_matmul_precision() is "
-            "highest. A kernel asked for by name runs anyway."
+            f"In float32 auto leaves out what rounds it to TF32 ({', '.join(rounding)}): torch does not "
+            "(torch.backends.cuda.matmul.fp32_precision). A kernel asked for by name runs anyway."
         )
     lines.append("No kernel runs under vmap (packed training), on the meta device or in float64: auto is the reference there.")
-    missing: list[Package] = list(dict.fromkeys(kernel.package for kernel in kernels if kernel.package.version() is None))
+    missing: list[Package] = list(dict.fromkeys(kernel.package for _, kernel in problems if kernel.package.lack()))
     if missing:
         cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
         lines += ["", f"To install what is missing beside this torch ({torch.__version__}, {cuda}):"]

@@ -20,6 +20,9 @@ CPU_CALL_BYTES = 2**19
 """Of the hidden states that go into one call on a CPU (of logits, eight times as much). Larger ones leave the caches, and each of
 their tensors is a fresh mapping of pages: with 32 MiB a position takes twice as long."""
 
+CPU_CALL_POSITIONS = 1024
+"""That go into one call on a CPU at least, if the memory allows: in bf16 every call casts the weights of a block anew."""
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
@@ -45,7 +48,7 @@ class MemoryPlan:
         state = supernet.rack.embedding(inputs)
         n_bytes = state[:1].nbytes
         inside = _METERS.setdefault(supernet, _Meter(supernet)).need(trie, state)
-        leaf = Need.of(lambda n: head_scorer.score([torch.cat([state[:n]])], inputs[:n], targets[:n], n))
+        leaf = head_scorer.need(state, inputs, targets)
         half = max_eval_memory // 2
         least = max(trie.least * n_bytes, inside.bytes_of(1), leaf.bytes_of(1))
         if least > half:
@@ -55,7 +58,7 @@ class MemoryPlan:
             )
         n_states, rows_at_once, leaf_rows = half // n_bytes, inside.rows_in(half), leaf.rows_in(half)
         if state.device.type == "cpu":
-            rows_at_once = min(rows_at_once, max(1, CPU_CALL_BYTES // n_bytes))
+            rows_at_once = min(rows_at_once, max(1, CPU_CALL_BYTES // n_bytes, CPU_CALL_POSITIONS // state.shape[1]))
             n_asked = int((targets[0] != IGNORED).sum())  # of which there is one at least
             leaf_rows = min(leaf_rows, max(1, 8 * CPU_CALL_BYTES // (4 * n_asked * supernet.rack.vocab_size)))
         return cls(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from configs import ConfigError
 from models import Placement, Supernet
 from search.evaluation.head_scores import HeadScorer, Metric
 from search.evaluation.memory_plan import MemoryPlan
-from search.evaluation.reference import KeptLogits, Reference, main_of
+from search.evaluation.reference import KeptPredictions, Reference, main_of
 from search.evaluation.trie import PlacementTrie
 from search.training.batches import Batch
 from search.training.devices import autocast
@@ -37,6 +36,7 @@ def score_batches(
     max_eval_memory: int = MAX_EVAL_MEMORY,
     precision: TrainPrecision = "auto",
     trie: PlacementTrie | None = None,
+    head_scorer: HeadScorer | None = None,
 ) -> Values:
     """Score placements on batches, each distinct (prefix, choice) once.
 
@@ -54,6 +54,7 @@ def score_batches(
         max_eval_memory: bytes for everything but weights and batches; half for hidden states, half for what a call needs inside.
         precision: of the computation, as in training.
         trie: of these placements, if there is one already.
+        head_scorer: of this metric and reference, if there is one already.
 
     Raises:
         ConfigError: if a placement does not fit the slots, a batch asks nothing, or a single sequence does not fit the memory.
@@ -64,7 +65,7 @@ def score_batches(
     trie = trie or PlacementTrie(supernet, placements)
     place = {placement: index for index, placement in enumerate(trie.placements)}
     order = [place[placement] for placement in placements]
-    head_scorer = HeadScorer(supernet.rack.head, metric, reference or main_of(supernet))
+    head_scorer = head_scorer or HeadScorer(supernet.rack.head, metric, reference or main_of(supernet))
     values = {}
     # Not inference mode: what a mixer keeps between calls (a mask, a table) would be of no use to training afterwards.
     with torch.no_grad(), evaluating(supernet), autocast(supernet.rack.embedding.weight.device, precision):
@@ -91,11 +92,11 @@ def batch_scorer(
     if metric == "kl":
         flat = (batch for own in batches.values() for batch in own)
         with torch.no_grad(), evaluating(supernet), autocast(supernet.rack.embedding.weight.device, precision):
-            kept = KeptLogits.of(reference or main_of(supernet), flat, memory // 4)
+            kept = KeptPredictions.of(reference or main_of(supernet), flat, memory // 4)
         if kept is not None:
             reference, memory = kept, memory - kept.n_bytes
-    how: dict[str, Any] = {"reference": reference, "max_eval_memory": memory, "precision": precision}
-    return partial(score_batches, supernet, metric=metric, **how)
+    head_scorer = HeadScorer(supernet.rack.head, metric, reference or main_of(supernet))
+    return partial(score_batches, supernet, max_eval_memory=memory, precision=precision, head_scorer=head_scorer)
 
 
 @contextmanager

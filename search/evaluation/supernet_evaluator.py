@@ -13,6 +13,7 @@ from search.evaluation.score_batches import MAX_EVAL_MEMORY, Values, batch_score
 from search.evaluation.score_log import ScoreLog, weights_fingerprint
 from search.evaluation.trie import PlacementTrie
 from search.training.batches import Batch
+from search.training.devices import computes_in
 from search.training.spec import TrainPrecision
 
 
@@ -100,8 +101,7 @@ def score_key(
 ) -> str:
     """What numbers depend on beside the placement: weights, data, metric, and what they were computed in and compared with."""
     device = supernet.rack.embedding.weight.device
-    is_single = precision == "fp32" or (precision == "auto" and device.type == "cpu")
-    words = [weights_fingerprint(supernet), data_fingerprint, metric, "fp32" if is_single else "bf16"]
+    words = [weights_fingerprint(supernet), data_fingerprint, metric, computes_in(device, precision)]
     if metric == "kl" and teacher is not None:
         words.append(weights_fingerprint(teacher))
     return ":".join(words)

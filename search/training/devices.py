@@ -2,7 +2,8 @@
 
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,35 @@ def resolve_device(device: Device) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def autocast(device: torch.device, precision: TrainPrecision) -> AbstractContextManager[Any]:
-    """`auto` is bf16 autocast on CUDA and float32 on a CPU, where bf16 is slower than float32."""
-    if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+def computes_in(device: torch.device, precision: TrainPrecision) -> TrainPrecision:
+    """What a precision is on a device: everything but `auto`, which is bf16 on CUDA and fp32 on a CPU."""
+    if precision != "auto":
+        return precision
+    return "fp32" if device.type == "cpu" else "bf16"
+
+
+@contextmanager
+def autocast(device: torch.device, precision: TrainPrecision) -> Iterator[None]:
+    """Compute in a precision for a while."""
+    is_half = computes_in(device, precision) == "bf16"
+    with float32_products(device, precision), torch.autocast(device.type, torch.bfloat16) if is_half else nullcontext():
+        yield
+
+
+@contextmanager
+def float32_products(device: torch.device, precision: TrainPrecision) -> Iterator[None]:
+    """Have matrix products of float32 tensors be rounded in `medium` alone, whatever torch has been told before.
+
+    It is told so again afterwards. The switch is the process's, not a thread's; backward passes heed it too.
+    """
+    switch: Any = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    rounded = "tf32" if device.type == "cuda" else "bf16"
+    before = switch.fp32_precision
+    switch.fp32_precision = rounded if precision == "medium" else "ieee"
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
 
 
 def moved(array: np.ndarray, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.rack.reports import collecting
 from search.training.batches import asks_anything
 from search.training.checkpoint import Checkpoint
-from search.training.devices import autocast, reseed, resolve_device
+from search.training.devices import autocast, float32_products, reseed, resolve_device
 from search.training.metrics import token_losses
 from search.training.optimizer import keep_moments, make_optimizer, set_rates
 from search.training.packing import Pack
@@ -76,7 +76,8 @@ def train(
     if checkpoint is not None:
         step = restore_members(checkpoint, members, optimizer, device)
     saved_at = settled_at = time.monotonic()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    drawing = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with drawing, float32_products(device, spec.precision):
         while goes_on and step < n_steps and (running := [member for member in members if member.status == "running"]):
             if pack is None or len(pack.models) > len(running):
                 pack = Pack([member.model for member in running])
@@ -166,7 +167,7 @@ def _evaluate(
     """Evaluate the running members, and let each take in its row; its training loss is that since the row before."""
     for member in running:
         member.model.eval()
-    with torch.no_grad(), autocast(resolve_device(spec.device), spec.precision):
+    with torch.no_grad(), autocast(resolve_device(spec.device), spec.scores_in):
         found = evaluate(pack, running)
     for index, member in enumerate(running):
         member.model.train()

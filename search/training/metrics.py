@@ -106,6 +106,6 @@ def evaluate(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
 
 
 def weighted_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Cross entropy in nats, summed by the weights of the positions; logits [rows, time, vocab_size], the others [rows, time]."""
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    """Cross entropy in nats, summed by the weights of the positions; logits [..., vocab_size], the others [...]."""
+    losses = F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
     return (losses * weights.flatten()).sum()

@@ -53,9 +53,9 @@ class Mixture:
         self.seed, self.device = seed, device
         self._mine = slice(rank, None, n_ranks)
         self._asks = -1, False
-        for name, task in self.tasks.items():
-            if isinstance(task, Finite):
-                _n_rows(name, task, "train")  # what is wrong with its files comes to light here, not at the first step
+        self._finite: dict[str, Finite] = {name: task for name, task in self.tasks.items() if isinstance(task, Finite)}
+        for name, finite in self._finite.items():
+            _n_rows(name, finite, "train")  # what is wrong with its files comes to light here, not at the first step
 
     def __getitem__(self, step: int) -> WeightedBatch:
         n_rows = sum(self.n_rows.values())
@@ -63,14 +63,15 @@ class Mixture:
         targets = np.full_like(inputs, IGNORED)
         weights = np.zeros(inputs.shape, dtype=np.float32)
         drawn = {name: self._drawn(name, step) for name in self.tasks}
-        n_supervised = {name: int((examples.targets != IGNORED).sum()) for name, examples in drawn.items()}
+        asked = {name: examples.targets != IGNORED for name, examples in drawn.items()}
+        n_supervised = {name: np.count_nonzero(each) for name, each in asked.items()}
         share = 1.0 if all(n_supervised.values()) else sum(self.shares[name] for name, n in n_supervised.items() if n)
         first = 0
         for name, examples in drawn.items():
             place = slice(first, first + len(examples)), slice(self.tasks[name].input_length)
             inputs[place], targets[place] = examples.inputs, examples.targets
             if n_supervised[name]:
-                weights[place] = (examples.targets != IGNORED) * np.float32(self.shares[name] / share / n_supervised[name])
+                weights[place] = asked[name] * np.float32(self.shares[name] / share / n_supervised[name])
             first += len(examples)
         self._asks = step, any(n_supervised.values())
         return WeightedBatch(*(moved(array[self._mine], self.device) for array in (inputs, targets, weights)))
@@ -82,10 +83,10 @@ class Mixture:
         return self._asks[1]
 
     def _drawn(self, name: str, step: int) -> Examples:
-        task, n_rows = self.tasks[name], self.n_rows[name]
-        if isinstance(task, Finite):
-            return task.rows("train", self.seed, step * n_rows, n_rows)
-        return task.sample(stream("train", self.seed, step, name), n_rows, "train")
+        n_rows = self.n_rows[name]
+        if name in self._finite:
+            return self._finite[name].rows("train", self.seed, step * n_rows, n_rows)
+        return self.tasks[name].sample(stream("train", self.seed, step, name), n_rows, "train")
 
     def evaluation(self, n_batches: int, batch_size: int, split: Split = "validation") -> dict[str, list[Batch]]:
         """Batches of each task at the task's own length, the same on every rank and at every call.

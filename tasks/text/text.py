@@ -10,7 +10,7 @@ import numpy as np
 
 from configs import ConfigError
 from tasks.checks import check_integers, check_split
-from tasks.permutation import permuted
+from tasks.permutation import permuted_run
 from tasks.task import Examples, Split, Task
 from tasks.text.corpus import STDLIB, find_files
 from tasks.text.model_tokens import ModelTokenizer, model_tokens
@@ -121,11 +121,13 @@ class Text(Task):
     def rows(self, split: Split, seed: int, first: int, n_examples: int) -> Examples:
         """As the contract of finite tasks says."""
         windows = _windows(self, split)
-        epochs, positions = np.divmod(first + np.arange(n_examples), len(windows))
-        chosen = np.empty_like(positions)
-        for epoch in np.unique(epochs).tolist():
-            chosen[epochs == epoch] = permuted(positions[epochs == epoch], len(windows), split, seed, epoch)
-        return windows.gather(chosen)
+        chosen, n_windows = [np.empty(0, dtype=np.int64)], len(windows)
+        while n_examples:
+            epoch, position = divmod(first, n_windows)
+            n_here = min(n_examples, n_windows - position)
+            chosen.append(permuted_run(position, n_here, n_windows, split, seed, epoch))
+            first, n_examples = first + n_here, n_examples - n_here
+        return windows.gather(np.concatenate(chosen))
 
     def windows(self, split: Split, numbers: np.ndarray) -> Examples:
         """The windows with the numbers [n], each from 0 to `n_rows(split) - 1`, in the order of the documents."""

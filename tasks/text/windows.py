@@ -19,9 +19,13 @@ class Windows:
 
     def __init__(self, shards: Sequence[TextShard], seq_len: int, start: int) -> None:
         self._shards, self._seq_len, self._start = shards, seq_len, start
-        lengths = [np.diff(shard.offsets) for shard in shards]
-        self._first_windows = np.cumsum(np.concatenate([[0], *(-(-length // seq_len) for length in lengths)]))
-        self._first_documents = np.cumsum([0, *map(len, lengths)])
+        self._reach = np.arange(seq_len + 1)
+        offsets = [shard.offsets for shard in shards]
+        none = np.empty(0, dtype=np.int64)
+        self._begins = np.concatenate([none, *(own[:-1] for own in offsets)])  # where documents begin in their shards
+        self._lengths = np.concatenate([none, *map(np.diff, offsets)])
+        self._first_windows = np.cumsum(np.concatenate([[0], -(-self._lengths // seq_len)]))
+        self._first_documents = np.cumsum([0, *(len(own) - 1 for own in offsets)])
 
     def __len__(self) -> int:
         return int(self._first_windows[-1])
@@ -29,19 +33,25 @@ class Windows:
     def gather(self, chosen: np.ndarray) -> Examples:
         """The windows with the numbers [n]."""
         documents = np.searchsorted(self._first_windows, chosen, side="right") - 1
-        places = chosen - self._first_windows[documents]
-        shard_numbers = np.searchsorted(self._first_documents, documents, side="right") - 1
-        tokens = np.zeros((len(chosen), self._seq_len + 1), dtype=np.int64)
-        supervised = np.zeros((len(chosen), self._seq_len), dtype=bool)
-        for number in np.unique(shard_numbers):
-            mine = shard_numbers == number
-            local = documents[mine] - self._first_documents[number]
-            tokens[mine], supervised[mine] = self._of_shard(self._shards[number], local, places[mine])
-        return Examples(inputs=np.where(supervised, tokens[:, :-1], 0), targets=np.where(supervised, tokens[:, 1:], IGNORED))
+        before = (chosen - self._first_windows[documents]) * self._seq_len  # tokens of the document
+        tokens = self._tokens(documents, self._begins[documents] + before - 1)
+        tokens[before == 0, 0] = self._start
+        inputs, targets = tokens[:, :-1].copy(), tokens[:, 1:].copy()
+        left = self._lengths[documents] - before
+        if len(short := np.flatnonzero(left < self._seq_len)):
+            is_padding = self._reach[:-1] >= left[short, None]
+            inputs[short] = np.where(is_padding, 0, inputs[short])
+            targets[short] = np.where(is_padding, IGNORED, targets[short])
+        return Examples(inputs=inputs, targets=targets)
 
-    def _of_shard(self, shard: TextShard, documents: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        first = shard.offsets[documents] + places * self._seq_len - 1
-        index = first[:, None] + np.arange(self._seq_len + 1)
-        tokens = shard.values[index.clip(0, len(shard.values) - 1)].astype(np.int64)
-        tokens[places == 0, 0] = self._start
-        return tokens, index[:, 1:] < shard.offsets[documents + 1][:, None]
+    def _tokens(self, documents: np.ndarray, begins: np.ndarray) -> np.ndarray:
+        """One token more than a window has, from each place in a document's shard; beyond the shard there are any: [n, time]."""
+        places = begins[:, None] + self._reach
+        if len(self._shards) == 1:
+            return self._shards[0].values.take(places, mode="clip").astype(np.int64)
+        tokens = np.empty(places.shape, dtype=np.int64)
+        numbers = np.searchsorted(self._first_documents, documents, side="right") - 1
+        for number in np.unique(numbers):
+            mine = numbers == number
+            tokens[mine] = self._shards[number].values.take(places[mine], mode="clip")
+        return tokens

@@ -1,6 +1,6 @@
 """What the walk of the trie and racing gain over one placement at a time; `python -m tests.benchmarks.bench_evaluator`.
 
-A beam of 4 places 4 layers of attention among 12 of three mixers. Three searches go round by round in
+A beam of 4 places 4 layers of attention among 12 of three mixers (--width, --layers). Three searches go round by round in
 turn, on the same supernet and the same batches: one pass a placement (several batches together, as is fastest), the walk, the
 walk with a race. Seconds are this process's own.
 
@@ -26,7 +26,7 @@ from search.strategies import STRATEGIES
 from search.training.batches import Batch
 from search.training.devices import hardware, use_one_thread
 
-N_LAYERS, VOCABULARY = 12, 16
+VOCABULARY = 16
 MIXERS = {
     "attention": {"kind": "attention", "n_heads": 4},
     "delta": {"kind": "gated_delta_net", "n_heads": 4},
@@ -65,10 +65,10 @@ class OneAtATime:
 class Search:
     """One of the searches, a round at a time."""
 
-    def __init__(self, evaluator: Evaluator, budget: Budget) -> None:
+    def __init__(self, evaluator: Evaluator, budget: Budget, width: int) -> None:
         self.evaluator, self.seconds = evaluator, 0.0
         self.scores: dict[Placement, float] = {}
-        self._budget, self._rounds = budget, STRATEGIES["beam"](width=4, initial_width=4, refine=False).rounds(budget)
+        self._budget, self._rounds = budget, STRATEGIES["beam"](width=width, initial_width=width, refine=False).rounds(budget)
         self._ask = next(self._rounds, None)
 
     def advance(self) -> bool:
@@ -90,11 +90,11 @@ class Search:
         return max(filter(self._budget.admits, self.scores), key=lambda placement: self.scores[placement])
 
 
-def supernet_whose_layers_differ(d_model: int, generator: np.random.Generator) -> Supernet:
+def supernet_whose_layers_differ(n_layers: int, d_model: int, generator: np.random.Generator) -> Supernet:
     """Random weights, each layer's mixers scaled by how much the layer matters."""
     block = {"mixer": {"kind": "stochastic", "main": "attention", "mixers": MIXERS}, "mlp": {"kind": "swiglu"}}
-    supernet = Supernet(RackSpec(vocab_size=VOCABULARY, d_model=d_model, stacks=[{"n_blocks": N_LAYERS, "block": block}]))
-    weights = 0.7 ** generator.permutation(N_LAYERS)
+    supernet = Supernet(RackSpec(vocab_size=VOCABULARY, d_model=d_model, stacks=[{"n_blocks": n_layers, "block": block}]))
+    weights = 0.7 ** generator.permutation(n_layers)
     with torch.no_grad():
         supernet.rack.embedding.weight.mul_(50)
         for choice, weight in zip(supernet.choices, weights, strict=True):
@@ -123,6 +123,8 @@ def report(alone: Search, trie: Search, race: Search) -> None:
 def main() -> None:
     """Search three times and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=4, help="of the beam")
     parser.add_argument("--d-model", type=int, default=64)
     parser.add_argument("--batches", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=4)
@@ -132,7 +134,7 @@ def main() -> None:
     options = parser.parse_args()
     use_one_thread()
     generator = np.random.default_rng(options.seed)
-    supernet = supernet_whose_layers_differ(options.d_model, generator)
+    supernet = supernet_whose_layers_differ(options.layers, options.d_model, generator)
     drawn = generator.integers(0, VOCABULARY, size=(options.batches, options.batch_size, options.seq_len))
     batches = [(tokens, tokens) for tokens in torch.tensor(drawn)]  # a divergence needs no targets
     evaluators = [
@@ -142,10 +144,13 @@ def main() -> None:
             for race in (False, True)
         ),
     ]
-    searches = [Search(evaluator, Budget.of({"attention": 4, "delta": 0}, supernet.space)) for evaluator in evaluators]
+    searches = [
+        Search(evaluator, Budget.of({"attention": 4, "delta": 0}, supernet.space), options.width) for evaluator in evaluators
+    ]
     while any([search.advance() for search in searches]):  # noqa: C419 - all of them, not only the first
         pass
-    shape = f"{options.batches} batches of {options.batch_size} x {options.seq_len}, {N_LAYERS} layers of width {options.d_model}"
+    batch = f"{options.batches} batches of {options.batch_size} x {options.seq_len}"
+    shape = f"{batch}, {options.layers} layers of width {options.d_model}"
     print(f"{hardware()}, torch {torch.__version__}, one thread, {shape}")
     report(*searches)
 

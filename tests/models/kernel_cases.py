@@ -1,5 +1,8 @@
 """What kernels are compared on: for every op arguments that a mixer would give it, and the comparison with the reference."""
 
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
@@ -7,75 +10,98 @@ from models.ops.kernels import run_kernel
 from models.ops.kernels.table import OPS
 from tests.models.cases import noise
 
-BATCH, HEADS, D_KEY, D_VALUE = 2, 4, 16, 32
 LENGTHS = (1, 17, 65, 130)
+LONG = (256, 1000)
 
 
-def heads(time, size, seed, n_heads=HEADS):
-    return noise(BATCH, n_heads, time, size, seed=seed)
+@dataclass(frozen=True)
+class Sizes:
+    """Of a head's keys and values, of the state of a channel or head of a state-space model, and how many there are."""
+
+    d_key: int
+    d_value: int
+    d_state: int
+    batch: int = 2
+    n_heads: int = 4
 
 
-def memories(time):
+SMALL = Sizes(d_key=16, d_value=32, d_state=16)
+# Those of real models, and those at which kernels were wrong that are right at smaller ones.
+LARGE = (Sizes(d_key=64, d_value=64, d_state=64), Sizes(d_key=128, d_value=128, d_state=128))
+
+
+def heads(time, sizes, width, seed, n_heads=None):
+    return noise(sizes.batch, n_heads or sizes.n_heads, time, width, seed=seed)
+
+
+def memories(time, sizes):
     """Query, unit keys and value."""
-    return heads(time, D_KEY, 1) / D_KEY**0.5, F.normalize(heads(time, D_KEY, 2), dim=-1), heads(time, D_VALUE, 3)
+    query, key = (heads(time, sizes, sizes.d_key, seed) for seed in (1, 2))
+    return query / sizes.d_key**0.5, F.normalize(key, dim=-1), heads(time, sizes, sizes.d_value, 3)
 
 
-def rates(time):
-    return noise(BATCH, HEADS, time, seed=4).sigmoid()
+def rates(time, sizes):
+    return noise(sizes.batch, sizes.n_heads, time, seed=4).sigmoid()
 
 
-def log_decays(*shape):
-    return F.logsigmoid(noise(*shape, seed=5)) / 4
+def log_decays(time, sizes, *width):
+    return F.logsigmoid(noise(sizes.batch, sizes.n_heads, time, *width, seed=5)) / 4
 
 
-def replaced_memories(time):
-    query, removal, value = memories(time)
-    log_decay = log_decays(BATCH, HEADS, time, D_KEY)
-    return query, heads(time, D_KEY, 6) / 4, value, log_decay, removal, heads(time, D_KEY, 7).sigmoid()
+def with_decays(time, sizes, *others):
+    """What remembers with a decay for each key channel."""
+    return (*memories(time, sizes), *others, log_decays(time, sizes, sizes.d_key))
 
 
-def attention(time, n_kv_heads=HEADS):
-    return tuple(heads(time, D_VALUE, seed, count) for seed, count in ((1, HEADS), (2, n_kv_heads), (3, n_kv_heads)))
+def replaced_memories(time, sizes):
+    query, removal, value, log_decay = with_decays(time, sizes)
+    key = heads(time, sizes, sizes.d_key, 6) / sizes.d_key**0.5
+    return query, key, value, log_decay, removal, heads(time, sizes, sizes.d_key, 7).sigmoid()
 
 
-def convolution(time, *, width=4):
-    return noise(BATCH, time, 24, seed=1), noise(24, width, seed=2), noise(24, seed=3)
+def attention(time, sizes, n_kv_heads=None):
+    return tuple(heads(time, sizes, sizes.d_value, seed, count) for seed, count in ((1, None), (2, n_kv_heads), (3, n_kv_heads)))
 
 
-def scan(time):
-    steps = F.softplus(noise(BATCH, time, 24, seed=1) - 2)
-    speed = -torch.arange(1.0, 17)[:, None].repeat(1, 24)
-    return steps, noise(BATCH, time, 24, seed=2), noise(BATCH, time, 16, seed=3), noise(BATCH, time, 16, seed=4), speed
+def convolution(time, sizes, *, width=4):
+    n_channels = sizes.d_value // 4 * 3
+    return noise(sizes.batch, time, n_channels, seed=1), noise(n_channels, width, seed=2), noise(n_channels, seed=3)
 
 
-def duality(time):
-    steps = F.softplus(noise(BATCH, HEADS, time, seed=1) - 2)
-    write, read = heads(time, 16, 3, 2), heads(time, 16, 4, 2)
-    return heads(time, D_VALUE, 2), steps, -torch.arange(1.0, 1 + HEADS), write, read
+def scan(time, sizes):
+    d_state = sizes.d_state
+    steps = F.softplus(noise(sizes.batch, time, 24, seed=1) - 2)
+    speed = -torch.arange(1.0, 1 + d_state)[:, None].repeat(1, 24)
+    write, read = (noise(sizes.batch, time, d_state, seed=seed) for seed in (3, 4))
+    return steps, noise(sizes.batch, time, 24, seed=2), write, read, speed
+
+
+def duality(time, sizes):
+    steps = F.softplus(noise(sizes.batch, sizes.n_heads, time, seed=1) - 2)
+    write, read = (heads(time, sizes, sizes.d_state, seed, 2) for seed in (3, 4))
+    return heads(time, sizes, sizes.d_value, 2), steps, -torch.arange(1.0, 1 + sizes.n_heads), write, read
 
 
 CASES = {
     "attend": [
         (attention, {"causal": True, "window": None}),
         (attention, {"causal": False, "window": None}),
-        (lambda time: attention(time, 2), {"causal": True, "window": 5}),
-        (lambda time: attention(time, 1), {"causal": False, "window": 40}),
+        (partial(attention, n_kv_heads=2), {"causal": True, "window": 5}),
+        (partial(attention, n_kv_heads=1), {"causal": False, "window": 40}),
     ],
     "causal_convolution": [
         (convolution, {"silu": True}),
-        (lambda time: (*convolution(time, width=2)[:2], None), {"silu": False}),
+        (lambda time, sizes: (*convolution(time, sizes, width=2)[:2], None), {"silu": False}),
     ],
     "selective_scan": [(scan, {})],
     "state_space_duality": [(duality, {})],
     "linear_attention": [(memories, {})],
-    "retention": [(lambda time: (*memories(time), torch.tensor([-0.5, -0.2, -0.1, -0.01])), {})],
-    "gated_linear_attention": [(lambda time: (*memories(time), log_decays(BATCH, HEADS, time, D_KEY)), {})],
-    "delta_rule": [(lambda time: (*memories(time), rates(time)), {})],
-    "gated_delta_rule": [(lambda time: (*memories(time), rates(time), log_decays(BATCH, HEADS, time)), {})],
-    "kimi_delta_rule": [(lambda time: (*memories(time), rates(time), log_decays(BATCH, HEADS, time, D_KEY)), {})],
-    "rwkv6_recurrence": [
-        (lambda time: (*memories(time), log_decays(BATCH, HEADS, time, D_KEY), noise(HEADS, D_KEY, seed=6)), {})
-    ],
+    "retention": [(lambda time, sizes: (*memories(time, sizes), torch.tensor([-0.5, -0.2, -0.1, -0.01])[: sizes.n_heads]), {})],
+    "gated_linear_attention": [(with_decays, {})],
+    "delta_rule": [(lambda time, sizes: (*memories(time, sizes), rates(time, sizes)), {})],
+    "gated_delta_rule": [(lambda time, sizes: (*memories(time, sizes), rates(time, sizes), log_decays(time, sizes)), {})],
+    "kimi_delta_rule": [(lambda time, sizes: with_decays(time, sizes, rates(time, sizes)), {})],
+    "rwkv6_recurrence": [(lambda time, sizes: (*with_decays(time, sizes), noise(sizes.n_heads, sizes.d_key, seed=6)), {})],
     "rwkv7_recurrence": [(replaced_memories, {})],
 }
 KERNELS = [(op, kernel.name) for op in CASES for kernel in OPS[op].kernels]
@@ -86,7 +112,19 @@ FIXED = {"retention": {3}}
 EXACT = {"rwkv7_recurrence": {3}, "selective_scan": {4}, "state_space_duality": {1, 2}, "causal_convolution": {1, 2}}
 
 
-def arguments(op, case, time, *, dtype=torch.float32, device="cpu"):
+def kernel_of(op, name):
+    return next(kernel for kernel in OPS[op].kernels if kernel.name == name)
+
+
+def taken(monkeypatch, op, tensors, options, name="auto"):
+    """The name of the kernel that runs, without running it."""
+    for kernel in OPS[op].kernels:
+        monkeypatch.setitem(vars(kernel), "call", lambda *_, _name=kernel.name, **__: _name)
+    found = run_kernel(op, name, *tensors, **options)
+    return found if isinstance(found, str) else "reference"
+
+
+def arguments(op, case, time, *, sizes=SMALL, dtype=torch.float32, device="cpu"):
     """The tensors and options of a case; activations in `dtype`, decays and weights in float32."""
     make, options = CASES[op][case]
     n_activations = 3 if op not in EXACT else 6
@@ -94,7 +132,7 @@ def arguments(op, case, time, *, dtype=torch.float32, device="cpu"):
         None
         if value is None
         else value.to(device, torch.float32 if index >= n_activations or index in EXACT.get(op, ()) else dtype)
-        for index, value in enumerate(make(time))
+        for index, value in enumerate(make(time, sizes))
     ]
     return tensors, options
 
@@ -110,14 +148,18 @@ def result(op, name, tensors, options):
     return [output, *torch.autograd.grad((output.float() * weighting.float()).sum(), asked)]
 
 
-def assert_parity(op, name, tensors, options, *, tolerance):
-    """Output and gradients are the reference's in float32 on the same numbers, but for a `tolerance` of their norm."""
+def errors(op, name, tensors, options):
+    """How far output and gradients are from the reference's in float32 on the same numbers, as parts of their norms."""
     found = result(op, name, tensors, options)
     exact = [None if value is None else value.float() for value in tensors]
     expected = result(op, "reference", exact, options)
-    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert one.shape == other.shape
-        assert one.isfinite().all(), index
-        # A position alone gives some of them no gradient at all: the rounding of nothing is compared with one.
-        error = (one.float() - other).norm() / other.norm().clamp(min=1e-2)
+    assert all(one.shape == other.shape and one.isfinite().all() for one, other in zip(found, expected, strict=True))
+    # A position alone gives some of them no gradient at all: the rounding of nothing is compared with one.
+    pairs = zip(found, expected, strict=True)
+    return [((one.float() - other).norm() / other.norm().clamp(min=1e-2)).item() for one, other in pairs]
+
+
+def assert_parity(op, name, tensors, options, *, tolerance):
+    """Output and gradients are the reference's in float32 on the same numbers, but for a `tolerance` of their norm."""
+    for index, error in enumerate(errors(op, name, tensors, options)):
         assert error < tolerance, f"{'output' if index == 0 else f'gradient {index - 1}'}: {error:.2e}"

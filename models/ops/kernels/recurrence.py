@@ -20,13 +20,14 @@ def recurrence(
     prepare: Callable[..., tuple[Tensor, ...]] = lambda *tensors: tensors,
     dtypes: tuple[torch.dtype, ...] = FLOATS,
     largest: int | None = None,
+    wrong_triton: tuple[str, str] | None = None,
     **fixed: Any,
 ) -> Kernel:
     """The kernel `function` of an op whose tensors go by `names` there: the upper-case ones in half precision, if there is any.
 
     They are [batch, n_heads, time, ...] here and [batch, time, n_heads, ...] there, but [n_heads, ...] where there is no time;
-    `prepare` makes theirs of ours. `largest` is the largest size of a head's keys, `fixed` are further arguments. Our queries
-    come scaled: scale is 1.
+    `prepare` makes theirs of ours. `largest` is the largest size of a head's keys, `wrong_triton` as `Kernel` has it, `fixed` are
+    further arguments. Our queries come scaled: scale is 1.
     """
 
     def call(function: Callable[..., Any], *tensors: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ def recurrence(
     limits = f"sizes of keys and values of a head must be at least {SMALLEST_HEAD}"
     limits += f", of keys at most {largest}" if largest is not None else ""
     needs = "heads from 16" + (f" to {largest}" if largest else "") + ("" if torch.float32 in dtypes else ", bfloat16 or float16")
-    return Kernel(FLA, f"fla.ops.{function}", call, misfit, needs, rounds_float32=True)
+    return Kernel(FLA, f"fla.ops.{function}", call, misfit, needs, rounds_float32=True, wrong_triton=wrong_triton)
 
 
 def removal_as_product(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -2,7 +2,7 @@
 
 from models.ops.attention.attend import attend
 from models.ops.convolutions.causal_convolution import causal_convolution
-from models.ops.kernels.attention import FLASH_ATTEND, FLEX_ATTEND
+from models.ops.kernels.attention import FLASH_3_ATTEND, FLASH_4_ATTEND, FLASH_ATTEND, FLEX_ATTEND
 from models.ops.kernels.convolution import CONVOLVE
 from models.ops.kernels.kernel import HALVES, Op
 from models.ops.kernels.recurrence import recurrence, removal_as_product
@@ -24,14 +24,17 @@ LINEAR_ATTENTION = recurrence("linear_attn:chunk_linear_attn", "Q", "K", "V", no
 RETENTION = recurrence("simple_gla:chunk_simple_gla", "Q", "K", "V", "g_gamma")
 DELTA_RULE = recurrence("delta_rule:chunk_delta_rule", "Q", "K", "V", "beta", dtypes=HALVES, largest=256)
 KIMI_DELTA_RULE = recurrence("kda:chunk_kda", "Q", "K", "V", "beta", "g", largest=256)
-GATED_DELTA_RULE = recurrence("gated_delta_rule:chunk_gated_delta_rule", "Q", "K", "V", "beta", "g", largest=256)
+# Its package refuses to go backward with these (its issue 640), or goes through tilelang where that is installed.
+GATED_DELTA_RULE = recurrence(
+    "gated_delta_rule:chunk_gated_delta_rule", "Q", "K", "V", "beta", "g", largest=256, wrong_triton=("3.4", "3.7.1")
+)
 RWKV6_RECURRENCE = recurrence("rwkv6:chunk_rwkv6", "R", "K", "V", "w", "u")
 RWKV7_RECURRENCE = recurrence(
     "rwkv7:chunk_rwkv7", "R", "K", "V", "w", "A", "B", prepare=removal_as_product, dtypes=HALVES, largest=256
 )
 
 OPS = {
-    "attend": Op(attend, (FLASH_ATTEND, FLEX_ATTEND)),
+    "attend": Op(attend, (FLASH_4_ATTEND, FLASH_3_ATTEND, FLASH_ATTEND, FLEX_ATTEND)),
     "causal_convolution": Op(causal_convolution, (CONVOLVE,)),
     "selective_scan": Op(selective_scan, (SCAN,)),
     "state_space_duality": Op(state_space_duality, (DUALITY,)),

@@ -28,6 +28,7 @@ from search.runs.console import make_console
 from search.runs.report import Say
 from search.runs.run_folder import BESIDE, RESULTS, TRIALS, run_folder, write_parquet
 from search.training.memory import give_back
+from search.training.precision import settled
 
 
 def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
@@ -43,6 +44,7 @@ def run(spec: HybridizeSpec, out: Path, backend: Backend) -> int:
     space = described_space(spec)
     check_strategies(spec.search, space)  # before a weight is read, and anything of the folder is touched
     check_globs(spec, space)
+    spec = settled(spec, out, "distil.train", space, say)
     trained = training_spec(spec, space)
     check_same_data(trained, spec.search, n_test=(spec.distil.n_test_batches, spec.distil.test_batch_size))
     with run_folder(out, spec, may_change=("search", "distil")), _session(spec, out, backend, say):

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from configs.records import kept_json, write_json
 from models import Placement, Rack, Supernet, placement_text
-from search.evaluation.reference import KeptLogits, Reference, main_of
+from search.evaluation.reference import KeptPredictions, Reference, log_probabilities, main_of
 from search.jobs.hybridize.spec import HybridizeSpec
 from search.jobs.hybridize.start import START
 from search.jobs.placement.evaluation import thinned
@@ -88,9 +87,9 @@ class Measurement:
         n_asked = 0
         for inputs, targets in batches:
             asked = targets != IGNORED
-            with autocast(self.device, self.spec.distil.train.precision):
+            with autocast(self.device, self.spec.distil.train.scores_in):
                 logits = rack.read_out(rack.run(rack.embed(inputs))[asked][None])[0]
-            ours, theirs = (_log_probabilities(each) for each in (logits, reference(inputs, asked)))
+            ours, theirs = log_probabilities(logits), reference(inputs, asked)
             kl += float((theirs.exp() * (theirs - ours)).sum(-1).double().sum())
             loss -= float(ours.gather(1, targets[asked][:, None]).double().sum())
             n_asked += int(asked.sum())
@@ -101,17 +100,13 @@ class Measurement:
             mixture = Mixture(self.spec.data, seed=self.spec.seed, device=self.device)
             drawn = mixture.evaluation(self.n_batches, self.batch_size, self.split)
             self._batches = [batch for own in thinned(drawn, self.spec.search.positions_per_row).values() for batch in own]
-            with torch.no_grad(), autocast(self.device, self.spec.distil.train.precision):
-                kept = KeptLogits.of(main_of(self._loaded(self.out / START)), self._batches, 2**62)
+            with torch.no_grad(), autocast(self.device, self.spec.distil.train.scores_in):
+                kept = KeptPredictions.of(main_of(self._loaded(self.out / START)), self._batches, 2**62)
             assert kept is not None  # there is no limit
             self._reference = kept
         return self._reference, self._batches
 
     def _key(self, folder: Path) -> str:
-        computed = (self.device.type, self.spec.distil.train.precision)
+        computed = (self.device.type, self.spec.distil.train.scores_in)
         asked = (folder.name, self.n_batches, self.batch_size, self.spec.search.positions_per_row, self.spec.seed, *computed)
         return "-".join(map(str, asked))
-
-
-def _log_probabilities(logits: Tensor) -> Tensor:
-    return logits.float().log_softmax(-1).clamp_(min=-1e30)

@@ -120,7 +120,7 @@ def _rows(trials: Sequence[Trial], members: Sequence[TrainState], evaluate: Call
     results: dict[int, Row] = {id(member): {} for member in scored}
     for split in ("test", "train"):
         device = next(members[0].model.parameters()).device
-        with torch.no_grad(), autocast(device, trials[0].spec.train.precision):
+        with torch.no_grad(), autocast(device, trials[0].spec.train.scores_in):
             found = evaluate(Pack([member.model for member in scored]), scored, split) if scored else {}
         for name, values in found.items():
             for member, value in zip(scored, values.tolist(), strict=True):

@@ -1,6 +1,7 @@
 """The job `pipeline`: from a space to racks that are trained and compared."""
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from search.jobs.placement.results import PlacementResults
 from search.jobs.supernet.weights import load_supernet
 from search.runs.console import make_console
 from search.runs.run_folder import RESULTS, TRIALS, run_folder, write_parquet
+from search.training.precision import settled
 
 
 def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
@@ -28,6 +30,7 @@ def run(spec: PipelineSpec, out: Path, backend: Backend) -> int:
     console, search, retrain = make_console(), spec.placement, spec.retrain
     check_strategies(search, spec.supernet.rack)
     check_same_data(spec.supernet, search, n_test=(retrain.n_test_batches, retrain.test_batch_size))
+    spec = settled(spec, out, "supernet.train", spec.supernet.rack, partial(console.print, markup=False))
     session = nullcontext if (out / RESULTS).exists() else backend.session  # what is still missing opens its own
     with run_folder(out, spec, may_change=("placement", "retrain")), session():
         console.print("1 of 3: the supernet", style="bold")

@@ -126,7 +126,7 @@ def _measured(spec: SupernetSpec, folder: Path, retrain: RetrainSpec) -> tuple[f
     model = load_supernet(folder, device)
     mixture = Mixture(spec.data, seed=spec.seed, device=device)
     batches = mixture.evaluation(retrain.n_test_batches, retrain.test_batch_size, "test")
-    with torch.no_grad(), autocast(device, spec.train.precision):
+    with torch.no_grad(), autocast(device, spec.train.scores_in):
         found = {task: metrics.evaluate(Pack([model]), own) for task, own in batches.items()}
     accuracies = {task: float(values["accuracy"]) for task, values in found.items()}
     return sum(mixture.shares[task] * float(values["loss"]) for task, values in found.items()), accuracies

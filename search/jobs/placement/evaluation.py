@@ -38,7 +38,7 @@ def open_evaluator(
     supernet = supernet.to(device).eval()
     mixture = Mixture(trained.data, seed=trained.seed, device=device)
     batches = thinned(mixture.evaluation(spec.n_batches, spec.batch_size), spec.positions_per_row)
-    data, precision = mixture.fingerprint(batches), trained.train.precision
+    data, precision = mixture.fingerprint(batches), trained.train.scores_in
     out.mkdir(parents=True, exist_ok=True)
     log = ScoreLog(out / SCORES)
     say = partial(make_console().print, markup=False)

@@ -14,6 +14,7 @@ from search.jobs.progressive.stages import finished_folders, is_finished, next_i
 from search.runs.console import make_console
 from search.runs.report import Say
 from search.runs.run_folder import RESULTS, TRIALS, run_folder, write_parquet
+from search.training.precision import settled
 
 
 def run(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say | None = None) -> int:
@@ -28,6 +29,7 @@ def run(spec: ProgressiveSpec, out: Path, backend: Backend, say: Say | None = No
     """
     console = make_console()
     say = say or partial(console.print, markup=False)
+    spec = settled(spec, out, "train", spec.rack, say)
     with run_folder(out, spec):
         forget_damaged(spec, out, say)
         refuse_other_model(spec, out)

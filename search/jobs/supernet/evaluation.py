@@ -55,7 +55,7 @@ class SupernetEvaluation:
         model.eval()
         for name in dict.fromkeys(name for slot in model.slots for name in slot.names):
             model.activate(f"all:{name}")
-            with torch.no_grad(), autocast(device, spec.train.precision):
+            with torch.no_grad(), autocast(device, spec.train.scores_in):
                 found = self.score(Pack([model]))
             losses[name] = {task: float(values["loss"]) for task, values in found.items()}
         return losses

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from search.training.devices import resolve_device
 from search.training.loop import OnEvaluation, train
 from search.training.memory import PeakMemory
 from search.training.mixture import Mixture
+from search.training.precision import settled
 from search.training.ranks import Ranks
 from search.training.state import TrainState
 
@@ -37,6 +39,7 @@ Train = Callable[[SupernetSpec, Path, Say], None]
 
 def run(spec: SupernetSpec, out: Path, backend: Backend) -> int:
     """Train what the folder does not hold yet; the exit status is 1 if the run diverged."""
+    spec = settled(spec, out, "train", spec.rack, partial(make_console().print, markup=False))
     return 1 if diverged_message(backend.train_supernet(spec, out)) else 0
 
 

@@ -16,8 +16,9 @@ from configs.records import DamagedError
 from configs.storage import held_lock, refuse_links, remove_half_written
 from models import Supernet
 from search.jobs.supernet.data_fingerprints import data_fingerprints
+from search.jobs.supernet.outputs import Outputs, rack_of
 from search.jobs.supernet.spec import SupernetSpec
-from search.jobs.supernet.teacher import Outputs, Teacher, rack_of, taught_by
+from search.jobs.supernet.teacher import Teacher, taught_by
 from search.runs.report import Say
 from search.runs.run_folder import WEIGHTS, folder_named, make_folder
 from search.training import checkpoint
@@ -33,7 +34,7 @@ _LOWEST = -1e30  # 0 times it is 0
 
 @dataclass(frozen=True)
 class KeptLook:
-    """What a teacher says of the positions that are `asked` [rows, time] bool, one after the other.
+    """What a teacher says of the positions that are `asked` [positions] bool, one after the other.
 
     Its `keep` highest log probabilities and their tokens [asked, keep], and the logarithm of what is left for all others [asked].
     """
@@ -42,6 +43,12 @@ class KeptLook:
     log_probabilities: Tensor
     tokens: Tensor
     rest: Tensor
+
+    def of(self, positions: slice) -> "KeptLook":
+        """The same of some of the positions."""
+        first, n = int(self.asked[: positions.start].sum()), int(self.asked[positions].sum())
+        values = (each[first : first + n] for each in (self.log_probabilities, self.tokens, self.rest))
+        return KeptLook(self.asked[positions], *values)
 
 
 class KeptTeacher:
@@ -74,6 +81,8 @@ class KeptTeacher:
         self._tensors: dict[str, Tensor] = {}
         self._first = self._stop = 0
 
+    compares_hidden = False
+
     def look(self, batch: WeightedBatch, *, step: int, first: int) -> KeptLook:
         """What the teacher says of a part of a step's batch, which begins with the row `first` of this rank's."""
         if not self._first <= step < self._stop:
@@ -82,19 +91,19 @@ class KeptTeacher:
         rows = range(self.ranks.rank, self.n_rows, self.ranks.n_ranks)[first : first + len(batch.inputs)]
         numbers = [(step - self._first) * self.n_rows + row for row in rows]
         places = torch.cat([torch.arange(ends[number], ends[number + 1]) for number in numbers])
-        asked = batch.targets != IGNORED
+        asked = (batch.targets != IGNORED).flatten()
         assert int(asked.sum()) == len(places)  # the key says that the data are the same
         values, tokens, rest = (self._tensors[name][places].to(self.device) for name in ("log_probabilities", "tokens", "rest"))
         return KeptLook(asked, values, tokens.long(), rest)
 
-    def run(self, model: nn.Module, inputs: Tensor) -> Outputs:
-        """A model's logits."""
-        return Outputs(model(inputs))
-
-    def mix(self, cross_entropy: Tensor, student: Outputs, teacher: KeptLook, weights: Tensor) -> Tensor:
+    def mix(self, cross_entropy: Tensor, logits: Tensor, seen: KeptLook, positions: slice, weights: Tensor) -> Tensor:
         """As that of a teacher that runs."""
-        kl = kept_divergence(student.logits[teacher.asked], teacher, weights[teacher.asked])
+        own = seen.of(positions)
+        kl = kept_divergence(logits[own.asked], own, weights[own.asked])
         return (1 - self.teacher.weight) * cross_entropy + self.teacher.weight * kl
+
+    def beside(self, student: Outputs, seen: KeptLook, weights: Tensor) -> None:
+        """Nothing: of hidden states none are kept."""
 
     def _fingerprint(self, vocab_size: int) -> str:
         """Of all that the files depend on but the number of steps."""
@@ -110,7 +119,7 @@ class KeptTeacher:
             "files": data_fingerprints(self.whole),
             "seed": self.spec.seed,
             "keep": self.keep,
-            "precision": [self.spec.train.precision, self.device.type],
+            "precision": [self.spec.train.scores_in, self.device.type],
             "steps_per_file": self.steps_per_file,
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
@@ -158,7 +167,7 @@ class KeptTeacher:
             found["counts"].append(asked.sum(1)[None].int())
             # As many rows at once as in training: more may not fit.
             for inputs, own in zip(batch.inputs.tensor_split(n_parts), asked.tensor_split(n_parts), strict=True):
-                with autocast(self.device, self.spec.train.precision):
+                with autocast(self.device, self.spec.train.scores_in):
                     logits = rack.read_out(rack.run(rack.embed(inputs))[own][None])[0]
                 for name, tensor in zip(("log_probabilities", "tokens", "rest"), kept(logits, self.keep), strict=True):
                     found[name].append(tensor)

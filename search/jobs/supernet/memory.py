@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,10 @@ from models.assembly.assemble import filled, without_memory, without_numbers
 from search.evaluation.memory_count import peak_bytes
 from search.jobs.supernet.job import train_only
 from search.jobs.supernet.kept_teacher import KeptLook, kept_divergence
+from search.jobs.supernet.outputs import Outputs
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.step import ONLY, SupernetStep, Teaching
-from search.jobs.supernet.teacher import Outputs, Teacher
+from search.jobs.supernet.teacher import Teacher
 from search.runs.console import gibibytes
 from search.runs.interruption import interruptions_held
 from search.samplers.shared.sampler import placements_of_step
@@ -101,6 +101,8 @@ def _teaching(spec: SupernetSpec, model: Supernet) -> Teaching | None:
 class _KeptLogits:
     """As a `KeptTeacher` whose files are there, at every position."""
 
+    compares_hidden = False
+
     def __init__(self, keep: int) -> None:
         self.keep = keep
 
@@ -108,11 +110,11 @@ class _KeptLogits:
         del step, first
         n_asked = batch.inputs.numel()
         values = torch.zeros(n_asked, self.keep)
-        return KeptLook(batch.inputs >= 0, values, values.long(), torch.zeros(n_asked))
+        return KeptLook(batch.inputs.flatten() >= 0, values, values.long(), torch.zeros(n_asked))
 
-    def run(self, model: nn.Module, inputs: Tensor) -> Outputs:
-        return Outputs(model(inputs))
+    def mix(self, cross_entropy: Tensor, logits: Tensor, seen: KeptLook, positions: slice, weights: Tensor) -> Tensor:
+        own = KeptLook(*(each[positions] for each in (seen.asked, seen.log_probabilities, seen.tokens, seen.rest)))
+        return cross_entropy + kept_divergence(logits.clone(), own, weights)
 
-    def mix(self, cross_entropy: Tensor, student: Outputs, teacher: Any, weights: Tensor) -> Tensor:
-        kl = kept_divergence(student.logits.flatten(0, 1).clone(), teacher, weights.flatten())
-        return cross_entropy + kl
+    def beside(self, student: Outputs, seen: KeptLook, weights: Tensor) -> None:
+        del student, seen, weights

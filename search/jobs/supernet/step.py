@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import Supernet
 from models.rack.reports import collecting
 from models.spec.placement import Placement, placement_text
+from search.jobs.supernet.outputs import Outputs, outputs_of, pieces, total
 from search.jobs.supernet.spec import SupernetSpec
-from search.jobs.supernet.teacher import Outputs
 from search.runs.report import Say
 from search.samplers.shared.sampler import placements_of_step
 from search.training.batches import asks_anything
@@ -32,11 +33,15 @@ class Teaching(Protocol):
     def look(self, batch: WeightedBatch, *, step: int, first: int) -> Any:
         """What there is to see in a part of a step's batch, which begins with the row `first` of this rank's."""
 
-    def run(self, model: nn.Module, inputs: Tensor) -> Outputs:
-        """What of the student is compared."""
+    @property
+    def compares_hidden(self) -> bool:
+        """Whether it compares what layers give."""
 
-    def mix(self, cross_entropy: Tensor, student: Outputs, teacher: Any, weights: Tensor) -> Tensor:
-        """The loss of a batch: its cross entropy and what the teacher adds, each a sum by `weights` [rows, time]."""
+    def mix(self, cross_entropy: Tensor, logits: Tensor, seen: Any, positions: slice, weights: Tensor) -> Tensor:
+        """The loss of some positions of the batch, with logits [positions, vocab_size]: sums by `weights` [positions]."""
+
+    def beside(self, student: Outputs, seen: Any, weights: Tensor) -> Tensor | None:
+        """What is added to the loss of the whole batch, if anything: a sum by `weights` [rows, time]."""
 
 
 class SupernetStep:
@@ -53,6 +58,7 @@ class SupernetStep:
         self.spec, self.ranks, self.teacher, self.say = spec, ranks, teacher, say
         self.slots = spec.rack.slots()
         self.sampler = spec.make_sampler()
+        self._is_sharded = spec.parallel == "fsdp" and ranks.n_ranks > 1  # then a head has its weights in a whole pass alone
 
     def __call__(self, pack: Pack, running: Sequence[TrainState], step: int) -> Tensor:
         """The loss [1] of the whole batch, averaged over the step's placements; what parts report is not counted in."""
@@ -89,24 +95,34 @@ class SupernetStep:
         self, model: Supernet, batch: WeightedBatch, placements: Sequence[Placement], *, step: int, first: int
     ) -> Tensor:
         """Add up the gradients of the placements on a micro-batch, from the row `first` on; its part of the loss, detached."""
-        precision, device = self.spec.train.precision, batch.inputs.device
+        train, device = self.spec.train, batch.inputs.device
         seen, losses, share = None, [], len(batch.inputs) / self.spec.data.batch_size
+        positions = [slice(0, batch.inputs.numel())] if self._is_sharded else pieces(model, batch.inputs)
+        with_hidden = self.teacher is not None and self.teacher.compares_hidden
         if self.teacher is not None:
-            with autocast(device, precision):
+            with autocast(device, train.scores_in):
                 seen = self.teacher.look(batch, step=step, first=first)
         for placement in placements:
             model.activate(placement)
-            with autocast(device, precision), collecting() as found:
-                outputs = self.teacher.run(model, batch.inputs) if self.teacher else Outputs(model(batch.inputs))
-            loss = weighted_loss(outputs.logits, batch.targets, batch.weights)
-            if self.teacher is not None and seen is not None:
-                loss = self.teacher.mix(loss, outputs, seen, batch.weights)
+            with autocast(device, train.precision), collecting() as found:
+                outputs = outputs_of(model, batch.inputs, is_read_out=len(positions) == 1, with_hidden=with_hidden)
+            loss = total(partial(self._loss, outputs, batch, seen), positions)
+            if self.teacher is not None and (beside := self.teacher.beside(outputs, seen, batch.weights)) is not None:
+                loss = loss + beside
             loss = loss / len(placements)
-            total = found.added_to(loss, share=share / len(placements))
-            if total.requires_grad:  # else all that was drawn is frozen
-                total.backward()
+            whole = found.added_to(loss, share=share / len(placements))
+            if whole.requires_grad:  # else all that was drawn is frozen
+                whole.backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()
+
+    def _loss(self, outputs: Outputs, batch: WeightedBatch, seen: Any, positions: slice) -> Tensor:
+        """Of some positions of a batch."""
+        with autocast(batch.inputs.device, self.spec.train.precision):
+            logits = outputs.logits(positions)
+        targets, weights = batch.targets.flatten()[positions], batch.weights.flatten()[positions]
+        loss = weighted_loss(logits, targets, weights)
+        return loss if self.teacher is None else self.teacher.mix(loss, logits, seen, positions, weights)
 
 
 def _micro_batches(batch: WeightedBatch, n: int) -> Iterator[WeightedBatch]:

@@ -1,8 +1,6 @@
 """Distillation from the main placement in place, or from a trained model: of logits, and of hidden states layer by layer."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,19 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs import ConfigError
-from models import Rack, Supernet
+from models import Supernet
+from search.jobs.supernet.outputs import Outputs, outputs_of, pieces, rack_of
 from search.jobs.supernet.spec import TeacherSpec
 from search.jobs.supernet.weights import load_supernet
 from search.runs.run_folder import folder_named
 from search.training.mixture import WeightedBatch
-
-
-@dataclass
-class Outputs:
-    """Logits [rows, time, vocab_size] and, where they are wanted, what each layer gives [rows, time, d_model]."""
-
-    logits: Tensor
-    hidden: list[Tensor] = field(default_factory=list)
 
 
 class Teacher:
@@ -40,43 +31,47 @@ class Teacher:
         self.is_main = spec.source == "main"
         self.model = student if self.is_main else taught_by(spec, student, device, folder_named(spec.source, out))
 
+    @property
+    def compares_hidden(self) -> bool:
+        """Whether it compares what layers give."""
+        return self.spec.hidden_weight > 0
+
     def look(self, batch: WeightedBatch, *, step: int, first: int) -> Outputs:
         """What the teacher makes of a batch; the student is in training mode afterwards, with its main placement active."""
         del step, first
+        # The student's own head is read in its training mode later on, and that of FSDP at the end of a whole pass alone.
+        is_read_out = self.is_main or len(pieces(self.model, batch.inputs)) == 1
         self.model.eval()
         with torch.no_grad():
-            seen = self.run(self.model, batch.inputs)
+            seen = outputs_of(self.model, batch.inputs, is_read_out=is_read_out, with_hidden=self.compares_hidden)
         if self.is_main:
             self.model.train()
         return seen
 
-    def run(self, model: nn.Module, inputs: Tensor) -> Outputs:
-        """A model's outputs, with its hidden states where the teacher's are asked for."""
-        if self.spec.hidden_weight == 0:
-            return Outputs(model(inputs))
-        with _hidden_states(rack_of(model)) as hidden:
-            return Outputs(model(inputs), hidden)
-
-    def mix(self, cross_entropy: Tensor, student: Outputs, teacher: Outputs, weights: Tensor) -> Tensor:
-        """The loss of a batch: its cross entropy and what the teacher adds, each a sum by `weights` [rows, time]."""
+    def mix(self, cross_entropy: Tensor, logits: Tensor, seen: Outputs, positions: slice, weights: Tensor) -> Tensor:
+        """The loss of some positions of a batch."""
         spec = self.spec
         loss = (1 - spec.weight) * cross_entropy
         if spec.weight:
-            loss = loss + spec.weight * divergence(
-                student.logits, teacher.logits, weights, kl=spec.kl, temperature=spec.temperature
-            )
-        if spec.hidden_weight:
-            loss = loss + spec.hidden_weight * distance(student.hidden, teacher.hidden, weights)
+            with torch.no_grad():
+                theirs = seen.logits(positions)
+            loss = loss + spec.weight * divergence(logits, theirs, weights, kl=spec.kl, temperature=spec.temperature)
         return loss
+
+    def beside(self, student: Outputs, seen: Outputs, weights: Tensor) -> Tensor | None:
+        """What hidden states add to the loss of a batch."""
+        if not self.compares_hidden:
+            return None
+        return self.spec.hidden_weight * distance(student.hidden, seen.hidden, weights)
 
 
 def divergence(student: Tensor, teacher: Tensor, weights: Tensor, *, kl: str, temperature: float) -> Tensor:
     """KL divergence in nats times temperature squared, which keeps its gradients at the size of the cross entropy's.
 
     Args:
-        student: logits [rows, time, vocab_size].
+        student: logits [..., vocab_size].
         teacher: logits of the same shape.
-        weights: [rows, time].
+        weights: of the positions [...].
         kl: `forward` for KL(teacher || student), `reverse` for KL(student || teacher).
         temperature: what both logits are divided by.
     """
@@ -95,26 +90,6 @@ def distance(student: Sequence[Tensor], teacher: Sequence[Tensor], weights: Tens
 def matched(layers: Sequence[Tensor], n_layers: int) -> list[Tensor]:
     """For each of n layers the one at the same relative depth; the last stands for the last."""
     return [layers[-(-(index + 1) * len(layers) // n_layers) - 1] for index in range(n_layers)]
-
-
-@contextmanager
-def _hidden_states(rack: Rack) -> Iterator[list[Tensor]]:
-    """Collects what the blocks give, in the order of the data flow, while the context is open."""
-    states: list[Tensor] = []
-    blocks = dict.fromkeys(rack.blocks())  # a shared block has one hook, which fires at each of its places
-    hooks = [block.register_forward_hook(lambda _module, _inputs, output: states.append(output)) for block in blocks]
-    try:
-        yield states
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def rack_of(model: nn.Module) -> Rack:
-    """That of a supernet, or the model itself."""
-    rack = model.rack if isinstance(model, Supernet) else model
-    assert isinstance(rack, Rack)  # whoever is taught or teaches is one of the two
-    return rack
 
 
 def taught_by(spec: TeacherSpec, student: Supernet, device: torch.device, folder: Path) -> nn.Module:

@@ -1,6 +1,7 @@
 """The job `validate`: does the supernet rank placements as training each of them does, and do the strategies find the best?"""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from search.runs.report import diverged_message
 from search.runs.run_folder import RESULTS, TRIALS, run_folder, write_parquet
 from search.strategies import STRATEGIES
 from search.strategies.shared.strategy import Strategy, best
+from search.training.precision import settled
 
 
 def run(spec: ValidateSpec, out: Path, backend: Backend) -> int:
@@ -35,6 +37,7 @@ def run(spec: ValidateSpec, out: Path, backend: Backend) -> int:
     """
     console, retrain = make_console(), spec.retrain
     check_same_data(spec.supernet, spec, n_test=(retrain.n_test_batches, retrain.test_batch_size))
+    spec = settled(spec, out, "supernet.train", spec.supernet.rack, partial(console.print, markup=False))
     with run_folder(out, spec):
         placements = spec.placements()
         n_racks = len(placements) * len(spec.retrain.seeds)

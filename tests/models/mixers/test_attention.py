@@ -7,9 +7,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import MIXERS
 from models.mixers.attention import Attention
-from models.ops.attention.attend import attend, is_blocked
+from models.ops.attention import attend as dispatch
+from models.ops.attention import windows
+from models.ops.attention.attend import attend, is_blocked, saves_half
 from models.ops.attention.rotary import rotate
 from models.supernet.from_attention import convert
+from search.evaluation.memory_count import peak_bytes
 from tests.models.cases import D_MODEL, build, noise
 
 
@@ -25,6 +28,16 @@ def plain(query, key, value, *, causal, window, sinks=None, n_sink_tokens=0):
     return weights @ value / (weights.sum(-1, keepdim=True) + (0 if sinks is None else sinks.exp()[:, None, None]))
 
 
+@pytest.fixture(params=["a CPU's", "a CPU's in small blocks", "other devices'"])
+def each_form(request, monkeypatch):
+    """Every form that a window may be computed in: which one runs depends on the device and the sizes."""
+    if "small" in request.param:
+        monkeypatch.setattr(windows, "N_QUERIES", 3)
+        monkeypatch.setattr(dispatch, "saves_half", lambda *_, **__: True)
+    monkeypatch.setattr(dispatch, "_is_looped", lambda _, answer="CPU" in request.param: answer)
+
+
+@pytest.mark.usefixtures("each_form")
 @pytest.mark.parametrize("has_sinks", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 8, 9, 16, 40])
@@ -40,15 +53,51 @@ def test_windows_directions_and_sinks(causal, window, time, has_sinks):
     torch.testing.assert_close(found(attend), found(plain))
 
 
+@pytest.mark.usefixtures("each_form")
 @pytest.mark.parametrize("has_sinks", [True, False])
 @pytest.mark.parametrize("n_sink_tokens", [1, 3, 12, 30])
 @pytest.mark.parametrize("window", [1, 2, 5, 8, 16, 40])
 @pytest.mark.parametrize("time", [1, 2, 17])
 def test_first_tokens_stay_visible_beside_a_window(window, time, n_sink_tokens, has_sinks):
     inputs = [noise(2, heads, time, 6, seed=seed, dtype=torch.float64) for seed, heads in enumerate((4, 2, 2))]
+    inputs = [part.requires_grad_() for part in inputs]
     sinks = 2 * noise(4, seed=3, dtype=torch.float64) if has_sinks else None
-    options = {"causal": True, "window": window, "sinks": sinks, "n_sink_tokens": n_sink_tokens}
-    torch.testing.assert_close(attend(*inputs, **options), plain(*inputs, **options))
+
+    def found(form):
+        mixed = form(*inputs, causal=True, window=window, sinks=sinks, n_sink_tokens=n_sink_tokens)
+        return mixed, *torch.autograd.grad((mixed * noise(2, 4, time, 6, seed=4, dtype=torch.float64)).sum(), inputs)
+
+    torch.testing.assert_close(found(attend), found(plain))
+
+
+@pytest.mark.parametrize(("time", "window"), [(64, 5), (100, 99), (129, 5), (257, 64), (300, 5), (500, 150)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_long_windows_give_what_a_mask_gives(time, window, causal):
+    inputs = [noise(1, heads, time, 6, seed=seed, dtype=torch.float64) for seed, heads in enumerate((2, 1, 1))]
+    distance = torch.arange(time)[:, None] - torch.arange(time)
+    seen = (distance.abs() < window) & ((distance >= 0) | (not causal))
+    expected = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=seen, enable_gqa=True)
+    for has_gradients in (True, False):
+        with torch.set_grad_enabled(has_gradients):
+            torch.testing.assert_close(attend(*inputs, causal=causal, window=window), expected)
+
+
+def test_blocks_are_for_what_they_save():
+    for window in (1, 64, 1000):
+        assert saves_half(4096, causal=True, window=window)
+        assert not saves_half(64, causal=True, window=window)  # one block
+    assert not saves_half(192, causal=True, window=64)
+    assert saves_half(256, causal=True, window=64)
+
+
+@pytest.mark.parametrize("options", [{"causal": True}, {"causal": False}, {"causal": True, "n_sink_tokens": 3}], ids=str)
+def test_a_window_takes_memory_that_is_linear_in_time(options):
+    mixers = [Attention(8, n_heads=1, window=300, **options) for _ in range(2)]
+    short, long = (
+        peak_bytes(lambda time=time, mixer=mixer: mixer(torch.ones(1, time, 8)).sum().backward())
+        for time, mixer in zip((2048, 8192), mixers, strict=True)
+    )
+    assert long < 5 * short
 
 
 def test_sink_tokens_are_held_in_the_cache_and_need_a_window():

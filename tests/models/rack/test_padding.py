@@ -5,10 +5,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models import MIXERS
+from models.ops.attention import attend as forms
+from models.ops.attention import windows
 from models.ops.attention.attend import attend, is_blocked
 from models.ops.attention.kernel_attention import kernel_attention
 from models.ops.attention.kernel_features import draw_frequencies, kernel_features, least_sum
 from models.ops.kernels import dispatch, run_kernel
+from models.ops.kernels.kernel import HOPPER
 from models.ops.kernels.table import OPS
 from tests.models.cases import D_MODEL, MIXER_CASES, build, noise
 
@@ -161,11 +164,16 @@ def plain(query, key, value, *, causal, window, attention_mask, sinks=None):
     return torch.stack(rows)
 
 
+@pytest.mark.parametrize("n_queries", [None, 4, 64])
 @pytest.mark.parametrize("has_sinks", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 1, 3, 5, 12])
-def test_attention_by_its_formula(causal, window, has_sinks):
+def test_attention_by_its_formula(causal, window, has_sinks, n_queries, monkeypatch):
+    """In the form for other devices, and in blocks of the one for a CPU."""
     time = 11
+    monkeypatch.setattr(forms, "_is_looped", lambda _: n_queries is not None)
+    monkeypatch.setattr(windows, "N_QUERIES", n_queries)
+    monkeypatch.setattr(forms, "saves_half", lambda *_, **__: True)
     assert is_blocked(time, causal=causal, window=window) == (causal and window in {1, 3, 5})
     inputs = [noise(3, heads, time, 6, seed=seed, dtype=torch.float64) for seed, heads in enumerate((4, 2, 2))]
     sinks = noise(4, seed=3, dtype=torch.float64) if has_sinks else None
@@ -201,14 +209,16 @@ def test_linear_is_quadratic(kernel_type, causal, time):
     torch.testing.assert_close(*found, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["flash-attn", "flex"])
+@pytest.mark.filterwarnings("ignore:kernel = auto runs attend by the reference")
+@pytest.mark.parametrize("name", ["flash-attn-4", "flash-attn-3", "flash-attn", "flex"])
 def test_kernels_know_no_mask(name, monkeypatch):
     """Where they could run without one."""
     monkeypatch.setattr(dispatch, "load_package", lambda *_: lambda: None)
     monkeypatch.setattr(dispatch, "is_on_cuda", lambda _: True)
+    monkeypatch.setattr(dispatch, "compute_capability", lambda _: HOPPER)
     for kernel in OPS["attend"].kernels:
         monkeypatch.setitem(vars(kernel), "call", lambda *_, _name=kernel.name, **__: _name)
-    tensors, options = [noise(2, 2, 12, 16).bfloat16()] * 3, {"causal": True, "window": None if name == "flash-attn" else 4}
+    tensors, options = [noise(2, 2, 12, 16).bfloat16()] * 3, {"causal": True, "window": 4 if name == "flex" else None}
     assert run_kernel("attend", name, *tensors, **options) == name
     attention_mask = pads([0, 2], [12, 12], 12)
     with pytest.raises(ValueError, match=f"kernel = {name} cannot run attend: it knows no padding mask"):

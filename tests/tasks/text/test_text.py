@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks import IGNORED, TASKS
-from tasks.permutation import permuted
+from tasks.permutation import N_KEPT, permuted, permuted_run
 
 SEPARATOR = 256
 DOCUMENTS = [bytes(32 + (7 * i + j) % 90 for j in range(n)).decode() for i, n in enumerate([1, 2, 6, 7, 8, 15, 16, 17, 40, 3])]
@@ -120,3 +120,12 @@ def test_a_position_costs_the_same_in_an_epoch_of_any_length():
     """Nothing of the length of the epoch is held: this would be 8 EB."""
     far = np.array([0, 2**60 - 1, 123456789])
     assert len(set(permuted(far, 2**60, 0, 0).tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "n_positions"), [(0, 1), (0, 9), (N_KEPT - 1, 1), (N_KEPT - 3, 7), (5, 2 * N_KEPT), (9990, 10)]
+)
+def test_a_run_of_positions_is_permuted_as_each_is(first, n_positions):
+    for key in (("train", 3, 0), ("train", 3, 1), ("validation", 3, 0)):
+        expected = permuted(np.arange(first, first + n_positions), 10_000, *key)
+        assert np.array_equal(permuted_run(first, n_positions, 10_000, *key), expected)

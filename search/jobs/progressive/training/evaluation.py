@@ -35,7 +35,7 @@ class StageEvaluation:
     def keep_frontier(self, model: GrowingRack) -> None:
         """Compute what stands at the frontier of each batch, for all evaluations to come."""
         if model.frontier:
-            with torch.no_grad(), autocast(self.batches[0].inputs.device, self.spec.train.precision):
+            with torch.no_grad(), autocast(self.batches[0].inputs.device, self.spec.train.scores_in):
                 self._hidden = [model.below(batch, model.frontier) for batch in self.batches]
 
     @torch.no_grad()
@@ -45,7 +45,7 @@ class StageEvaluation:
         model.eval()
         totals = torch.zeros(3, dtype=torch.float64)
         for batch, hidden in zip(self.batches, self._hidden, strict=True):
-            with autocast(batch.inputs.device, self.spec.train.precision):
+            with autocast(batch.inputs.device, self.spec.train.scores_in):
                 logits = model(batch, hidden).float().flatten(0, 1)
             targets = batch.targets.flatten()
             loss = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")

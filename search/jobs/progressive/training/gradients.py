@@ -11,6 +11,7 @@ from models.rack.reports import collecting
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.progressive.training.batches import GrowthBatch
 from search.jobs.progressive.training.growing_model import GrowingRack
+from search.jobs.supernet.outputs import Outputs, pieces, total
 from search.training.batches import asks_anything
 from search.training.devices import autocast
 from search.training.metrics import weighted_loss
@@ -63,7 +64,12 @@ class GrowthStep:
     def _loss(self, model: GrowingRack, batch: GrowthBatch) -> Tensor:
         if self._denoises:
             return denoising_distances(model, batch).sum() / self.spec.data.batch_size
-        return weighted_loss(model(batch, self.hidden(batch)), batch.targets, batch.weights)
+        positions = pieces(model.rack, batch.inputs)
+        if len(positions) == 1:
+            return weighted_loss(model(batch, self.hidden(batch)), batch.targets, batch.weights)
+        outputs = Outputs(model.last(batch, self.hidden(batch)), model.rack.head)
+        targets, weights = batch.targets.flatten(), batch.weights.flatten()
+        return total(lambda piece: weighted_loss(outputs.logits(piece), targets[piece], weights[piece]), positions)
 
     def _unscale(self, member: TrainState, scale: float) -> None:
         gradients = [parameter.grad for parameter in member.model.parameters() if parameter.grad is not None]

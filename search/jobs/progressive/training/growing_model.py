@@ -39,11 +39,15 @@ class GrowingRack(nn.Module):
 
     def forward(self, batch: GrowthBatch, hidden: Tensor | None = None) -> Tensor:
         """Logits [rows, time, vocab_size]; `hidden` is what stands at the frontier, where it is known."""
+        return self.rack.read_out(self.last(batch, hidden), self.attention_mask(batch))
+
+    def last(self, batch: GrowthBatch, hidden: Tensor | None = None) -> Tensor:
+        """What the head reads: [rows, time, d_model]."""
         if hidden is None:
             self.n_trunk_runs += self.has_trunk and self.training
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frontier):
                 hidden = self.below(batch, self.frontier)
-        return self.rack(None, hidden=hidden, start=self.frontier, attention_mask=self.attention_mask(batch))
+        return self.rack.run(hidden, start=self.frontier, attention_mask=self.attention_mask(batch))
 
     def below(self, batch: GrowthBatch, stop: int) -> Tensor:
         """What embedding and the stacks before a stack make of a batch: [rows, time, d_model]."""

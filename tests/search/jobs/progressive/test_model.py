@@ -17,6 +17,7 @@ from search import load_model
 from search.cli.show_stages import planned, print_stages
 from search.jobs.imported.job import import_model
 from search.jobs.progressive import stage as stage_module
+from search.jobs.supernet import outputs
 from tests.models.huggingface.folders import tiny_llama
 from tests.search.growths import BLOCK, RECALL, STACK, grow_here, model_growth, numbers, rows, same_bits, stages_here, state
 
@@ -217,3 +218,12 @@ def test_show_tells_that_no_step_trains_it(tmp_path):
     console = Console(width=200, record=True, file=io.StringIO())
     print_stages(console, model_growth(tmp_path))
     assert re.search(r"│\s+1 │\s+0 │\s+1 │.*│\s+0 │", console.export_text())
+
+
+def test_losses_of_some_positions_at_a_time_are_those_of_all(tmp_path, monkeypatch):
+    asked = model_growth(tmp_path)
+    stages_here(asked, tmp_path / "whole")
+    monkeypatch.setitem(outputs.LOGIT_BYTES, "cpu", 4 * 7 * asked.rack.vocab_size)
+    stages_here(asked, tmp_path / "pieces")
+    expected, found = ([row["loss"] for row in rows(tmp_path / name)] for name in ("whole", "pieces"))
+    assert found == pytest.approx(expected, rel=1e-4)
