@@ -11,7 +11,7 @@ from configs import ConfigError
 from search.training.devices import moved
 from tasks import IGNORED, Split
 from tasks.objectives.shared.objective import Draw, Objective
-from tasks.permutation import permuted
+from tasks.permutation import permuted, permuted_run
 from tasks.samples.objective_batches import StageTime, apply_objective
 from tasks.samples.samples import Samples
 
@@ -109,7 +109,7 @@ class GrowthBatches:
         numbers = np.empty_like(positions)
         for epoch in np.unique(epochs).tolist():
             mine = epochs == epoch
-            numbers[mine] = self._numbers(positions[mine], epoch)
+            numbers[mine] = self._numbers(int(positions[mine][0]), int(mine.sum()), epoch)
         variants = epochs if self.n_variants is None else epochs % self.n_variants
         return self._batch("train", numbers, variants, step=step, rows=self._mine)
 
@@ -125,12 +125,12 @@ class GrowthBatches:
         n_variants = n_whole + 1 if self.n_variants is None else self.n_variants
         found = dict.fromkeys(range(min(n_whole, n_variants)), self.sample_ids)
         if n_left and (variant := n_whole % n_variants) not in found:
-            found[variant] = np.sort(self._numbers(np.arange(n_left), n_whole))
+            found[variant] = np.sort(self._numbers(0, n_left, n_whole))
         return found
 
-    def _numbers(self, positions: np.ndarray, epoch: int) -> np.ndarray:
-        """Which samples stand at positions of an epoch."""
-        return permuted(positions, self.n_samples, "growth", self.seed, self.stage, epoch)
+    def _numbers(self, first: int, n: int, epoch: int) -> np.ndarray:
+        """Which samples stand at `n` positions of an epoch from the first of these on."""
+        return permuted_run(first, n, self.n_samples, "growth", self.seed, self.stage, epoch)
 
     def rows(self, sample_ids: np.ndarray, variant: int) -> GrowthBatch:
         """Training samples by id [n], as they are in a variant: all of them on every rank.
