@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.rack.reports import collecting
 from search.training.batches import asks_anything
 from search.training.checkpoint import Checkpoint
 from search.training.devices import autocast, float32_products, reseed, resolve_device
 from search.training.metrics import token_losses
-from search.training.optimizer import keep_moments, make_optimizer, set_rates
+from search.training.optimizer import clip_gradients, keep_moments, make_optimizer, set_rates
 from search.training.packing import Pack
 from search.training.ranks import Ranks
 from search.training.schedules import learning_rate
@@ -86,7 +86,7 @@ def train(
             losses.append(gradients(pack, running, step))
             if spec.grad_clip is not None:
                 for member in running:  # parameters without a gradient do not count
-                    nn.utils.clip_grad_norm_(member.model.parameters(), spec.grad_clip)
+                    clip_gradients(member.model.parameters(), spec.grad_clip)
             optimizer.step()
             optimizer.zero_grad()
             step += 1

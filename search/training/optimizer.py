@@ -1,12 +1,13 @@
 """AdamW in groups by learning rate and decay; parameters without a gradient in a step keep their state."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
 from configs import ConfigError
 from search.training.schedules import ScheduleSpec, learning_rate
+from search.training.sharding import is_shared_out
 from search.training.spec import TrainSpec
 from search.training.state import TrainState
 
@@ -45,6 +46,19 @@ def set_rates(optimizer: torch.optim.Optimizer, schedule: ScheduleSpec, step: in
     """Give each group its learning rate of a step (the first is 0)."""
     for group in optimizer.param_groups:
         group["lr"] = group["scale"] * learning_rate(schedule, group["peak"], step, n_steps)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> None:
+    """As `torch.nn.utils.clip_grad_norm_`; on a CPU, where the norm is at hand, what is short enough is not multiplied by 1.
+
+    Parameters without a gradient do not count.
+    """
+    chosen = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in chosen if parameter.grad is not None])
+    is_at_hand = norm.device.type == "cpu" and not is_shared_out(norm)
+    if is_at_hand and float(norm) + 1e-6 <= largest:
+        return
+    nn.utils.clip_grads_with_norm_(chosen, largest, norm)
 
 
 DECAY_RULE = (

@@ -11,6 +11,7 @@ from models import Rack, RackSpec
 from search.training.batches import EpochBatches
 from search.training.devices import autocast, computes_in, resolve_device
 from search.training.loop import train
+from search.training.optimizer import clip_gradients
 from search.training.spec import TrainSpec
 from search.training.state import TrainState
 from tasks import TASKS, draw
@@ -87,6 +88,15 @@ def packed_beside_one_by_one() -> Pair:
     return partial(our_loop, models, batches), separately
 
 
+def clipping() -> Pair:
+    """Clipping gradients that are short enough, beside a step of AdamW with the same parameters."""
+    model = smollm2(6, vocab_size=64).build().to(resolve_device("auto"))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9, fused=True)
+    return lambda: clip_gradients(model.parameters(), 1e9), optimizer.step
+
+
 def step_in_bf16() -> Pair:
     """A training step of six layers of SmolLM2 on 8 x 256 tokens, beside the same in float32."""
     device = resolve_device("auto")
@@ -108,5 +118,6 @@ def pairs() -> Pairs:
     return {
         "training loop / bare loop, 4 small layers": (loop_beside_bare_loop, 1.05),
         "grid of 6 packed / one after the other": (packed_beside_one_by_one, None),
+        "clipping / a fused step of AdamW, 6 layers of SmolLM2": (clipping, 0.3),
         "training step in bf16 / in float32, 6 layers of SmolLM2, 8 x 256": (step_in_bf16, 1 / 1.8),
     }

@@ -25,6 +25,7 @@ from search.runs.run_folder import WEIGHTS, folder_named, run_folder
 from search.runs.workers import WorkersSpec
 from search.training import checkpoint
 from search.training.devices import resolve_device
+from search.training.optimizer import clip_gradients
 from search.training.spec import TrainSpec
 
 SEEN = "seen"
@@ -137,7 +138,7 @@ def _fit(mixer: Mixer, seen: Tensor, wanted: Tensor, spec: LayerAlignmentSpec, i
         loss = F.mse_loss(mixer(seen[rows]), wanted[rows]) / scale
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        clip_gradients(parameters, 1.0)
         optimizer.step()
         schedule.step()
         if is_interrupted():

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from search.training import loop, metrics
+from search.training.optimizer import clip_gradients
 from search.training.packing import Pack
 from search.training.spec import TrainSpec
 from search.training.state import TrainState
@@ -197,3 +198,23 @@ def test_evaluation_of_a_pack_of_one_is_that_of_the_model():
     (found,) = [evaluate_on(data(split="test"))(Pack([single.model]), [single])]
     inputs, targets = data(split="test", batch_size=48)[0]
     assert found["loss"].item() == pytest.approx(F.cross_entropy(single.model(inputs).mT, targets).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("largest", [0.5, 1.0, 1.0 + 1e-6, 2.0])
+def test_gradients_are_clipped_as_torch_does(largest):
+    """Whose norm is 1: longer than may be, just as long, and shorter; and one parameter has none."""
+    ours, theirs = ([nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(1))] for _ in range(2))
+    for parameters in (ours, theirs):
+        parameters[0].grad, parameters[1].grad = torch.full((3, 3), 0.2), torch.full((2,), 0.32**0.5)
+    clip_gradients(iter(ours), largest)
+    nn.utils.clip_grad_norm_(theirs, largest)
+    assert ours[2].grad is None
+    for found, expected in zip(ours[:2], theirs[:2], strict=True):
+        assert torch.equal(found.grad, expected.grad)
+
+
+def test_a_norm_that_is_no_number_is_left_to_torch():
+    parameter = nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([1.0, float("nan")])
+    clip_gradients([parameter], 1.0)
+    assert parameter.grad.isnan().all()
