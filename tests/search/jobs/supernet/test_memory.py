@@ -12,6 +12,7 @@ from search.jobs.supernet.memory import forecast
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.step import SupernetStep
 from search.jobs.supernet.weights import load_supernet
+from search.runs.interruption import handlers_kept
 from search.training.memory import PeakMemory, give_back
 from tests.search.supernets import CPU, Steps, supernet_spec, train_into
 
@@ -72,8 +73,10 @@ def test_an_interruption_waits_while_compiled_code_calls_python(monkeypatch):
         reached.append("the end")
 
     monkeypatch.setattr(SupernetStep, "backward", step)
-    with pytest.raises(KeyboardInterrupt):
-        forecast(supernet_spec())
+    with handlers_kept():  # whatever another test has left
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt):
+            forecast(supernet_spec())
     assert reached == ["the end"]
 
 

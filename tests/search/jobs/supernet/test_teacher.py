@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from models import Supernet
 from search.jobs.supernet.spec import TeacherSpec
 from search.jobs.supernet.teacher import Teacher, distance, divergence, matched
+from search.training.mixture import WeightedBatch
 from tests.search.supernets import BLOCK, CPU, Steps, gradients, parameters, supernet_spec, train_into
 
 MAIN = {"kind": "fixed", "placements": {"all:attention": 1.0}}
@@ -140,6 +141,7 @@ def test_outputs_have_a_state_for_each_block_also_of_shared_ones():
     block = {**BLOCK, "mixer": {"kind": "attention", "n_heads": 2}, "share": "one"}
     model = Supernet(supernet_spec(rack={"stacks": [{"n_blocks": 3, "block": block}]}).rack)
     teacher = Teacher(TeacherSpec(source="main", hidden_weight=1.0), model, CPU)
-    seen = teacher.run(model, torch.zeros(2, 5, dtype=torch.long))
+    tokens = torch.zeros(2, 5, dtype=torch.long)
+    seen = teacher.look(WeightedBatch(tokens, tokens, torch.ones(2, 5)), step=0, first=0)
     assert [tuple(state.shape) for state in seen.hidden] == [(2, 5, 16)] * 3
     assert not model.rack.blocks()[0]._forward_hooks
