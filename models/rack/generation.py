@@ -68,7 +68,7 @@ def generate(
 def drawn(logits: Tensor, *, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:
     """One token of each row of logits [batch, vocab_size]: [batch]."""
     if temperature == 0:
-        return logits.argmax(-1)
+        return logits.max(-1).indices  # of bfloat16, argmax takes two to four times as long on a CPU
     candidates = None
     if top_k is not None and top_k < logits.shape[-1]:
         logits, candidates = logits.topk(top_k, dim=-1)

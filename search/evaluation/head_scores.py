@@ -73,7 +73,7 @@ class HeadScorer:
     def _scores(self, logits: Tensor, answers: Tensor, expected: Tensor | None) -> Tensor:
         """Of some positions: logits [leaves, asked, vocab_size] -> [leaves, asked]."""
         if self._metric == "accuracy":
-            return logits.argmax(-1) == answers
+            return logits.max(-1).indices == answers
         found = log_probabilities(logits)
         if expected is None:
             return found.gather(-1, answers.expand(found.shape[:-1])[..., None])[..., 0]

@@ -46,7 +46,7 @@ def batch_sums(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     loss = (
         F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none").view(n_models, -1).sum(1)
     )
-    predictions = logits.argmax(-1)
+    predictions = logits.max(-1).indices  # argmax is no faster, and slower of halves
     is_correct = supervised & (predictions == targets)
 
     def per_class(classes: Tensor, weights: Tensor) -> Tensor:

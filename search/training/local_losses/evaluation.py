@@ -52,5 +52,5 @@ class ExitEvaluation:
             x = unit(x, attention_mask)
             logits = self.model.exit(index, x, attention_mask).float().flatten(0, 1)
             loss = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-            rows.append(torch.stack([loss.double(), (logits.argmax(-1) == targets).sum().double(), n_supervised.double()]))
+            rows.append(torch.stack([loss.double(), (logits.max(-1).indices == targets).sum().double(), n_supervised.double()]))
         return torch.stack(rows)

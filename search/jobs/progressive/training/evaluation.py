@@ -49,7 +49,7 @@ class StageEvaluation:
                 logits = model(batch, hidden).float().flatten(0, 1)
             targets = batch.targets.flatten()
             loss = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-            is_correct = (logits.argmax(-1) == targets).sum()
+            is_correct = (logits.max(-1).indices == targets).sum()
             totals += torch.stack([loss.double(), is_correct.double(), (targets != IGNORED).sum().double()]).cpu()
         model.train(was_training)
         loss, n_correct, n_supervised = totals
