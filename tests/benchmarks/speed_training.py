@@ -18,7 +18,7 @@ from tasks import TASKS, draw
 
 LAYERS = ["mh-attention", "swiglu", "mh-attention", "swiglu"]
 GRID = [(lr, weight_decay) for lr in (1e-4, 5e-4, 1e-3) for weight_decay in (0.0, 0.1)]
-N_STEPS, BATCH_SIZE = 3, 128
+BATCH_SIZE = 128
 
 Pair = tuple[Callable[[], object], Callable[[], object]]
 """What we do, and what the peer does, once."""
@@ -44,10 +44,10 @@ def no_metrics(pack: object, members: list[TrainState]) -> dict[str, torch.Tenso
     return {name: torch.zeros(len(members)) for name in ("accuracy", "loss")}
 
 
-def bare_loop(model: nn.Module, batches: EpochBatches, device: torch.device) -> None:
+def bare_loop(model: nn.Module, batches: EpochBatches, device: torch.device, n_steps: int) -> None:
     """The same training as one would write it by hand."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.1, fused=True)
-    for step in range(N_STEPS):
+    for step in range(n_steps):
         inputs, targets = batches[step]
         with torch.autocast(device.type, torch.bfloat16, enabled=computes_in(device, "auto") == "bf16"):
             loss = F.cross_entropy(model(inputs).flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
@@ -59,22 +59,22 @@ def bare_loop(model: nn.Module, batches: EpochBatches, device: torch.device) -> 
 def small_racks(n: int) -> tuple[list[Rack], EpochBatches, torch.device]:
     """Racks of four layers, and in-context recall for them."""
     device, task = resolve_device("auto"), TASKS["in_context_recall"]()
-    examples = draw(task, BATCH_SIZE * N_STEPS, seed=0, split="train")
+    examples = draw(task, 4 * BATCH_SIZE, seed=0, split="train")
     batches = EpochBatches(examples, BATCH_SIZE, seed=0, device=device)
     spec = RackSpec(d_model=128, layers=LAYERS, vocab_size=task.vocab_size, max_length=task.seq_len)
     return [spec.build(seed).to(device) for seed in range(n)], batches, device
 
 
-def our_loop(models: list[Rack], batches: EpochBatches) -> None:
+def our_loop(models: list[Rack], batches: EpochBatches, n_steps: int) -> None:
     """As a job trains them."""
     members = [TrainState(model, batches, lr, decay) for model, (lr, decay) in zip(models, GRID, strict=False)]
-    train(members, TrainSpec(), n_steps=N_STEPS, eval_every=N_STEPS, evaluate=no_metrics)
+    train(members, TrainSpec(), n_steps=n_steps, eval_every=n_steps, evaluate=no_metrics)
 
 
 def loop_beside_bare_loop() -> Pair:
     """The training loop with one model."""
     models, batches, device = small_racks(1)
-    return partial(our_loop, models, batches), partial(bare_loop, models[0], batches, device)
+    return partial(our_loop, models, batches, 3), partial(bare_loop, models[0], batches, device, 3)
 
 
 def packed_beside_one_by_one() -> Pair:
@@ -83,9 +83,9 @@ def packed_beside_one_by_one() -> Pair:
 
     def separately() -> None:
         for model in models:
-            our_loop([model], batches)
+            our_loop([model], batches, 1)
 
-    return partial(our_loop, models, batches), separately
+    return partial(our_loop, models, batches, 1), separately
 
 
 def clipping() -> Pair:
