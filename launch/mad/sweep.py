@@ -45,6 +45,7 @@ def execute(spec: MadSpec, log: TrialLog, out: Path, progress: Progress, make_mo
                 name: (trial.architecture, trial.task, trial.change, trial.spec.to_dict()) for name, trial in settings.items()
             },
             options=trial_options(spec, out.resolve()),
+            n_threads=spec.workers.n_threads,
             make_model=make_model,
             limits=IsolationSpec(isolate_trials=spec.isolate_trials, trial_timeout=spec.trial_timeout),
         )

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from ray import cloudpickle
 
 from configs.records import to_json
@@ -13,7 +14,6 @@ from search.jobs.mad.run_trials import MakeModel
 from search.jobs.mad.trial import Trial, TrialSpec
 from search.runs.isolation import IsolationSpec
 from search.runs.own_process import TookTooLongError
-from search.training.devices import use_one_thread
 
 GridPoint = tuple[int, float, float]
 SETTING = ("architecture", "task", "change", "seed")
@@ -33,14 +33,20 @@ def points_of(config: Config) -> list[GridPoint]:
 
 
 def run_config(
-    config: Config, settings: dict[str, Any], options: dict[str, Any], make_model: MakeModel | None, limits: IsolationSpec
+    config: Config,
+    *,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    n_threads: int,
+    make_model: MakeModel | None,
+    limits: IsolationSpec,
 ) -> None:
     """Run a configuration; the last report carries the finished rows.
 
     A single trial that raises is left to Tune, which tries it again, but not one that took too long; in a pack the others go on,
     and it becomes a failed row.
     """
-    use_one_thread()
+    torch.set_num_threads(n_threads)
     architecture, task, change, raw = settings[name_of(config)]
     setting = Trial(architecture, task, change, TrialSpec.model_validate(raw))
     trials = [setting.at(*point) for point in points_of(config)]

@@ -72,7 +72,7 @@ class TuneScorer:
                 n_workers=self._workers.n,
                 max_failures=self._workers.max_failures,
             )
-            self._search = StandbySearch({"shard_queue": name, "n_threads": max(1, int(self._workers.cpus))})
+            self._search = StandbySearch({"shard_queue": name, "n_threads": self._workers.n_threads})
             self._tune: Future[Any] = _in_daemon_thread(self._tuner(resources).fit)
             self._tune.add_done_callback(self._tune_has_ended)
             stack.push(self._end)

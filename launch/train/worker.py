@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import torch
 from tensorboardX import SummaryWriter
 from torch import nn
 
@@ -18,7 +19,7 @@ from search.jobs.progressive import stages
 from search.jobs.progressive.spec import ProgressiveSpec
 from search.jobs.supernet import job as supernet
 from search.jobs.supernet.spec import SupernetSpec
-from search.training.devices import use_one_thread
+from search.runs.workers import WorkersSpec
 from search.training.loop import OnEvaluation
 from search.training.ranks import Ranks
 from search.training.sharding import shard
@@ -31,7 +32,7 @@ POLL_SECONDS = 0.2
 
 def train_worker(config: dict[str, Any]) -> None:
     """Train as one of the ranks; the main one writes history, log, curves and checkpoints into the folder that all share."""
-    use_one_thread()
+    torch.set_num_threads(WorkersSpec.model_validate(config["spec"]["workers"]).n_threads)
     work_where_the_driver_does()
     out = Path(config["out"])
     if not (out / REFUSED).exists():  # else this group stands for one that was ended because of it

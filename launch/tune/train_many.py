@@ -84,7 +84,7 @@ def _tuner(
 ) -> tune.Tuner:
     workers = [worker_resources(spec.workers, spec.train.device, resources) for spec in left.values()]
     specs = {name: spec.to_dict() for name, spec in left.items()}
-    n_threads = max(max(1, int(spec.workers.cpus)) for spec in left.values())
+    n_threads = max(spec.workers.n_threads for spec in left.values())
     given = {"specs": specs, "out": out.resolve(), "trial": trial, "n_threads": n_threads, "limits": limits}
     trainable = tune.with_parameters(_train, **given)
     return tune.Tuner(

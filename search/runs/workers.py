@@ -16,13 +16,18 @@ class WorkersError(RunError):
 
 
 class ResourcesSpec(Spec):
-    """What Ray reserves for a worker; a run in this process has none.
+    """What Ray reserves for a worker, which computes on as many threads; a run in this process has none, and one thread.
 
     `gpus` may be a fraction; null is one GPU where the cluster has any (and the device is not cpu), else none.
     """
 
     cpus: PositiveFloat = 1
     gpus: NonNegativeFloat | None = None
+
+    @property
+    def n_threads(self) -> int:
+        """That torch has in a worker: one for each whole CPU."""
+        return max(1, int(self.cpus))
 
 
 class WorkersSpec(ResourcesSpec):
