@@ -59,11 +59,17 @@ def interruptions() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def interruptions_held() -> Iterator[None]:
-    """SIGINT and SIGTERM act when the context ends: where compiled code calls Python, an exception may end the process."""
-    with interruptions() as is_interrupted:
-        yield
-    if is_interrupted():
-        signal.raise_signal(_Newest.number)
+    """SIGINT and SIGTERM act when the context ends, however it does.
+
+    For where compiled code calls Python: there an exception may end the process.
+    """
+    is_interrupted: Callable[[], bool] = bool
+    try:
+        with interruptions() as is_interrupted:
+            yield
+    finally:
+        if is_interrupted():
+            signal.raise_signal(_Newest.number)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs import Spec
 from configs.records import DamagedError, read_json
@@ -31,6 +31,12 @@ N_COUNTED = 2
 ROW_PARAMETERS = 400_000_000
 """Positions times parameters that are measured: 0.2 s or so, at 100 GFLOP/s."""
 
+LEAST_POSITIONS = 64
+"""That are measured together: of fewer, as of a step of decoding, products take less time than the casts of their weights."""
+
+WIDTH = 1024
+"""Of the one product that stands for a model whose parts are too large to be measured: nearly all of its time is in such."""
+
 
 class Gain(NamedTuple):
     """How many times faster than in float32 one thread is in bf16."""
@@ -40,43 +46,47 @@ class Gain(NamedTuple):
 
 
 def settled(spec: S, out: Path, place: str, rack: RackSpec, say: Say) -> S:
-    """The spec with what `auto` is in its TrainSpec at `place` (`train`, `distil.train`), if the run computes on a CPU.
+    """The spec with what `auto` is in its TrainSpec at `place` (`train`, `distil.train`).
 
-    It is what the folder's spec says, if there is one: a run goes on in the precision that it began in, on any processor. Else
-    bf16 is taken for what it makes faster by `LEAST_GAIN`, in a measurement of some tenths of a second; what is left `auto` is
-    float32 there. Workers with GPUs, which this process need not have, take bf16 in any case.
+    It is what the folder's spec says, if there is one: a run goes on in the precision that it began in, on any processor. Else,
+    if it computes on a CPU, bf16 is taken for what it makes faster by `LEAST_GAIN`, in a measurement of some tenths of a second.
+    What is left `auto` is float32 there; workers with GPUs, which this process need not have, take bf16 in any case.
     """
     names = place.split(".")
     train = _inner(spec, names)
-    if train.precision != "auto" or resolve_device(train.device).type != "cpu":
+    open_fields = [name for name, said in zip(FIELDS, (train.precision, train.scores_in), strict=True) if said == "auto"]
+    if not open_fields:
         return spec
     if (out / SPEC).exists():
         with suppress(DamagedError, KeyError, TypeError):  # whoever opens the folder says so
             kept = read_json(out / SPEC)
             for name in names:
                 kept = kept[name]
-            return _replaced(spec, names, {name: kept[name] for name in FIELDS})
+            return _replaced(spec, names, {name: kept[name] for name in open_fields})
         return spec
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001 - torch has no other word for it
+    if resolve_device(train.device).type != "cpu" or not _has_bf16() or (gain := gain_of_bf16(rack)) is None:
         return spec
-    gain = gain_of_bf16(rack)
-    if gain is None:
-        return spec
-    chosen: dict[str, TrainPrecision] = {"precision": "bf16" if gain.training >= LEAST_GAIN else "auto"}
-    if train.scoring_precision is None and (gain.scoring >= LEAST_GAIN) != (gain.training >= LEAST_GAIN):
-        chosen["scoring_precision"] = "bf16" if gain.scoring >= LEAST_GAIN else "auto"
-    spec = _replaced(spec, names, chosen)
-    train = _inner(spec, names)
-    device = torch.device("cpu")
+    chosen = {name: "bf16" if times >= LEAST_GAIN else "auto" for name, times in zip(FIELDS, gain, strict=True)}
+    spec = _replaced(spec, names, {name: chosen[name] for name in open_fields})
+    train, device = _inner(spec, names), torch.device("cpu")
     say(
         f"precision: training {computes_in(device, train.precision)}, scores {computes_in(device, train.scores_in)}; "
-        f"on {hardware()} bf16 is {gain.training:.1f} and {gain.scoring:.1f} times as fast as fp32"
+        f"on {hardware(device)} bf16 is {gain.training:.1f} and {gain.scoring:.1f} times as fast as fp32"
     )
     return spec
 
 
+def _has_bf16() -> bool:
+    """Whether torch multiplies in bfloat16 here; builds without oneDNN, as some for Macs are, do not know the op."""
+    has_op = torch.backends.mkldnn.is_available()
+    return has_op and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - torch has no other word for it
+
+
 def gain_of_bf16(rack: RackSpec) -> Gain | None:
-    """Measured on the rack's own parts, where it has choices on the main ones; None if they are too small for it to matter."""
+    """Measured on the rack's own parts, where it has choices on the main ones, or on one product if they are too large for that.
+
+    None if they are too small for it to matter.
+    """
     mains = iter(slot.main for slot in rack.slots())
     n_times: Counter[str] = Counter()
     found: dict[str, RackPart] = {}
@@ -85,13 +95,19 @@ def gain_of_bf16(rack: RackSpec) -> Gain | None:
         if part is not None:
             n_times[part.key] += 1
             found[part.key] = part
+    with torch.device("meta"):
+        shapes = [part.build(rack) for part in found.values()]
+    n_parameters = sum(parameter.numel() for module in shapes for parameter in module.parameters())
+    if n_parameters < LEAST_PARAMETERS:
+        return None
+    n_positions = min(256, ROW_PARAMETERS // n_parameters)
     with torch.random.fork_rng(devices=[]):
-        modules = {key: part.build(rack) for key, part in found.items()}
-        n_parameters = sum(parameter.numel() for module in modules.values() for parameter in module.parameters())
-        if n_parameters < LEAST_PARAMETERS:
-            return None
-        n_positions = min(256, max(16, ROW_PARAMETERS // n_parameters), rack.max_length or 256)
-        x = torch.randn(1, n_positions, rack.d_model)
+        if n_positions >= LEAST_POSITIONS:
+            modules = {key: part.build(rack) for key, part in found.items()}
+            x = torch.randn(1, min(n_positions, rack.max_length or n_positions), rack.d_model)
+        else:
+            modules, n_times = {"product": nn.Linear(WIDTH, WIDTH)}, Counter({"product": 1})
+            x = torch.randn(1, 256, WIDTH)
         seconds: dict[tuple[str, TrainPrecision], float] = defaultdict(float)
         for key, module in modules.items():
             for use, work in (("training", _step), ("scoring", _pass)):

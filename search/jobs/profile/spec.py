@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 from configs import Spec
 from models import RackSpec
 from search.profiling.latency import LatencyMode
-from search.training.spec import Device, TrainPrecision
+from search.training.spec import Device
 
 
 class ProfileSpec(Spec):
@@ -24,4 +24,4 @@ class ProfileSpec(Spec):
     seq_len: PositiveInt = 1024
     repeats: PositiveInt = 20
     device: Device = "auto"
-    precision: TrainPrecision = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"

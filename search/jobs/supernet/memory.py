@@ -19,7 +19,7 @@ from search.jobs.supernet.teacher import Teacher
 from search.runs.console import gibibytes
 from search.runs.interruption import interruptions_held
 from search.samplers.shared.sampler import placements_of_step
-from search.training.devices import resolve_device
+from search.training.devices import computes_in, resolve_device
 from search.training.mixture import WeightedBatch
 from search.training.ranks import Ranks
 
@@ -57,10 +57,9 @@ def forecast(spec: SupernetSpec, teacher: RackSpec | None = None) -> TrainingMem
     """
     from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: PLC0415 - imports torch's compiler, half a second
 
-    precision = spec.train.precision
-    if precision == "auto" and resolve_device(spec.train.device).type == "cuda":
-        precision = "bf16"  # as autocast has it there
-    spec = spec.model_copy(update={"train": spec.train.model_copy(update={"precision": precision})})
+    train, device = spec.train, resolve_device(spec.train.device)
+    computed = {"precision": computes_in(device, train.precision), "scoring_precision": computes_in(device, train.scores_in)}
+    spec = spec.model_copy(update={"train": train.model_copy(update=computed)})
     n_rows = -(-spec.data.batch_size // (spec.workers.n * spec.accumulate))
     rack = without_numbers(spec.rack)
     shapes = {name: tensor.shape for name, tensor in rack.state_dict().items()}

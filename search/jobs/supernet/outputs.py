@@ -44,11 +44,10 @@ def outputs_of(model: nn.Module, inputs: Tensor, *, is_read_out: bool, with_hidd
         return Outputs(rack.run(rack.embed(inputs)), rack.head, hidden)
 
 
-def pieces(model: nn.Module, inputs: Tensor) -> list[slice]:
-    """The positions of a batch of tokens, as many together as a loss may hold logits of; all, if its head needs them together."""
+def pieces(model: nn.Module, n_positions: int, device: torch.device) -> list[slice]:
+    """The positions of a batch, as many together as a loss may hold logits of; all, if the model's head needs them together."""
     head, vocab_size = rack_of(model).head, rack_of(model).embedding.num_embeddings
-    n_positions = inputs.numel()
-    n_at_once = max(1, LOGIT_BYTES["cuda" if inputs.device.type == "cuda" else "cpu"] // (4 * vocab_size))
+    n_at_once = max(1, LOGIT_BYTES[device.type] // (4 * vocab_size))
     if n_at_once >= n_positions or not head.has_step or getattr(head, "takes_attention_mask", False):
         return [slice(0, n_positions)]
     return [slice(first, min(first + n_at_once, n_positions)) for first in range(0, n_positions, n_at_once)]

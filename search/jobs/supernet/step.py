@@ -16,7 +16,7 @@ from search.jobs.supernet.spec import SupernetSpec
 from search.runs.report import Say
 from search.samplers.shared.sampler import placements_of_step
 from search.training.batches import asks_anything
-from search.training.devices import autocast
+from search.training.devices import autocast, resolve_device
 from search.training.metrics import weighted_loss
 from search.training.mixture import WeightedBatch
 from search.training.packing import Pack
@@ -56,7 +56,7 @@ class SupernetStep:
 
     def __init__(self, spec: SupernetSpec, ranks: Ranks, teacher: Teaching | None = None, say: Say = lambda _: None) -> None:
         self.spec, self.ranks, self.teacher, self.say = spec, ranks, teacher, say
-        self.slots = spec.rack.slots()
+        self.slots, self.device = spec.rack.slots(), resolve_device(spec.train.device)
         self.sampler = spec.make_sampler()
         self._is_sharded = spec.parallel == "fsdp" and ranks.n_ranks > 1  # then a head has its weights in a whole pass alone
 
@@ -97,7 +97,8 @@ class SupernetStep:
         """Add up the gradients of the placements on a micro-batch, from the row `first` on; its part of the loss, detached."""
         train, device = self.spec.train, batch.inputs.device
         seen, losses, share = None, [], len(batch.inputs) / self.spec.data.batch_size
-        positions = [slice(0, batch.inputs.numel())] if self._is_sharded else pieces(model, batch.inputs)
+        n_positions = batch.inputs.numel()
+        positions = [slice(0, n_positions)] if self._is_sharded else pieces(model, n_positions, self.device)
         with_hidden = self.teacher is not None and self.teacher.compares_hidden
         if self.teacher is not None:
             with autocast(device, train.scores_in):
@@ -118,11 +119,15 @@ class SupernetStep:
 
     def _loss(self, outputs: Outputs, batch: WeightedBatch, seen: Any, positions: slice) -> Tensor:
         """Of some positions of a batch."""
-        with autocast(batch.inputs.device, self.spec.train.precision):
+        train, device = self.spec.train, batch.inputs.device
+        with autocast(device, train.precision):
             logits = outputs.logits(positions)
         targets, weights = batch.targets.flatten()[positions], batch.weights.flatten()[positions]
         loss = weighted_loss(logits, targets, weights)
-        return loss if self.teacher is None else self.teacher.mix(loss, logits, seen, positions, weights)
+        if self.teacher is None:
+            return loss
+        with autocast(device, train.scores_in):  # the teacher's head may be read here
+            return self.teacher.mix(loss, logits, seen, positions, weights)
 
 
 def _micro_batches(batch: WeightedBatch, n: int) -> Iterator[WeightedBatch]:

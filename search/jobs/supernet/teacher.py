@@ -40,7 +40,7 @@ class Teacher:
         """What the teacher makes of a batch; the student is in training mode afterwards, with its main placement active."""
         del step, first
         # The student's own head is read in its training mode later on, and that of FSDP at the end of a whole pass alone.
-        is_read_out = self.is_main or len(pieces(self.model, batch.inputs)) == 1
+        is_read_out = self.is_main or len(pieces(self.model, batch.inputs.numel(), batch.inputs.device)) == 1
         self.model.eval()
         with torch.no_grad():
             seen = outputs_of(self.model, batch.inputs, is_read_out=is_read_out, with_hidden=self.compares_hidden)

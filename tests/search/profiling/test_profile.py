@@ -41,6 +41,11 @@ def test_the_job_leaves_a_table_that_budgets_are_made_of(tmp_path, capsys, mode)
     assert budget.costs.of_placement(spaces.supernet(n_blocks=3, mlp="stochastic").main)["latency_ms"] == pytest.approx(expected)
 
 
+def test_a_table_is_of_a_precision_that_it_can_name():
+    with pytest.raises(ValueError, match="'auto', 'fp32' or 'bf16'"):
+        spec(precision="medium")
+
+
 def test_equal_parts_are_timed_once_and_no_channel_mixer_takes_no_time(monkeypatch):
     timed = []
     monkeypatch.setattr("search.jobs.profile.job.median_milliseconds", lambda *_: timed.append(1) or float(len(timed)))

@@ -85,6 +85,14 @@ def held(number):
     raise KeyboardInterrupt
 
 
+def held_in_what_fails(number):
+    """The error is not the end of it: somebody may expect it, and go on."""
+    with contextlib.suppress(ValueError), interruptions_held():
+        signal.raise_signal(number)
+        raise ValueError("failed")
+    pytest.fail("was not interrupted")
+
+
 def twice(number):
     """The second one does not wait for the end of the step."""
     with interruptions():
@@ -117,7 +125,10 @@ def in_a_compiled_call(number):
     raise ValueError("could not determine the shape")
 
 
-@pytest.mark.parametrize("interrupt", [at_once, noted, held, twice, as_tune_does, in_an_import, in_a_compiled_call])
+INTERRUPTS = [at_once, noted, held, held_in_what_fails, twice, as_tune_does, in_an_import, in_a_compiled_call]
+
+
+@pytest.mark.parametrize("interrupt", INTERRUPTS)
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_interruption_of_a_job_is_one_line(capsys, interrupt, number):
     def command():

@@ -54,11 +54,31 @@ def test_what_is_said_is_kept(tmp_path, gains):
     gains(9.0, 9.0)
     assert chosen(tmp_path, precision="fp32") == ("fp32", "fp32", False)
     assert chosen(tmp_path, scoring_precision="fp32") == ("bf16", "fp32", True)
+    assert chosen(tmp_path, precision="fp32", scoring_precision="auto") == ("fp32", "bf16", True)
+    assert chosen(tmp_path, scoring_precision="auto") == ("bf16", "bf16", True)
+
+
+def test_what_is_told_is_of_the_processor(tmp_path, gains, monkeypatch):
+    """Although there is a GPU, which the run is not to use."""
+    gains(2.0, 1.0)
+    spec, told = supernet_spec(), []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda *_: "a GPU")
+    settled(spec, tmp_path, "train", spec.rack, told.append)
+    assert told[0].startswith("precision: training bf16, scores fp32; on ")
+    assert "a GPU" not in told[0]
 
 
 def test_a_processor_without_bf16_is_not_measured(tmp_path, gains, monkeypatch):
     gains(9.0, 9.0)
     monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
+    assert chosen(tmp_path) == ("auto", "auto", False)
+
+
+def test_a_torch_without_onednn_is_not_asked(tmp_path, gains, monkeypatch):
+    gains(9.0, 9.0)
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
+    monkeypatch.delattr("torch.ops.mkldnn._is_mkldnn_bf16_supported")
     assert chosen(tmp_path) == ("auto", "auto", False)
 
 
@@ -73,6 +93,18 @@ def test_a_measurement_is_short_and_moves_no_generator():
     before = torch.get_rng_state()
     assert all(0.1 < each < 30 for each in gain_of_bf16(rack))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_model_of_any_size_is_measured_at_sizes_that_training_has(monkeypatch):
+    """Sixteen positions of a large model are casts of its weights: bf16 looked slower where it is twice as fast."""
+    measured = []
+    monkeypatch.setattr(precision, "_seconds", lambda _, module, x: measured.append((module, x)) or {"fp32": 2.0, "bf16": 1.0})
+    wide = {"mixer": {"kind": "attention"}, "mlp": {"kind": "swiglu", "d_ff": 28672}}
+    for d_model in (640, 2048, 8192):
+        measured.clear()
+        assert gain_of_bf16(supernet_spec(rack={"d_model": d_model}, block=wide).rack) == (2.0, 2.0)
+        assert all(x.shape[:2].numel() >= 64 for _, x in measured)
+        assert max(x.numel() // x.shape[-1] * sum(p.numel() for p in module.parameters()) for module, x in measured) < 500_000_000
 
 
 def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path, gains):
@@ -91,6 +123,22 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path, gains):
     assert saved_spec(tmp_path / "float32")["train"]["precision"] == "auto"
     assert found["loss"] != single["loss"]
     assert found["loss"] == pytest.approx(single["loss"], rel=0.02)
+
+
+def test_what_is_said_of_a_run_that_goes_on_is_not_put_aside(tmp_path, gains):
+    gains(2.0, 2.0)
+    assert job.run(supernet_spec(), tmp_path, HERE) == 0
+    assert chosen(tmp_path) == ("bf16", "bf16", False)
+    assert chosen(tmp_path, scoring_precision="fp32") == ("bf16", "fp32", False)
+    assert chosen(tmp_path, precision="fp32") == ("fp32", "fp32", False)
+
+
+def test_a_run_of_a_cpu_goes_on_with_a_gpu(tmp_path, gains, monkeypatch):
+    gains(2.0, 1.0)
+    assert job.run(supernet_spec(), tmp_path, HERE) == 0
+    monkeypatch.setattr(precision, "resolve_device", lambda _: torch.device("cuda"))
+    assert chosen(tmp_path) == ("bf16", "auto", False)
+    assert chosen(tmp_path / "new") == ("auto", "auto", False)
 
 
 @pytest.mark.parametrize("before", ["none", "ieee", "bf16"])

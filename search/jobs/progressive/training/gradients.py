@@ -64,7 +64,7 @@ class GrowthStep:
     def _loss(self, model: GrowingRack, batch: GrowthBatch) -> Tensor:
         if self._denoises:
             return denoising_distances(model, batch).sum() / self.spec.data.batch_size
-        positions = pieces(model.rack, batch.inputs)
+        positions = pieces(model.rack, batch.inputs.numel(), batch.inputs.device)
         if len(positions) == 1:
             return weighted_loss(model(batch, self.hidden(batch)), batch.targets, batch.weights)
         outputs = Outputs(model.last(batch, self.hidden(batch)), model.rack.head)

@@ -8,6 +8,7 @@ import torch
 from models import CHANNEL_MIXERS, MIXERS
 from models.rack.choice import STOCHASTIC
 from search.evaluation.memory_count import peak_bytes
+from search.jobs.supernet import outputs
 from search.jobs.supernet.memory import forecast
 from search.jobs.supernet.spec import SupernetSpec
 from search.jobs.supernet.step import SupernetStep
@@ -63,6 +64,16 @@ def test_every_part_can_be_told_of(part, kind):
         pytest.skip("is a choice of parts")
     heads = {"n_heads": 2} if part == "mixer" and "n_heads" in MIXERS.spec_of(kind).model_fields else {}
     assert forecast(supernet_spec(block={**BLOCK, part: {"kind": kind, **heads}})).step > 0
+
+
+def test_for_a_gpu_it_counts_the_logits_that_are_held_there(monkeypatch):
+    here = forecast(supernet_spec()).step
+    monkeypatch.setitem(outputs.LOGIT_BYTES, "cuda", 1)
+    assert forecast(supernet_spec()).step == here
+    monkeypatch.setattr("search.jobs.supernet.step.resolve_device", lambda _: torch.device("cuda"))
+    in_pieces = forecast(supernet_spec()).step
+    monkeypatch.setitem(outputs.LOGIT_BYTES, "cuda", 2**20)
+    assert in_pieces != forecast(supernet_spec()).step == here
 
 
 def test_an_interruption_waits_while_compiled_code_calls_python(monkeypatch):

@@ -6,7 +6,7 @@ import torch
 from search.evaluation.memory_count import peak_bytes
 from search.jobs.supernet import outputs
 from search.jobs.supernet.outputs import pieces
-from tests.search.supernets import Steps, gradients, supernet_spec, train_into
+from tests.search.supernets import CPU, Steps, gradients, supernet_spec, train_into
 
 CASES = {
     "alone": {},
@@ -15,6 +15,10 @@ CASES = {
     "kept": {"teacher": {"source": "TRAINED", "weight": 0.5, "keep": 3, "kept_in": "KEPT"}},
     "anew": {"gradient_checkpointing": True, "placements_per_step": 2},
     "bf16": {"train": {"device": "cpu", "precision": "bf16", "scoring_precision": "fp32"}},
+    "bf16 teacher": {
+        "train": {"device": "cpu", "precision": "fp32", "scoring_precision": "bf16"},
+        "teacher": {"source": "TRAINED", "weight": 1.0},
+    },
     "tied": {"rack": {"tie_embeddings": True}},
 }
 
@@ -70,7 +74,6 @@ def test_it_holds_the_logits_of_a_piece_alone(teacher, tmp_path, monkeypatch):
 
 def test_a_head_that_reads_all_positions_together_is_not_cut(monkeypatch):
     monkeypatch.setitem(outputs.LOGIT_BYTES, "cpu", 1)
-    tokens = torch.zeros(2, 8, dtype=torch.long)
     plain, reporting = (supernet_spec(rack={"head": {"kind": "language_model", "z_loss": z}}).rack.build() for z in (0.0, 0.1))
-    assert [piece.stop - piece.start for piece in pieces(plain, tokens)] == [1] * 16
-    assert pieces(reporting, tokens) == [slice(0, 16)]
+    assert [piece.stop - piece.start for piece in pieces(plain, 16, CPU)] == [1] * 16
+    assert pieces(reporting, 16, CPU) == [slice(0, 16)]

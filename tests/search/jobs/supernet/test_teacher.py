@@ -5,10 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from models import Supernet
-from search.jobs.supernet.spec import TeacherSpec
-from search.jobs.supernet.teacher import Teacher, distance, divergence, matched
-from search.training.mixture import WeightedBatch
-from tests.search.supernets import BLOCK, CPU, Steps, gradients, parameters, supernet_spec, train_into
+from search.jobs.supernet.outputs import outputs_of
+from search.jobs.supernet.teacher import distance, divergence, matched
+from tests.search.supernets import BLOCK, Steps, gradients, parameters, supernet_spec, train_into
 
 MAIN = {"kind": "fixed", "placements": {"all:attention": 1.0}}
 OTHER = {"kind": "fixed", "placements": {"all:gdn": 1.0}}
@@ -140,8 +139,6 @@ def test_a_teacher_that_does_not_fit_is_a_readable_error(tmp_path):
 def test_outputs_have_a_state_for_each_block_also_of_shared_ones():
     block = {**BLOCK, "mixer": {"kind": "attention", "n_heads": 2}, "share": "one"}
     model = Supernet(supernet_spec(rack={"stacks": [{"n_blocks": 3, "block": block}]}).rack)
-    teacher = Teacher(TeacherSpec(source="main", hidden_weight=1.0), model, CPU)
-    tokens = torch.zeros(2, 5, dtype=torch.long)
-    seen = teacher.look(WeightedBatch(tokens, tokens, torch.ones(2, 5)), step=0, first=0)
+    seen = outputs_of(model, torch.zeros(2, 5, dtype=torch.long), is_read_out=False, with_hidden=True)
     assert [tuple(state.shape) for state in seen.hidden] == [(2, 5, 16)] * 3
     assert not model.rack.blocks()[0]._forward_hooks
