@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from models.ops.precision import in_float32
-from models.ops.recurrences.chunk_states import corrected_before_each
 from models.ops.recurrences.chunks import CHUNK, in_chunks, join_chunks
+from models.ops.recurrences.corrected_chunks import corrected_chunks, corrected_chunks_flops
 
 
 @in_float32
@@ -16,7 +16,7 @@ def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, rate: Tensor, lo
     [..., time], log_decay <= 0 -> [..., time, d_value].
 
     Within a chunk that starts at S, with g the cumulative log decay, (I + A) U = rate (V - e^g K S) where
-    A_ts = rate_t e^(g_t - g_s) k_t k_s for s < t: one triangular solve for both right-hand sides (the UT transform).
+    A_ts = rate_t e^(g_t - g_s) k_t k_s for s < t: the UT transform. U is what the chunk writes.
     """
     time = query.shape[-2]
     chunk = min(CHUNK, time)
@@ -24,21 +24,17 @@ def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, rate: Tensor, lo
         in_chunks(part, chunk) for part in (query, key, value, rate[..., None], log_decay[..., None])
     )
     total = log_decay.cumsum(-2)
+    end = total[..., -1:, :]
     lower = torch.ones(chunk, chunk, dtype=torch.bool, device=query.device).tril()
     # Differences before the exponential, and never a positive one: nothing to overflow.
     decay = (total - total.mT).masked_fill(~lower, -torch.inf).exp()
-    weighted = rate * key
-    coupling = decay * (weighted @ key.mT)
-    sources = torch.cat((rate * value, total.exp() * weighted), dim=-1)
-    # Reads the coupling below its diagonal alone.
-    solved = torch.linalg.solve_triangular(coupling, sources, upper=False, unitriangular=True)
-    written, erased = solved.split((value.shape[-1], key.shape[-1]), dim=-1)
-    scores = decay * (query @ key.mT)
-    if time <= CHUNK:
-        return join_chunks(scores @ written, time)
-    to_end = (total[..., -1:, :] - total).exp() * key
-    states, updates = corrected_before_each(written, erased, to_end, total[..., -1:, :].exp())
-    return join_chunks(scores @ updates + (total.exp() * query) @ states, time)
+    reach = total.exp()
+    # The rows that correct, then those that read: what is scaled here has no channels.
+    rows = torch.cat((key, query), dim=-2)
+    scores = torch.cat((-rate * decay.tril(-1), decay), dim=-2) * (rows @ key.mT)
+    reading = torch.cat((-rate * reach, reach), dim=-2) * rows
+    writing = (end - total).exp() * key
+    return join_chunks(corrected_chunks(scores, reading, writing, rate * value, end.exp()), time)
 
 
 @in_float32
@@ -57,9 +53,7 @@ def delta_step(
 
 
 def gated_delta_rule_flops(time: int, d_key: int, d_value: int, *, chunk: int = CHUNK) -> int:
-    """Forward operations for one head, padding included; the solve is one product with a triangle."""
+    """Forward operations for one head, padding included."""
     chunk = min(chunk, time)
     n_chunks = -(-time // chunk)
-    products = 2 * chunk**2 * (2 * d_key + d_value) + chunk**2 * (d_key + d_value)
-    states = (6 * chunk + 2) * d_key * d_value if n_chunks > 1 else 0
-    return n_chunks * (products + states)
+    return n_chunks * 4 * chunk**2 * d_key + corrected_chunks_flops(n_chunks, chunk, d_key, d_value, columns=chunk)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from models.ops.precision import in_float32
-from models.ops.recurrences.chunk_states import corrected_before_each
 from models.ops.recurrences.chunks import in_chunks, join_chunks
+from models.ops.recurrences.corrected_chunks import decayed_by_channel
 from models.ops.recurrences.delta_rule import gated_delta_rule_flops
 from models.ops.recurrences.gated_linear_attention import GATED_CHUNK
 
@@ -30,18 +30,7 @@ def kimi_delta_rule(query: Tensor, key: Tensor, value: Tensor, rate: Tensor, log
         in_chunks(part, min(GATED_CHUNK, time)) for part in (query, key, value, rate[..., None], log_decay)
     )
     total = log_decay.cumsum(-2)
-    end = total[..., -1:, :]
     middle = total[..., (total.shape[-2] - 1) // 2, :][..., None, :]
-    later, earlier = (total - middle).exp(), key * (middle - total).exp()
-    weighted = rate * key
-    # Above their diagonals both products hold what would be needed to run backwards, up to e^80 of it.
-    coupling = (weighted * later) @ earlier.mT
-    scores = ((query * later) @ earlier.mT).tril()
-    from_start = total.exp()
-    sources = torch.cat((rate * value, weighted * from_start), dim=-1)
-    solved = torch.linalg.solve_triangular(coupling, sources, upper=False, unitriangular=True)
-    written, erased = solved.split((value.shape[-1], key.shape[-1]), dim=-1)
-    if time <= GATED_CHUNK:
-        return join_chunks(scores @ written, time)
-    states, updates = corrected_before_each(written, erased, key * (end - total).exp(), end.mT.exp())
-    return join_chunks(scores @ updates + (query * from_start) @ states, time)
+    later = (total - middle).exp()
+    rows = torch.cat((-rate * key * later, query * later), dim=-2)
+    return join_chunks(decayed_by_channel(rows, key * (middle - total).exp(), rate * value, middle, total[..., -1:, :]), time)

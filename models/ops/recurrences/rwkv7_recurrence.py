@@ -1,12 +1,11 @@
 """The generalised delta rule of RWKV-7 (Peng et al. 2025, arXiv 2503.14456), in chunks."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.ops.precision import in_float32
-from models.ops.recurrences.chunk_states import corrected_before_each
 from models.ops.recurrences.chunks import CHUNK, in_chunks, join_chunks
+from models.ops.recurrences.corrected_chunks import corrected_chunks_flops, decayed_by_channel
 
 
 @in_float32
@@ -26,32 +25,17 @@ def rwkv7_recurrence(  # noqa: PLR0917 - what is not positional is not widened t
     query, key, value, log_decay, removal, rate = (
         in_chunks(part, min(CHUNK, time)) for part in (query, key, value, log_decay, removal, rate)
     )
-    replaced = rate * removal
     total = log_decay.cumsum(-2)
-    before = F.pad(total[..., :-1, :], (0, 0, 1, 0))
     middle = total[..., (total.shape[-2] - 1) // 2, :][..., None, :]
     back = (middle - total).exp()
-    removing, reading = removal * (before - middle).exp(), query * (total - middle).exp()
-    replacing, adding = replaced * back, key * back
-    sources = torch.cat((-((removing @ adding.mT).tril(-1) @ value), removal * before.exp()), dim=-1)
-    # Reads the coupling below its diagonal alone.
-    solved = torch.linalg.solve_triangular(removing @ replacing.mT, sources, upper=False, unitriangular=True)
-    written, erased = solved.split((value.shape[-1], key.shape[-1]), dim=-1)
-    replaced_scores, added_scores = (reading @ replacing.mT).tril(), (reading @ adding.mT).tril()
-    mixed = added_scores @ value
-    if time <= CHUNK:
-        return join_chunks(mixed + replaced_scores @ written, time)
-    end = total[..., -1:, :]
-    to_end = (end - total).exp()
-    added = (key * to_end).mT @ value
-    states, updates = corrected_before_each(written, erased, replaced * to_end, end.mT.exp(), added)
-    return join_chunks(mixed + replaced_scores @ updates + (query * total.exp()) @ states, time)
+    # Removed is what was there before the position decayed.
+    rows = torch.cat((-removal * (total - log_decay - middle).exp(), query * (total - middle).exp()), dim=-2)
+    columns = torch.cat((rate * removal * back, key * back), dim=-2)
+    return join_chunks(decayed_by_channel(rows, columns, value, middle, total[..., -1:, :]), time)
 
 
 def rwkv7_recurrence_flops(time: int, d_key: int, d_value: int) -> int:
-    """Forward operations for one head, padding included; the solve is one product with a triangle."""
+    """Forward operations for one head, padding included."""
     chunk = min(CHUNK, time)
     n_chunks = -(-time // chunk)
-    products = 2 * chunk**2 * (4 * d_key + 3 * d_value) + chunk**2 * (d_key + d_value)
-    states = (8 * chunk + 2) * d_key * d_value if n_chunks > 1 else 0
-    return n_chunks * (products + states)
+    return n_chunks * 8 * chunk**2 * d_key + corrected_chunks_flops(n_chunks, chunk, d_key, d_value, columns=2 * chunk)

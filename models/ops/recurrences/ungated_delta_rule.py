@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from models.ops.precision import in_float32
-from models.ops.recurrences.chunk_states import corrected_before_each
 from models.ops.recurrences.chunks import CHUNK, in_chunks, join_chunks
+from models.ops.recurrences.corrected_chunks import below_diagonals, corrected_chunks
 from models.ops.recurrences.delta_rule import gated_delta_rule_flops
 
 # The gated rule's decays are no products.
@@ -21,13 +21,6 @@ def delta_rule(query: Tensor, key: Tensor, value: Tensor, rate: Tensor) -> Tenso
     """
     time = query.shape[-2]
     query, key, value, rate = (in_chunks(part, min(CHUNK, time)) for part in (query, key, value, rate[..., None]))
-    weighted = rate * key
-    sources = torch.cat((rate * value, weighted), dim=-1)
-    # Reads the coupling below its diagonal alone.
-    solved = torch.linalg.solve_triangular(weighted @ key.mT, sources, upper=False, unitriangular=True)
-    written, erased = solved.split((value.shape[-1], key.shape[-1]), dim=-1)
-    scores = (query @ key.mT).tril()
-    if time <= CHUNK:
-        return join_chunks(scores @ written, time)
-    states, updates = corrected_before_each(written, erased, key, torch.ones_like(rate[..., :1, :]))
-    return join_chunks(scores @ updates + query @ states, time)
+    rows = torch.cat((-rate * key, query), dim=-2)
+    scores = below_diagonals(rows @ key.mT)
+    return join_chunks(corrected_chunks(scores, rows, key, rate * value, torch.ones_like(rate[..., :1, :])), time)

@@ -9,7 +9,8 @@ import torch
 from models import CHANNEL_MIXERS, MIXERS, BackboneSpec, RackSpec, Supernet
 from models.assembly.cost import cost, space_cost
 from models.ops.convolutions.causal_convolution import causal_convolution
-from models.ops.recurrences.chunk_states import corrected_before_each, decayed_before_each
+from models.ops.recurrences.chunk_states import decayed_before_each
+from models.ops.recurrences.corrected_chunks import corrected_chunks
 from models.ops.recurrences.selective_scan import selective_scan
 from search.cli.show import LAYER_WIDTH, read_spec
 from search.jobs.mad.spec import MadSpec
@@ -40,8 +41,13 @@ SHIPPED = {
         (lambda x, taps, bias: causal_convolution(x, taps, bias, silu=True), [(1, 7, 4), (4, 1), (4,)], 2 * 7 * 4),
         # Of five chunks four fade into the next.
         (decayed_before_each, [(5, 2, 3), (5, 2, 1)], 2 * 4 * 2 * 3),
-        # In each of five: two products of 4 positions, 2 keys and 3 values, and a state that fades.
-        (corrected_before_each, [(5, 4, 3), (5, 4, 2), (5, 4, 2), (5, 2, 1)], 5 * (2 * 2 * 4 * 2 * 3 + 2 * 2 * 3)),
+        # In each of five: an inverse, it and the scores by 3 values, reading twice and writing 4 positions of 2 keys, and a state
+        # that fades.
+        (
+            corrected_chunks,
+            [(5, 8, 4), (5, 8, 2), (5, 4, 2), (5, 4, 3), (5, 2, 1)],
+            5 * (4**3 + 2 * 2 * 4 * 4 * 3 + 3 * 2 * 4 * 2 * 3 + 2 * 2 * 3),
+        ),
         # Eight positions are three chunks of three. Two passes, each fading (1) and adding (2), then reading (2); two carries.
         (selective_scan, [(1, 8, 4), (1, 8, 4), (1, 8, 2), (1, 8, 2), (2, 4)], (3 * 3 * (2 * 3 + 2) + 2 * 2) * 2 * 4),
         (lambda x, y: x.sin() * y + (x * y).sum(-1, keepdim=True).cumsum(0), [(3, 4), (3, 4)], 0),

@@ -117,6 +117,25 @@ def test_the_delta_rules_agree_where_they_meet():
     torch.testing.assert_close(delta_rule(query, key, value, rate), without)
 
 
+@pytest.mark.parametrize("batched", range(4))
+def test_members_may_share_all_inputs_but_one(batched):
+    inputs = unit_inputs(65, 2)
+    inputs[batched] = torch.stack([inputs[batched], inputs[batched].flip(0)])
+    dims = tuple(0 if place == batched else None for place in range(4))
+    gradients = torch.func.grad(lambda *parts: delta_rule(*parts).square().sum(), argnums=tuple(range(4)))
+    packed = torch.func.vmap(gradients, in_dims=dims)(*inputs)
+    for member in range(2):
+        alone = gradients(*(part if dim is None else part[member] for part, dim in zip(inputs, dims, strict=True)))
+        torch.testing.assert_close(tuple(part[member] for part in packed), alone)
+
+
+def test_no_gradient_of_a_gradient():
+    inputs = [part.requires_grad_() for part in unit_inputs(65, 2)]
+    gradients = torch.autograd.grad(delta_rule(*inputs).square().sum(), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradients[0].sum().backward()
+
+
 @pytest.mark.parametrize("rule", [delta_rule, kimi_delta_rule, retention])
 def test_recurrences_stay_float32_under_autocast(rule):
     query, key, value, rate = (part.bfloat16() for part in unit_inputs(65, 2))

@@ -119,6 +119,15 @@ def test_selective_scan(time):
     assert_same(selective_scan, scan_recurrence, [part.detach() for part in scan_inputs(time)])
 
 
+def test_selective_scan_takes_a_few_sequences_at_a_time(monkeypatch):
+    whole = [part.detach().requires_grad_() for part in scan_inputs(65)]
+    expected = selective_scan(*whole)
+    monkeypatch.setattr("models.ops.recurrences.selective_scan.CACHED", 1)
+    found = selective_scan(*whole)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), whole) for y in (found, expected)))
+
+
 def test_selective_scan_forgets_all_and_nothing():
     for scale in (0.0, 1e4):
         steps, *others = scan_inputs(65)
