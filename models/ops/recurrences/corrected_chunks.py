@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from models.ops.transforms import refuse_second_derivatives
 
 
 def corrected_chunks(scores: Tensor, reading: Tensor, writing: Tensor, value: Tensor, decay: Tensor) -> Tensor:
@@ -89,9 +90,9 @@ class _CorrectedChunks(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         """The chunks backwards; `back` is the gradient by the memory after a chunk, `by_rows` that by what its rows give."""
+        refuse_second_derivatives()
         scores, reading, writing, value, decay, inverse, *kept = ctx.saved_tensors
         n_chunks, chunk = value.shape[1:3]
         memories, written = kept[:n_chunks], kept[n_chunks:]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.ops.precision import in_float32
+from models.ops.transforms import refuse_second_derivatives
 
 CACHED = 2**18
 """States of one position of all chunks that a CPU computes at once: what it reads again is then still in its caches."""
@@ -63,6 +64,7 @@ class _SelectiveScan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         """The recurrence backwards in time, with the same two passes; `back` is the gradient by the state one position before."""
+        refuse_second_derivatives()
         steps, x, write, read, speed, before = ctx.saved_tensors
         rows = _rows(steps, x, write, read)
         incoming = _rows(gradients[0])[0]

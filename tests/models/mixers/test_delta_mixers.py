@@ -131,9 +131,8 @@ def test_members_may_share_all_inputs_but_one(batched):
 
 def test_no_gradient_of_a_gradient():
     inputs = [part.requires_grad_() for part in unit_inputs(65, 2)]
-    gradients = torch.autograd.grad(delta_rule(*inputs).square().sum(), inputs, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        gradients[0].sum().backward()
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
+        torch.autograd.grad(delta_rule(*inputs).square().sum(), inputs, create_graph=True)
 
 
 @pytest.mark.parametrize("rule", [delta_rule, kimi_delta_rule, retention])

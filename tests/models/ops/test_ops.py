@@ -173,3 +173,9 @@ def test_recurrences_stay_float32_under_autocast():
     expected = linear_attention(*(part.float() for part in inputs))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(linear_attention(*inputs), expected)
+
+
+def test_selective_scan_refuses_second_derivatives():
+    inputs = [part.detach().requires_grad_() for part in scan_inputs(17)]
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
+        torch.autograd.grad(selective_scan(*inputs).sum(), inputs, create_graph=True)
