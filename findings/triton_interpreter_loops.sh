@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Whether Triton's interpreter (TRITON_INTERPRET=1), which runs kernels on a CPU for debugging and tests, takes what its compiler takes.
-# Guess: it does, but for bfloat16 products and speed; a kernel that compiles runs in it.
+# Expected (no guess was written down before): it does, but for bfloat16 products and speed; a kernel that compiles runs in it.
 # Seen (triton 3.9.0, torch 2.13.0, Python 3.11, Linux, no GPU): two common ways of writing kernels compile for sm_90 and fail in the
 #        interpreter. The index of a loop over `range(n)` is a plain Python int there, so `i.to(tl.int64)` (against overflow of offsets)
 #        ends with "'int' object has no attribute 'to'". And a builtin kept under a module's own name (`gather = tl.gather`) ends with
